@@ -1,0 +1,2 @@
+//! Alula: run language models on small machines.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Who runs a graph: the device interface and the CPU.

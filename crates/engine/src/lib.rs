@@ -1,0 +1,1 @@
+//! Many requests, one model: scheduler, cache pages, sampling, the step loop.

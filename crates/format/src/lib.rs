@@ -1,0 +1,1 @@
+//! Files to tensors and metadata: GGUF, safetensors, Hugging Face folders.

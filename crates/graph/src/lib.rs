@@ -1,0 +1,1 @@
+//! What computation is: ops as data, shapes, plans.

@@ -1,0 +1,1 @@
+//! CPU compute, one file per op family, and the thread pool.

@@ -1,0 +1,1 @@
+//! SIMD made safe: instruction-set tokens, detection, dispatch.

@@ -1,0 +1,1 @@
+//! What data is: element types, block formats, storage.
