@@ -1,0 +1,30 @@
+//! The run-time arguments of a plan: the only things that change from step to step.
+
+/// Positions per cache page. Every paged layer keeps its keys and values in pages of this many tokens.
+pub const PAGE: usize = 64;
+
+/// One step's tokens, flat over the sequences that share the step.
+///
+/// Rows of every activation in the step are indexed like `tokens`.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// Token ids, `[tokens]`.
+    pub tokens: &'a [u32],
+    /// Position of each token in its own sequence, `[tokens]`; ascending by one inside a sequence.
+    pub positions: &'a [u32],
+    /// The sequences, in order; together they cover `0..tokens.len()` exactly.
+    pub seqs: &'a [Seq<'a>],
+    /// Ascending rows whose logits are wanted, `[outputs]`.
+    pub outputs: &'a [u32],
+}
+
+/// A run of consecutive rows of a [`Batch`] that belong to one sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Seq<'a> {
+    /// First row.
+    pub start: usize,
+    /// Number of rows, at least 1.
+    pub len: usize,
+    /// Page table: page `pages[p / PAGE]` holds position `p`; covers every position up to this run's last.
+    pub pages: &'a [u32],
+}
