@@ -1,1 +1,22 @@
-//! SIMD made safe: instruction-set tokens, detection, dispatch.
+//! SIMD made safe: instruction-set tokens, detection and dispatch.
+//!
+//! Every instruction set is seen as the same machine: vectors of [`LANES`] = 16 numbers. A kernel is written once,
+//! generic over [`Isa`], and gives the same bits on each of them, because each operation here is either exact,
+//! correctly rounded, or defined to the bit by its documentation.
+//!
+//! Holding a token (`Avx2`, `Avx512`, …) is the proof that the machine has the instructions: tokens come only from
+//! `detect`. [`Cpu`] is the value made once at start and passed along; [`Cpu::run`] enters a kernel at its level.
+#![warn(unsafe_code)]
+
+mod arch;
+mod cpu;
+mod isa;
+pub mod math;
+
+#[cfg(target_arch = "aarch64")]
+pub use arch::Neon;
+pub use arch::Scalar;
+#[cfg(target_arch = "x86_64")]
+pub use arch::{Avx2, Avx512, Avx512Vnni};
+pub use cpu::{Cpu, IsaError, Level};
+pub use isa::{Isa, Kernel, LANES};

@@ -1,0 +1,17 @@
+//! One file per instruction set.
+
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod x86_avx2;
+#[cfg(target_arch = "x86_64")]
+mod x86_avx512;
+
+#[cfg(target_arch = "aarch64")]
+pub use neon::Neon;
+pub use scalar::Scalar;
+#[cfg(target_arch = "x86_64")]
+pub use x86_avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub use x86_avx512::{Avx512, Avx512Vnni};

@@ -1,0 +1,196 @@
+//! ARM64 Advanced SIMD: four registers per vector.
+#![allow(unsafe_code)]
+
+use crate::{Isa, Kernel};
+use std::arch::aarch64::*;
+use std::array::from_fn;
+
+/// Advanced SIMD, which every ARM64 machine has, with half-precision conversion (part of the base architecture).
+#[derive(Clone, Copy, Debug)]
+pub struct Neon(());
+
+impl Neon {
+    /// The token, if the machine has the instructions.
+    pub fn detect() -> Option<Self> {
+        std::arch::is_aarch64_feature_detected!("neon").then_some(Self(()))
+    }
+}
+
+/// Runs intrinsics of the level whose token is held.
+macro_rules! simd {
+    ($($body:tt)*) => {
+        // SAFETY: a token is made only by `detect`, after the machine reported NEON; pointers come from references
+        // to arrays of exactly the vector's size.
+        unsafe { $($body)* }
+    };
+}
+
+type F = [float32x4_t; 4];
+type I = [int32x4_t; 4];
+type B = [uint8x16_t; 4];
+
+impl Isa for Neon {
+    const NAME: &'static str = "neon";
+    const TILE: usize = 2;
+    type F = F;
+    type I = I;
+    type B = B;
+
+    #[inline(always)]
+    fn enter<K: Kernel>(self, kernel: K) -> K::Output {
+        /// # Safety
+        /// The machine has NEON.
+        #[target_feature(enable = "neon")]
+        unsafe fn inner<K: Kernel>(isa: Neon, kernel: K) -> K::Output {
+            kernel.run(isa)
+        }
+        simd!(inner(self, kernel))
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> F {
+        simd!([vdupq_n_f32(x); 4])
+    }
+    #[inline(always)]
+    fn load(self, p: &[f32; 16]) -> F {
+        from_fn(|i| simd!(vld1q_f32(p.as_ptr().add(4 * i))))
+    }
+    #[inline(always)]
+    fn load_f16(self, p: &[u16; 16]) -> F {
+        let mut out = [0f32; 16];
+        for (o, &h) in out.iter_mut().zip(p) {
+            *o = crate::Scalar.load_f16(&[h; 16])[0];
+        }
+        self.load(&out)
+    }
+    #[inline(always)]
+    fn load_bf16(self, p: &[u16; 16]) -> F {
+        from_fn(|i| simd!(vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(p.as_ptr().add(4 * i))))))
+    }
+    #[inline(always)]
+    fn store(self, v: F, p: &mut [f32; 16]) {
+        for (i, x) in v.into_iter().enumerate() {
+            simd!(vst1q_f32(p.as_mut_ptr().add(4 * i), x));
+        }
+    }
+    #[inline(always)]
+    fn store_f16(self, v: F, p: &mut [u16; 16]) {
+        let mut lanes = [0f32; 16];
+        self.store(v, &mut lanes);
+        crate::Scalar.store_f16(lanes, p);
+    }
+    #[inline(always)]
+    fn add(self, a: F, b: F) -> F {
+        from_fn(|i| simd!(vaddq_f32(a[i], b[i])))
+    }
+    #[inline(always)]
+    fn sub(self, a: F, b: F) -> F {
+        from_fn(|i| simd!(vsubq_f32(a[i], b[i])))
+    }
+    #[inline(always)]
+    fn mul(self, a: F, b: F) -> F {
+        from_fn(|i| simd!(vmulq_f32(a[i], b[i])))
+    }
+    #[inline(always)]
+    fn div(self, a: F, b: F) -> F {
+        from_fn(|i| simd!(vdivq_f32(a[i], b[i])))
+    }
+    #[inline(always)]
+    fn fma(self, a: F, b: F, c: F) -> F {
+        from_fn(|i| simd!(vfmaq_f32(c[i], a[i], b[i])))
+    }
+    #[inline(always)]
+    fn max(self, a: F, b: F) -> F {
+        // Not vmaxq: that one returns NaN where either is NaN.
+        from_fn(|i| simd!(vbslq_f32(vcgtq_f32(a[i], b[i]), a[i], b[i])))
+    }
+    #[inline(always)]
+    fn min(self, a: F, b: F) -> F {
+        from_fn(|i| simd!(vbslq_f32(vcltq_f32(a[i], b[i]), a[i], b[i])))
+    }
+    #[inline(always)]
+    fn select_lt(self, a: F, b: F, x: F, y: F) -> F {
+        from_fn(|i| simd!(vbslq_f32(vcltq_f32(a[i], b[i]), x[i], y[i])))
+    }
+    #[inline(always)]
+    fn sum(self, v: F) -> f32 {
+        let mut lanes = [0f32; 16];
+        self.store(v, &mut lanes);
+        crate::Scalar.sum(lanes)
+    }
+    #[inline(always)]
+    fn max_lane(self, v: F) -> f32 {
+        let mut lanes = [0f32; 16];
+        self.store(v, &mut lanes);
+        crate::Scalar.max_lane(lanes)
+    }
+    #[inline(always)]
+    fn round(self, v: F) -> I {
+        from_fn(|i| simd!(vcvtnq_s32_f32(v[i])))
+    }
+    #[inline(always)]
+    fn splat_i(self, x: i32) -> I {
+        simd!([vdupq_n_s32(x); 4])
+    }
+    #[inline(always)]
+    fn add_i(self, a: I, b: I) -> I {
+        from_fn(|i| simd!(vaddq_s32(a[i], b[i])))
+    }
+    #[inline(always)]
+    fn sub_i(self, a: I, b: I) -> I {
+        from_fn(|i| simd!(vsubq_s32(a[i], b[i])))
+    }
+    #[inline(always)]
+    fn shl23(self, v: I) -> I {
+        from_fn(|i| simd!(vshlq_n_s32::<23>(v[i])))
+    }
+    #[inline(always)]
+    fn to_f(self, v: I) -> F {
+        from_fn(|i| simd!(vcvtq_f32_s32(v[i])))
+    }
+    #[inline(always)]
+    fn bits(self, v: F) -> I {
+        from_fn(|i| simd!(vreinterpretq_s32_f32(v[i])))
+    }
+    #[inline(always)]
+    fn with_bits(self, v: I) -> F {
+        from_fn(|i| simd!(vreinterpretq_f32_s32(v[i])))
+    }
+    #[inline(always)]
+    fn store_i(self, v: I, p: &mut [i32; 16]) {
+        for (i, x) in v.into_iter().enumerate() {
+            simd!(vst1q_s32(p.as_mut_ptr().add(4 * i), x));
+        }
+    }
+    #[inline(always)]
+    fn load_b(self, p: &[u8; 64]) -> B {
+        from_fn(|i| simd!(vld1q_u8(p.as_ptr().add(16 * i))))
+    }
+    #[inline(always)]
+    fn nibbles(self, v: B) -> (B, B) {
+        let low = from_fn(|i| simd!(vandq_u8(v[i], vdupq_n_u8(15))));
+        (low, from_fn(|i| simd!(vshrq_n_u8::<4>(v[i]))))
+    }
+    #[inline(always)]
+    fn table(self, t: &[u8; 16]) -> B {
+        simd!([vld1q_u8(t.as_ptr()); 4])
+    }
+    #[inline(always)]
+    fn lookup(self, table: B, index: B) -> B {
+        from_fn(|i| simd!(vqtbl1q_u8(table[i], index[i])))
+    }
+    #[inline(always)]
+    fn dot4(self, acc: I, w: B, x: i32) -> I {
+        // Products fit i16 only as 255 * 128 < 2^15; their sums are widened pairwise, so nothing saturates.
+        from_fn(|i| {
+            simd!({
+                let x = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(x)));
+                let low = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(w[i])));
+                let high = vreinterpretq_s16_u16(vmovl_high_u8(w[i]));
+                let a = vpaddlq_s16(vmulq_s16(low, x));
+                let b = vpaddlq_s16(vmulq_s16(high, x));
+                vaddq_s32(acc[i], vpaddq_s32(a, b))
+            })
+        })
+    }
+}

@@ -1,0 +1,113 @@
+//! Which levels there are, which of them this machine has, and which one to use.
+
+#[cfg(target_arch = "aarch64")]
+use crate::Neon;
+#[cfg(target_arch = "x86_64")]
+use crate::{Avx2, Avx512, Avx512Vnni};
+use crate::{Isa, Kernel, Scalar};
+use std::fmt;
+
+/// An instruction-set level that this machine was found to have.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Level {
+    /// Portable code.
+    Scalar(Scalar),
+    /// AVX2, FMA and F16C.
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    /// AVX-512 F, BW, DQ, VL.
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+    /// The same with VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni(Avx512Vnni),
+    /// ARM64 Advanced SIMD.
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
+}
+
+/// One row: the name that `ALULA_ISA` takes, and how to ask the machine for the level.
+type Row = (&'static str, fn() -> Option<Level>);
+
+/// Every level of this architecture, slowest first.
+const ISAS: &[Row] = &[
+    ("scalar", || Some(Level::Scalar(Scalar))),
+    #[cfg(target_arch = "x86_64")]
+    ("avx2", || Avx2::detect().map(Level::Avx2)),
+    #[cfg(target_arch = "x86_64")]
+    ("avx512", || Avx512::detect().map(Level::Avx512)),
+    #[cfg(target_arch = "x86_64")]
+    ("avx512vnni", || Avx512Vnni::detect().map(Level::Avx512Vnni)),
+    #[cfg(target_arch = "aarch64")]
+    ("neon", || Neon::detect().map(Level::Neon)),
+];
+
+/// The machine's instruction-set level: made once at start, passed along by value.
+#[derive(Clone, Copy, Debug)]
+pub struct Cpu {
+    name: &'static str,
+    level: Level,
+}
+
+/// `ALULA_ISA` asks for a level that cannot be had.
+#[derive(Debug, PartialEq, Eq)]
+pub struct IsaError(String);
+
+impl fmt::Display for IsaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let have: Vec<_> = Cpu::all().iter().map(Cpu::name).collect();
+        write!(f, "ALULA_ISA={}: this machine has {}; unset it to use the fastest", self.0, have.join(", "))
+    }
+}
+
+impl std::error::Error for IsaError {}
+
+impl Cpu {
+    /// Every level this machine has, slowest first.
+    pub fn all() -> Vec<Cpu> {
+        ISAS.iter().filter_map(|&(name, detect)| detect().map(|level| Cpu { name, level })).collect()
+    }
+
+    /// The fastest level, or the one that `name` asks for.
+    ///
+    /// # Errors
+    /// The name is unknown or the machine lacks the level.
+    pub fn pick(name: Option<&str>) -> Result<Cpu, IsaError> {
+        let all = Cpu::all();
+        let found = match name.filter(|n| !n.is_empty()) {
+            None => all.last(),
+            Some(n) => all.iter().find(|c| c.name == n),
+        };
+        found.copied().ok_or_else(|| IsaError(name.unwrap_or_default().to_owned()))
+    }
+
+    /// [`pick`](Cpu::pick) with the environment variable `ALULA_ISA`.
+    ///
+    /// # Errors
+    /// As `pick`.
+    pub fn from_env() -> Result<Cpu, IsaError> {
+        Cpu::pick(std::env::var("ALULA_ISA").ok().as_deref())
+    }
+
+    /// The level's name.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Runs a kernel at this level.
+    #[inline]
+    pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.level {
+            Level::Scalar(t) => t.enter(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2(t) => t.enter(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512(t) => t.enter(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Vnni(t) => t.enter(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon(t) => t.enter(kernel),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The one machine that kernels see.
+
+/// Numbers per vector, on every instruction set.
+pub const LANES: usize = 16;
+
+/// A computation that can be entered at any instruction-set level.
+pub trait Kernel {
+    /// What it returns.
+    type Output;
+    /// The computation. Mark helpers that it calls with the token `#[inline(always)]`: code that is not inlined
+    /// here is compiled without the level's instructions.
+    fn run<I: Isa>(self, isa: I) -> Self::Output;
+}
+
+/// An instruction set, as operations on 16 lanes.
+///
+/// All float operations round to nearest even and keep subnormals. `fma` is one rounding, also where the machine
+/// has no such instruction. Implementations are zero-sized tokens.
+pub trait Isa: Copy + Send + Sync + 'static {
+    /// The name that `ALULA_ISA` takes.
+    const NAME: &'static str;
+    /// Rows of a register tile that fit beside their accumulators (a hint for matrix kernels; never changes bits).
+    const TILE: usize;
+    /// 16 × f32.
+    type F: Copy;
+    /// 16 × i32.
+    type I: Copy;
+    /// 64 bytes: four per lane.
+    type B: Copy;
+
+    /// Runs a kernel with this level's instructions enabled.
+    fn enter<K: Kernel>(self, kernel: K) -> K::Output;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::F;
+    /// Lanes from memory.
+    fn load(self, p: &[f32; 16]) -> Self::F;
+    /// Lanes from IEEE half precision (exact).
+    fn load_f16(self, p: &[u16; 16]) -> Self::F;
+    /// Lanes from bfloat16 (exact).
+    fn load_bf16(self, p: &[u16; 16]) -> Self::F;
+    /// Lanes to memory.
+    fn store(self, v: Self::F, p: &mut [f32; 16]);
+    /// Lanes to IEEE half precision, to nearest even.
+    fn store_f16(self, v: Self::F, p: &mut [u16; 16]);
+    /// `a + b`.
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a - b`.
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b`.
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a / b`.
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, rounded once.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `if a > b { a } else { b }`: `b` where either is NaN.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `if a < b { a } else { b }`: `b` where either is NaN.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `if a < b { x } else { y }`, lane by lane.
+    fn select_lt(self, a: Self::F, b: Self::F, x: Self::F, y: Self::F) -> Self::F;
+    /// Sum of the lanes by the fixed tree: lane i + lane i+8, then +4, +2, +1.
+    fn sum(self, v: Self::F) -> f32;
+    /// Largest lane, by the same tree of [`max`](Isa::max).
+    fn max_lane(self, v: Self::F) -> f32;
+    /// Nearest integer, ties to even. Lanes must be within ±2³⁰.
+    fn round(self, v: Self::F) -> Self::I;
+
+    /// All lanes `x`.
+    fn splat_i(self, x: i32) -> Self::I;
+    /// Wrapping sum.
+    fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Wrapping difference.
+    fn sub_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Shift left by 23, the place of a float's exponent.
+    fn shl23(self, v: Self::I) -> Self::I;
+    /// Integers to floats, to nearest even.
+    fn to_f(self, v: Self::I) -> Self::F;
+    /// The bits of floats.
+    fn bits(self, v: Self::F) -> Self::I;
+    /// Floats from bits.
+    fn with_bits(self, v: Self::I) -> Self::F;
+    /// Integers to memory.
+    fn store_i(self, v: Self::I, p: &mut [i32; 16]);
+
+    /// 64 bytes from memory.
+    fn load_b(self, p: &[u8; 64]) -> Self::B;
+    /// Low and high half of every byte.
+    fn nibbles(self, v: Self::B) -> (Self::B, Self::B);
+    /// A table for [`lookup`](Isa::lookup).
+    fn table(self, t: &[u8; 16]) -> Self::B;
+    /// `table[index]` for 64 indices, each below 16.
+    fn lookup(self, table: Self::B, index: Self::B) -> Self::B;
+    /// Per lane: `acc` plus the dot product of the lane's four unsigned bytes in `w` with the four signed bytes of
+    /// `x` (little endian). Exact: no intermediate saturates.
+    fn dot4(self, acc: Self::I, w: Self::B, x: i32) -> Self::I;
+}

@@ -1,0 +1,159 @@
+//! Every level equals the scalar one to the bit; elementary functions keep their stated bounds.
+
+use alula_simd::{Cpu, Isa, Kernel, Scalar, math};
+
+/// A small deterministic generator.
+struct Rng(u64);
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+    fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 24) as f32
+    }
+}
+
+/// All float operations on one set of inputs, as bits.
+struct Everything {
+    a: [f32; 16],
+    b: [f32; 16],
+    c: [f32; 16],
+    h: [u16; 16],
+    w: [u8; 64],
+    x: i32,
+}
+
+impl Kernel for Everything {
+    type Output = Vec<u32>;
+    fn run<I: Isa>(self, isa: I) -> Vec<u32> {
+        let (a, b, c) = (isa.load(&self.a), isa.load(&self.b), isa.load(&self.c));
+        let mut out = Vec::new();
+        let mut put = |v: I::F| {
+            let mut lanes = [0f32; 16];
+            isa.store(v, &mut lanes);
+            // NaN bits differ by operand order; that they are NaN is the contract.
+            out.extend(lanes.map(|x| if x.is_nan() { 0x7fc0_0000 } else { x.to_bits() }));
+        };
+        put(isa.add(a, b));
+        put(isa.sub(a, b));
+        put(isa.mul(a, b));
+        put(isa.div(a, b));
+        put(isa.fma(a, b, c));
+        put(isa.max(a, b));
+        put(isa.min(a, b));
+        put(isa.select_lt(a, b, b, c));
+        put(isa.load_f16(&self.h));
+        put(isa.load_bf16(&self.h));
+        for f in [math::exp::<I>, math::tanh, math::erf, math::sigmoid, math::silu, math::gelu, math::gelu_tanh] {
+            put(f(isa, a));
+        }
+        let mut h = [0u16; 16];
+        isa.store_f16(a, &mut h);
+        out.extend(h.map(u32::from));
+        out.push(isa.sum(c).to_bits());
+        out.push(isa.max_lane(c).to_bits());
+        let table = isa.table(&std::array::from_fn(|i| (i * 37 + 11) as u8));
+        let (lo, hi) = isa.nibbles(isa.load_b(&self.w));
+        for w in [isa.load_b(&self.w), isa.lookup(table, lo), isa.lookup(table, hi)] {
+            let mut i = [0i32; 16];
+            isa.store_i(isa.dot4(isa.round(isa.splat(2.5)), w, self.x), &mut i);
+            out.extend(i.map(|v| v as u32));
+        }
+        out
+    }
+}
+
+#[test]
+fn levels_agree_to_the_bit() {
+    let mut r = Rng(0x9e37_79b9_7f4a_7c15);
+    let special =
+        [0.0, -0.0, 1.0, -1.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-40, -1e-40, 65504.0, 65520.0, 6e-8];
+    for round in 0..3000 {
+        let mut float = |i: usize| match (round, i) {
+            (0..200, _) => special[r.next() as usize % special.len()],
+            (200..1000, _) => f32::from_bits(r.next() as u32),
+            _ => (r.unit() - 0.5) * 20.0,
+        };
+        let (a, b) = (std::array::from_fn(&mut float), std::array::from_fn(&mut float));
+        let c = std::array::from_fn(|_| r.unit() - 0.5);
+        let h = std::array::from_fn(|_| r.next() as u16);
+        let w = std::array::from_fn(|_| if round % 3 == 0 { 255 } else { r.next() as u8 });
+        let x = if round % 3 == 0 { i32::from_le_bytes([0x80; 4]) } else { r.next() as i32 };
+        let make = || Everything { a, b, c, h, w, x };
+        let want = Scalar.enter(make());
+        for cpu in Cpu::all() {
+            let got = cpu.run(make());
+            let bad = want.iter().zip(&got).position(|(w, g)| w != g);
+            assert_eq!(bad, None, "{} differs from scalar in round {round} (word {bad:?})", cpu.name());
+        }
+    }
+}
+
+#[test]
+fn half_precision_is_exact() {
+    for bits in 0..=u16::MAX {
+        let mut out = [0f32; 16];
+        Scalar.store(Scalar.load_f16(&[bits; 16]), &mut out);
+        let (exp, man) = (i32::from(bits >> 10 & 31), f64::from(bits & 0x3ff));
+        let sign = if bits & 0x8000 == 0 { 1.0 } else { -1.0 };
+        let want = match exp {
+            0 => sign * man * 2f64.powi(-24),
+            31 if man == 0.0 => sign * f64::INFINITY,
+            31 => f64::NAN,
+            _ => sign * (1.0 + man / 1024.0) * 2f64.powi(exp - 15),
+        };
+        assert!(f64::from(out[0]) == want || want.is_nan() && out[0].is_nan(), "{bits:#x}");
+        if !want.is_nan() {
+            let mut back = [0u16; 16];
+            Scalar.store_f16(out, &mut back);
+            assert_eq!(back[0], bits);
+        }
+    }
+}
+
+/// Largest error of `f` against `want` over a dense range: in ULP of the result, and absolute.
+fn error(f: impl Fn([f32; 16]) -> [f32; 16], want: impl Fn(f64) -> f64, lo: f32, hi: f32) -> (f64, f64) {
+    let steps = 400_000;
+    let (mut ulps, mut abs) = (0f64, 0f64);
+    for i in 0..=steps {
+        let x = lo + (hi - lo) * (i as f32 / steps as f32);
+        let (got, want) = (f64::from(f([x; 16])[0]), want(f64::from(x)));
+        let ulp = 2f64.powi((want.abs().log2().floor() as i32).max(-126) - 23);
+        ulps = ulps.max((got - want).abs() / ulp);
+        abs = abs.max((got - want).abs());
+    }
+    (ulps, abs)
+}
+
+/// erf by its Maclaurin series in double precision, good for |x| < 5.
+fn erf64(x: f64) -> f64 {
+    let (mut term, mut sum) = (x, x);
+    for n in 1..200 {
+        term *= -x * x / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    sum * 2.0 / std::f64::consts::PI.sqrt()
+}
+
+#[test]
+fn functions_keep_their_bounds() {
+    let (ulps, _) = error(|x| math::exp(Scalar, x), f64::exp, -87.33, 88.0);
+    assert!(ulps <= 1.5, "exp: {ulps} ULP");
+    let (ulps, _) = error(|x| math::tanh(Scalar, x), f64::tanh, -10.0, 10.0);
+    assert!(ulps <= 3.0, "tanh: {ulps} ULP");
+    let (_, abs) = error(|x| math::erf(Scalar, x), erf64, -4.5, 4.5);
+    assert!(abs <= 1.5e-7, "erf: {abs}");
+    let (_, abs) = error(|x| math::gelu(Scalar, x), |x| x * 0.5 * (1.0 + erf64(x / 2f64.sqrt())), -5.0, 5.0);
+    assert!(abs <= 5e-7, "gelu: {abs}");
+    assert_eq!(math::exp(Scalar, [f32::NEG_INFINITY; 16])[0], 0.0);
+    assert_eq!(math::exp(Scalar, [0.0; 16])[0], 1.0);
+}
+
+#[test]
+fn an_unknown_level_is_refused() {
+    let e = Cpu::pick(Some("sse9")).unwrap_err().to_string();
+    assert!(e.contains("sse9") && e.contains("scalar"), "{e}");
+}
