@@ -1,0 +1,82 @@
+//! Half-width floats to `f32`, exact for every bit pattern: subnormals, infinities and NaNs included.
+
+/// IEEE binary16 bits to `f32`. NaNs come out quiet with their sign and payload, as hardware converts them.
+#[inline]
+pub fn f16_to_f32(bits: u16) -> f32 {
+    let magnitude = u32::from(bits & 0x7fff) << 13;
+    // 2^112 moves the exponent bias from 15 to 127; subnormals become normal, exactly.
+    let scaled = (f32::from_bits(magnitude) * f32::from_bits(239 << 23)).to_bits();
+    let special = match magnitude {
+        0..0x0f80_0000 => 0,
+        0x0f80_0000 => 0x7f80_0000,
+        _ => 0x7fc0_0000,
+    };
+    f32::from_bits(u32::from(bits & 0x8000) << 16 | scaled | special)
+}
+
+/// bfloat16 bits to `f32`: the upper half of an `f32`.
+#[inline]
+pub fn bf16_to_f32(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
+/// Two little-endian bytes at `at` as binary16.
+///
+/// # Panics
+/// If `bytes` is shorter than `at + 2`; callers pass whole blocks.
+#[inline]
+pub(crate) fn f16_at(bytes: &[u8], at: usize) -> f32 {
+    f16_to_f32(u16::from_le_bytes([bytes[at], bytes[at + 1]]))
+}
+
+pub(crate) fn decode_f32(bytes: &[u8], out: &mut [f32]) {
+    for (src, out) in bytes.as_chunks().0.iter().zip(out) {
+        *out = f32::from_le_bytes(*src);
+    }
+}
+
+pub(crate) fn decode_f16(bytes: &[u8], out: &mut [f32]) {
+    for (src, out) in bytes.as_chunks().0.iter().zip(out) {
+        *out = f16_to_f32(u16::from_le_bytes(*src));
+    }
+}
+
+pub(crate) fn decode_bf16(bytes: &[u8], out: &mut [f32]) {
+    for (src, out) in bytes.as_chunks().0.iter().zip(out) {
+        *out = bf16_to_f32(u16::from_le_bytes(*src));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every finite pattern against its definition in `f64`, which holds all of them.
+    #[test]
+    fn every_f16_is_exact() {
+        for bits in 0..=u16::MAX {
+            let (sign, exponent, fraction) = (bits >> 15, bits >> 10 & 31, f64::from(bits & 1023));
+            let magnitude = match exponent {
+                0 => fraction * 2f64.powi(-24),
+                31 if fraction == 0.0 => f64::INFINITY,
+                31 => f64::NAN,
+                e => (1024.0 + fraction) * 2f64.powi(i32::from(e) - 25),
+            };
+            let want = if sign == 1 { -magnitude } else { magnitude };
+            let got = f16_to_f32(bits);
+            if want.is_nan() {
+                let payload = u32::from(bits & 0x8000) << 16 | 0x7fc0_0000 | u32::from(bits & 1023) << 13;
+                assert_eq!(got.to_bits(), payload, "{bits:#06x}");
+            } else {
+                assert_eq!(f64::from(got).to_bits(), want.to_bits(), "{bits:#06x}");
+            }
+        }
+    }
+
+    #[test]
+    fn bf16_is_the_upper_half() {
+        for bits in 0..=u16::MAX {
+            assert_eq!(bf16_to_f32(bits).to_bits(), u32::from(bits) << 16);
+        }
+    }
+}

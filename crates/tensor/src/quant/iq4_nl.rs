@@ -1,0 +1,20 @@
+//! IQ4_NL: `f16` scale, 16 bytes of indices into 16 uneven values.
+
+use super::{Block, nibbles};
+use crate::float::f16_at;
+
+pub(crate) struct Iq4Nl;
+
+/// The values of IQ4_NL and IQ4_XS.
+pub(super) const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+impl Block for Iq4Nl {
+    const BLOCK: usize = 32;
+    const BYTES: usize = 18;
+    const TABLE: Option<[i8; 16]> = Some(VALUES);
+
+    fn unpack(block: &[u8], codes: &mut [i8], scales: &mut [f32], _: &mut [f32]) {
+        scales[0] = f16_at(block, 0);
+        nibbles(&block[2..18], codes, |q| VALUES[usize::from(q & 15)]);
+    }
+}
