@@ -1,1 +1,66 @@
-//! CPU compute, one file per op family, and the thread pool.
+//! CPU compute: one file per op family, and the thread pool.
+//!
+//! Every function here keeps the numeric contract: an output element has one accumulator and one fixed order of
+//! operations, so its bits do not depend on the number of threads, on the other rows of the call, or on the
+//! instruction set. Work is split over threads by outputs.
+#![warn(unsafe_code)]
+
+mod attend;
+mod buf;
+mod map;
+mod matmul;
+mod norm;
+mod pack;
+mod pool;
+mod quantize;
+mod rope;
+
+pub use attend::{Attend, CacheType, Kv, Rows, Scratch, attend, store};
+pub use buf::Buf;
+pub use map::{Binary, Unary, glu, map, zip};
+pub use matmul::{Input, matmul};
+pub use norm::{NormKind, norm};
+pub use pack::Packed;
+pub use pool::Pool;
+pub use quantize::{QBlock, quantize};
+pub use rope::{RopeStyle, RopeTable, rope};
+
+use alula_simd::{Cpu, Isa, LANES};
+
+/// Where a kernel runs.
+#[derive(Clone, Copy)]
+pub struct Ctx<'a> {
+    /// Instruction set.
+    pub cpu: Cpu,
+    /// Threads.
+    pub pool: &'a Pool,
+}
+
+/// Below this many multiply-adds (or as many bytes moved) a second thread costs more than it saves.
+const WORTH_SPLITTING: usize = 1 << 15;
+
+/// The first `s.len()` ≤ 16 lanes from memory, the rest 0.
+#[inline(always)]
+fn load_part<I: Isa>(isa: I, s: &[f32]) -> I::F {
+    match s.first_chunk::<LANES>() {
+        Some(full) => isa.load(full),
+        None => {
+            let mut lanes = [0.0; LANES];
+            lanes[..s.len()].copy_from_slice(s);
+            isa.load(&lanes)
+        }
+    }
+}
+
+/// The first `s.len()` ≤ 16 lanes to memory.
+#[inline(always)]
+fn store_part<I: Isa>(isa: I, v: I::F, s: &mut [f32]) {
+    match s.first_chunk_mut::<LANES>() {
+        Some(full) => isa.store(v, full),
+        None => {
+            let mut lanes = [0.0; LANES];
+            isa.store(v, &mut lanes);
+            s.copy_from_slice(&lanes[..s.len()]);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Element by element: functions of one value, of two, and gated units.
+
+use crate::buf::Shared;
+use crate::{Ctx, WORTH_SPLITTING, load_part, store_part};
+use alula_simd::{Isa, Kernel, LANES, math};
+
+/// A function of one number.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Unary {
+    /// max(x, 0).
+    Relu,
+    /// x · sigmoid(x).
+    Silu,
+    /// x Φ(x).
+    Gelu,
+    /// Its tanh approximation.
+    GeluTanh,
+    /// k x.
+    Scale(f32),
+    /// c tanh(x / c) (Gemma 2's soft cap).
+    SoftCap(f32),
+}
+
+/// A function of two numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binary {
+    /// a + b.
+    Add,
+    /// a · b.
+    Mul,
+}
+
+impl Unary {
+    #[inline(always)]
+    pub(crate) fn apply<I: Isa>(self, isa: I, x: I::F) -> I::F {
+        match self {
+            Unary::Relu => isa.max(x, isa.splat(0.0)),
+            Unary::Silu => math::silu(isa, x),
+            Unary::Gelu => math::gelu(isa, x),
+            Unary::GeluTanh => math::gelu_tanh(isa, x),
+            Unary::Scale(k) => isa.mul(x, isa.splat(k)),
+            Unary::SoftCap(c) => isa.mul(math::tanh(isa, isa.div(x, isa.splat(c))), isa.splat(c)),
+        }
+    }
+}
+
+/// Elements per task.
+const CHUNK: usize = 4096;
+
+/// What is done to a chunk.
+#[derive(Clone, Copy)]
+enum Step {
+    Map(Unary),
+    Zip(Binary),
+    Glu(Unary),
+}
+
+struct Chunk<'a> {
+    step: Step,
+    a: &'a [f32],
+    b: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Kernel for Chunk<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        #[inline(always)]
+        fn each<I: Isa>(isa: I, c: Chunk<'_>, f: impl Fn(I::F, I::F) -> I::F) {
+            for ((a, b), out) in c.a.chunks(LANES).zip(c.b.chunks(LANES)).zip(c.out.chunks_mut(LANES)) {
+                store_part(isa, f(load_part(isa, a), load_part(isa, b)), out);
+            }
+        }
+        match self.step {
+            Step::Map(f) => each(isa, self, |a, _| f.apply(isa, a)),
+            Step::Zip(Binary::Add) => each(isa, self, |a, b| isa.add(a, b)),
+            Step::Zip(Binary::Mul) => each(isa, self, |a, b| isa.mul(a, b)),
+            Step::Glu(f) => each(isa, self, |a, b| isa.mul(f.apply(isa, a), b)),
+        }
+    }
+}
+
+fn run(ctx: Ctx<'_>, step: Step, a: &[f32], b: &[f32], out: &mut [f32]) {
+    assert!(a.len() == out.len() && b.len() == out.len());
+    let n = out.len();
+    let shared = Shared::new(out);
+    ctx.pool.run(n.div_ceil(CHUNK), n > WORTH_SPLITTING, |task, _| {
+        let (start, len) = (task * CHUNK, CHUNK.min(n - task * CHUNK));
+        // SAFETY: one task a chunk; chunks are disjoint.
+        #[allow(unsafe_code)]
+        let out = unsafe { shared.part(start, len) };
+        ctx.cpu.run(Chunk { step, a: &a[start..][..len], b: &b[start..][..len], out });
+    });
+}
+
+/// `out = f(x)`.
+pub fn map(ctx: Ctx<'_>, f: Unary, x: &[f32], out: &mut [f32]) {
+    run(ctx, Step::Map(f), x, x, out);
+}
+
+/// `out = f(a, b)`.
+pub fn zip(ctx: Ctx<'_>, f: Binary, a: &[f32], b: &[f32], out: &mut [f32]) {
+    run(ctx, Step::Zip(f), a, b, out);
+}
+
+/// `out = f(gate) · up` (Shazeer 2020, arXiv:2002.05202).
+pub fn glu(ctx: Ctx<'_>, f: Unary, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    run(ctx, Step::Glu(f), gate, up, out);
+}

@@ -1,0 +1,182 @@
+//! A persistent thread pool: workers spin briefly for the next job, then park.
+#![allow(unsafe_code)]
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+/// Turns of the spin loop before a worker parks: some tens of microseconds, more than the gap between two ops.
+const SPINS: u32 = 20_000;
+
+type Job = *const (dyn Fn(usize, usize) + Sync);
+
+struct Shared {
+    /// Counts jobs; a change wakes the workers. `usize::MAX` tells them to end.
+    epoch: AtomicUsize,
+    job: Mutex<Option<SendJob>>,
+    tasks: AtomicUsize,
+    next: AtomicUsize,
+    running: AtomicUsize,
+    panicked: AtomicBool,
+}
+
+#[derive(Clone, Copy)]
+struct SendJob(Job);
+// SAFETY: the pointer is to a `Sync` closure that `Pool::run` keeps alive until every worker is done with it.
+unsafe impl Send for SendJob {}
+
+/// Threads that share the work of one job at a time. With one thread there are no workers at all.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    turn: Mutex<()>,
+}
+
+impl Pool {
+    /// A pool that uses `threads` threads (at least 1), the caller's among them.
+    pub fn new(threads: usize) -> Pool {
+        let shared = Arc::new(Shared {
+            epoch: AtomicUsize::new(0),
+            job: Mutex::new(None),
+            tasks: AtomicUsize::new(0),
+            next: AtomicUsize::new(0),
+            running: AtomicUsize::new(0),
+            panicked: AtomicBool::new(false),
+        });
+        let workers = (1..threads)
+            .map_while(|id| {
+                let shared = Arc::clone(&shared);
+                // Where the system refuses more threads, the pool has fewer.
+                std::thread::Builder::new().name(format!("alula-{id}")).spawn(move || shared.work(id)).ok()
+            })
+            .collect();
+        Pool { shared, workers, turn: Mutex::new(()) }
+    }
+
+    /// Number of threads, the caller's among them.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `f(task, thread)` for every task in `0..tasks`, in any order, on any thread; returns when all are done.
+    /// With `split` false, or a single task, the caller does it alone. Not reentrant.
+    ///
+    /// # Panics
+    /// If `f` panics in any thread.
+    pub fn run(&self, tasks: usize, split: bool, f: impl Fn(usize, usize) + Sync) {
+        if self.workers.is_empty() || !split || tasks < 2 {
+            return (0..tasks).for_each(|task| f(task, 0));
+        }
+        let turn = self.turn.lock().unwrap_or_else(|e| e.into_inner());
+        let s = &*self.shared;
+        let job: &(dyn Fn(usize, usize) + Sync) = &f;
+        // SAFETY: only the lifetime changes. This function does not return, nor unwind, before `running` is 0, and a
+        // worker touches the job only before it counts itself out.
+        let job: Job = unsafe { std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync + '_), Job>(job) };
+        *s.job.lock().unwrap_or_else(|e| e.into_inner()) = Some(SendJob(job));
+        s.tasks.store(tasks, Relaxed);
+        s.next.store(0, Relaxed);
+        s.running.store(self.workers.len(), Relaxed);
+        s.epoch.fetch_add(1, Release);
+        self.workers.iter().for_each(|w| w.thread().unpark());
+        let mine = catch_unwind(AssertUnwindSafe(|| s.drain(&f, 0)));
+        let mut turns = 0u32;
+        while s.running.load(Acquire) != 0 {
+            turns += 1;
+            if turns < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+        }
+        drop(turn);
+        if let Err(panic) = mine {
+            resume_unwind(panic);
+        }
+        assert!(!s.panicked.swap(false, Relaxed), "a worker thread panicked");
+    }
+}
+
+impl Shared {
+    fn drain(&self, f: &(dyn Fn(usize, usize) + Sync), thread: usize) {
+        let tasks = self.tasks.load(Relaxed);
+        loop {
+            let task = self.next.fetch_add(1, Relaxed);
+            if task >= tasks {
+                return;
+            }
+            f(task, thread);
+        }
+    }
+
+    fn work(&self, thread: usize) {
+        let mut seen = 0;
+        loop {
+            let mut turns = 0;
+            let epoch = loop {
+                let now = self.epoch.load(Acquire);
+                if now != seen {
+                    break now;
+                }
+                turns += 1;
+                if turns < SPINS { std::hint::spin_loop() } else { std::thread::park() }
+            };
+            if epoch == usize::MAX {
+                return;
+            }
+            seen = epoch;
+            let job = *self.job.lock().unwrap_or_else(|e| e.into_inner());
+            if let Some(SendJob(job)) = job {
+                // SAFETY: `Pool::run` keeps the closure alive until `running` is 0.
+                let f = unsafe { &*job };
+                if catch_unwind(AssertUnwindSafe(|| self.drain(f, thread))).is_err() {
+                    self.panicked.store(true, Relaxed);
+                }
+            }
+            self.running.fetch_sub(1, Release);
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.epoch.store(usize::MAX, Release);
+        for w in self.workers.drain(..) {
+            w.thread().unpark();
+            let _ = w.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_runs_once() {
+        for threads in [1, 2, 3, 8] {
+            let pool = Pool::new(threads);
+            assert_eq!(pool.threads(), threads);
+            for tasks in [0, 1, 2, 7, 1000] {
+                let counts: Vec<_> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(tasks, true, |t, thread| {
+                    assert!(thread < threads);
+                    counts[t].fetch_add(1, Relaxed);
+                });
+                assert!(counts.iter().all(|c| c.load(Relaxed) == 1));
+            }
+        }
+    }
+
+    #[test]
+    fn parked_workers_wake_and_panics_come_back() {
+        let pool = Pool::new(2);
+        let total = AtomicUsize::new(0);
+        for _ in 0..3 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            pool.run(10, true, |t, _| _ = total.fetch_add(t, Relaxed));
+        }
+        assert_eq!(total.load(Relaxed), 135);
+        let caught = catch_unwind(AssertUnwindSafe(|| pool.run(10, true, |t, _| assert!(t != 7))));
+        assert!(caught.is_err());
+        pool.run(10, true, |t, _| _ = total.fetch_add(t, Relaxed));
+        assert_eq!(total.load(Relaxed), 180);
+    }
+}

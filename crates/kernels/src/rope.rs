@@ -1,0 +1,72 @@
+//! Rotary position embedding (Su et al. 2021, arXiv:2104.09864).
+//!
+//! Angles are single-precision products of the position and the inverse frequency, as in Hugging Face transformers,
+//! so that long contexts agree with it; their sine and cosine are taken in double precision.
+
+use crate::buf::Shared;
+use crate::{Ctx, WORTH_SPLITTING};
+
+/// Which elements of a head form a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeStyle {
+    /// (i, i + dims/2): GPT-NeoX, and Hugging Face's Llama.
+    Halves,
+    /// (2i, 2i + 1): the paper, and GGUF's `llama`.
+    Pairs,
+}
+
+/// Inverse frequencies and the factor on cosine and sine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RopeTable {
+    /// One inverse frequency per pair: `[dims / 2]`.
+    pub inv_freq: Vec<f32>,
+    /// Those of sequences past the original context (LongRoPE, Ding et al. 2024, arXiv:2402.13753).
+    pub long: Option<Vec<f32>>,
+    /// Factor on cosine and sine (YaRN's attention factor); 1 without scaling.
+    pub factor: f32,
+}
+
+impl RopeTable {
+    /// Fills `out`, `[positions, dims]`: the cosines of a row, then its sines.
+    /// `long` chooses the frequencies of long sequences, where there are any.
+    pub fn fill(&self, positions: &[u32], long: bool, out: &mut [f32]) {
+        let inv_freq = self.long.as_ref().filter(|_| long).unwrap_or(&self.inv_freq);
+        let half = inv_freq.len();
+        for (&p, row) in positions.iter().zip(out.chunks_exact_mut(2 * half)) {
+            let (cos, sin) = row.split_at_mut(half);
+            for ((c, s), &f) in cos.iter_mut().zip(sin).zip(inv_freq) {
+                let angle = f64::from(p as f32 * f);
+                let (sine, cosine) = libm::sincos(angle);
+                (*s, *c) = (sine as f32 * self.factor, cosine as f32 * self.factor);
+            }
+        }
+    }
+}
+
+/// Rotates the first `dims` elements of every head; the rest is copied.
+///
+/// `x`, `out`: `[rows, heads, head_dim]`; `table`: `[rows, dims]` as [`RopeTable::fill`] makes it.
+pub fn rope(ctx: Ctx<'_>, style: RopeStyle, dims: usize, head_dim: usize, x: &[f32], table: &[f32], out: &mut [f32]) {
+    let rows = table.len() / dims;
+    assert!(dims <= head_dim && dims.is_multiple_of(2) && x.len() == out.len() && rows > 0);
+    let width = x.len() / rows;
+    let half = dims / 2;
+    let shared = Shared::new(out);
+    ctx.pool.run(rows, x.len() > WORTH_SPLITTING, |row, _| {
+        // SAFETY: one task a row; rows are disjoint.
+        #[allow(unsafe_code)]
+        let out = unsafe { shared.part(row * width, width) };
+        let (cos, sin) = table[row * dims..][..dims].split_at(half);
+        for (x, y) in x[row * width..][..width].chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)) {
+            y[dims..].copy_from_slice(&x[dims..]);
+            for (i, (&c, &s)) in cos.iter().zip(sin).enumerate() {
+                let (a, b) = match style {
+                    RopeStyle::Halves => (i, i + half),
+                    RopeStyle::Pairs => (2 * i, 2 * i + 1),
+                };
+                y[a] = x[a] * c - x[b] * s;
+                y[b] = x[b] * c + x[a] * s;
+            }
+        }
+    });
+}
