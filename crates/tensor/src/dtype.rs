@@ -83,8 +83,11 @@ pub struct Codes {
     ///
     /// # Panics
     /// If a slice is shorter than that.
-    pub unpack: fn(block: &[u8], codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]),
+    pub unpack: Unpack,
 }
+
+/// Block bytes to codes, scales and minimums; see [`Codes::unpack`].
+pub type Unpack = fn(block: &[u8], codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]);
 
 /// Every format, in the order of [`DType`]. Sizes, groups and tables of the block formats stand in their files.
 pub static FORMATS: &[Format] = &[

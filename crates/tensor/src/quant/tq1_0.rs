@@ -20,7 +20,7 @@ impl Block for Tq1_0 {
             let mut power = 1u8;
             for codes in codes.chunks_exact_mut(packed.len()) {
                 for (code, &byte) in codes.iter_mut().zip(packed) {
-                    *code = (u16::from(byte.wrapping_mul(power)) * 3 >> 8) as i8 - 1;
+                    *code = ((u16::from(byte.wrapping_mul(power)) * 3) >> 8) as i8 - 1;
                 }
                 power = power.wrapping_mul(3);
             }
