@@ -25,6 +25,8 @@ pub struct Seq<'a> {
     pub start: usize,
     /// Number of rows, at least 1.
     pub len: usize,
+    /// Whether the whole sequence is past the model's original context (LongRoPE's other frequencies).
+    pub long: bool,
     /// Page table: page `pages[p / PAGE]` holds position `p`; covers every position up to this run's last.
     pub pages: &'a [u32],
 }

@@ -1,5 +1,106 @@
 //! Who runs a graph: the device interface and the CPU.
+//!
+//! A device compiles a graph once into a [`Plan`] that owns everything a step needs: packed weights, the arena, the
+//! cache. A step's cost beyond its kernels is a walk over a list.
 #![forbid(unsafe_code)]
 
 mod batch;
+mod cpu;
+
+pub use alula_kernels::CacheType;
+pub use alula_simd::{Cpu, IsaError};
 pub use batch::{Batch, PAGE, Seq};
+pub use cpu::CpuDevice;
+
+use alula_graph::{Graph, Op, WeightSource};
+
+/// What a device cannot do, or was asked wrongly.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// A weight is missing, of another shape than the graph says, or broken.
+    #[error("weight `{name}`: {why}")]
+    Weight {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// An op that this device has no kernel for.
+    #[error("{device} does not support the op {op} (`{value}`)")]
+    Unsupported {
+        /// Device name.
+        device: String,
+        /// Op family.
+        op: &'static str,
+        /// Name of the value it makes.
+        value: String,
+    },
+    /// A batch that the plan was not made for.
+    #[error("batch: {0}")]
+    Batch(String),
+}
+
+/// The sizes that a plan is made for.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Tokens in a step.
+    pub tokens: usize,
+    /// Result rows in a step.
+    pub outputs: usize,
+    /// Positions in a sequence.
+    pub context: usize,
+    /// Cache pages of [`PAGE`] positions.
+    pub pages: usize,
+    /// Element type of the cache.
+    pub cache: CacheType,
+}
+
+/// Bytes that a plan holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Weights as the device keeps them.
+    pub weights: usize,
+    /// Cache, if every page were in use.
+    pub cache: usize,
+    /// Arena and scratch, if steps were as large as they may be.
+    pub work: usize,
+}
+
+/// Something that runs graphs.
+pub trait Device: Send + Sync {
+    /// What it is, for people.
+    fn name(&self) -> String;
+
+    /// Whether it has a kernel for the op.
+    fn supports(&self, op: &Op) -> bool;
+
+    /// Loads the graph's weights and makes a plan. `progress` hears of each weight: done and all, in elements.
+    ///
+    /// # Errors
+    /// An op is not supported; a weight is missing or of another shape than the graph says.
+    fn compile(
+        &self,
+        graph: &Graph,
+        weights: &dyn WeightSource,
+        limits: Limits,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Box<dyn Plan>, DeviceError>;
+}
+
+/// A graph made ready on a device.
+pub trait Plan: Send {
+    /// Runs a step. Returns the last value's rows, `[batch.outputs, columns]`, valid until the next call.
+    ///
+    /// # Errors
+    /// The batch is over the limits or does not fit together.
+    fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], DeviceError>;
+
+    /// The sizes that it was made for.
+    fn limits(&self) -> Limits;
+
+    /// Columns of the result.
+    fn cols(&self) -> usize;
+
+    /// What it holds.
+    fn memory(&self) -> Memory;
+}

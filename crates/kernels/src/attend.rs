@@ -145,6 +145,11 @@ impl Scratch {
         let per_thread = (context.next_multiple_of(LANES) + LANES) * group;
         Scratch { scores: vec![0.0; per_thread * threads], per_thread }
     }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        self.scores.len() * 4
+    }
 }
 
 /// Attention of a step's rows, whose own keys and values are already stored.

@@ -32,6 +32,20 @@ impl Buf {
     }
 }
 
+impl Buf {
+    /// The same memory as floats.
+    pub fn floats(&self) -> &[f32] {
+        // SAFETY: aligned to 64, initialised, every bit pattern is a float; a shorter tail is left out.
+        unsafe { std::slice::from_raw_parts(self.ptr.cast(), self.layout.size() / 4) }
+    }
+
+    /// The same memory as floats.
+    pub fn floats_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as in `floats`; the borrow is unique.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.cast(), self.layout.size() / 4) }
+    }
+}
+
 impl Drop for Buf {
     fn drop(&mut self) {
         // SAFETY: allocated in `zeroed` with this layout.

@@ -4,6 +4,7 @@
 //! weights: exact integer sums inside a block, then per scale one fused multiply-add of the sum and the product of
 //! both scales (and one for the minimum), blocks in ascending order.
 #![allow(unsafe_code)]
+#![allow(clippy::needless_range_loop)] // row t of several arrays
 
 use crate::buf::Shared;
 use crate::pack::{Blocks, Kind, LINE};
@@ -29,6 +30,9 @@ const ROWS: usize = 64;
 /// # Panics
 /// If the operands' lengths do not fit, or `x` is of the wrong kind for `w` (see [`Packed::quantized`]).
 pub fn matmul(ctx: Ctx<'_>, x: Input<'_>, w: &Packed, bias: Option<&[f32]>, out: &mut [f32]) {
+    if w.rows == 0 {
+        return;
+    }
     let rows = out.len() / w.rows;
     let fits = match x {
         Input::F32(x) => !w.quantized() && x.len() == rows * w.cols,

@@ -1,0 +1,372 @@
+//! The CPU device.
+
+use crate::{Batch, Device, DeviceError, Limits, Memory, PAGE, Plan};
+use alula_graph::{self as graph, Dim, Graph, Index, Op, StateSpec, ValueId, WeightId, WeightSource, plan_arena};
+use alula_kernels::{self as kernels, Buf, Ctx, Input, Kv, Packed, Pool, QBlock, RopeTable, Rows, Scratch};
+use alula_simd::Cpu;
+use alula_tensor::Tensor;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The processor's cores.
+pub struct CpuDevice {
+    cpu: Cpu,
+    pool: Arc<Pool>,
+}
+
+impl CpuDevice {
+    /// A device with `threads` threads at the level of `cpu`.
+    pub fn new(cpu: Cpu, threads: usize) -> CpuDevice {
+        CpuDevice { cpu, pool: Arc::new(Pool::new(threads)) }
+    }
+}
+
+impl Device for CpuDevice {
+    fn name(&self) -> String {
+        format!("cpu ({}, {} threads)", self.cpu.name(), self.pool.threads())
+    }
+
+    fn supports(&self, _: &Op) -> bool {
+        true
+    }
+
+    fn compile(
+        &self,
+        graph: &Graph,
+        source: &dyn WeightSource,
+        limits: Limits,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Box<dyn Plan>, DeviceError> {
+        let ctx = Ctx { cpu: self.cpu, pool: &self.pool };
+        let mut loader = Loader { ctx, graph, source, packed: HashMap::new(), vectors: HashMap::new(), weights: 0 };
+        let arena = plan_arena(graph, limits.tokens, limits.outputs);
+        let place =
+            |v: ValueId| Place { start: arena.offsets[v.0], rows: graph.shape(v).rows, cols: graph.shape(v).cols };
+        let size =
+            |w: &[WeightId]| w.iter().map(|w| graph.weights()[w.0].shape.iter().product::<usize>() as u64).sum::<u64>();
+        let all: u64 = graph.nodes().iter().map(|n| size(&n.weights)).sum();
+        let (mut done, mut widest, mut group, mut quantized) = (0, 0, 1, None);
+        let mut steps = Vec::with_capacity(graph.nodes().len());
+        for node in graph.nodes() {
+            let w = |i: usize| node.weights.get(i).copied();
+            let kernel = match &node.op {
+                Op::Embed(index) => Step::Embed(*index, loader.table(node.weights[0])?),
+                Op::MatMul => {
+                    let matrix = loader.matrix(node.weights[0])?;
+                    let mut fresh = false;
+                    if matrix.quantized() {
+                        fresh = quantized != Some(node.inputs[0]);
+                        quantized = Some(node.inputs[0]);
+                        widest = widest.max(matrix.cols());
+                    }
+                    Step::MatMul { matrix, bias: w(1).map(|b| loader.vector(b)).transpose()?, fresh }
+                }
+                Op::Norm { kind, eps } => Step::Norm {
+                    kind: match kind {
+                        graph::NormKind::Rms => kernels::NormKind::Rms,
+                        graph::NormKind::Layer => kernels::NormKind::Layer,
+                    },
+                    eps: *eps,
+                    weight: loader.vector(node.weights[0])?,
+                    bias: w(1).map(|b| loader.vector(b)).transpose()?,
+                },
+                Op::RopeTable(t) => {
+                    Step::RopeTable(RopeTable { inv_freq: t.inv_freq.clone(), long: t.long.clone(), factor: t.factor })
+                }
+                Op::Rope { style, head_dim } => Step::Rope {
+                    style: match style {
+                        graph::RopeStyle::Halves => kernels::RopeStyle::Halves,
+                        graph::RopeStyle::Pairs => kernels::RopeStyle::Pairs,
+                    },
+                    head_dim: *head_dim,
+                },
+                Op::Attend { state, heads, scale, soft_cap } => {
+                    let StateSpec::Paged { heads: kv, window, .. } = graph.states()[*state];
+                    group = group.max(heads / kv);
+                    let attend = kernels::Attend { heads: *heads, scale: *scale, window, soft_cap: *soft_cap };
+                    Step::Attend { state: *state, attend }
+                }
+                Op::Map(f) => Step::Map(unary(*f)),
+                Op::Zip(graph::Binary::Add) => Step::Zip(kernels::Binary::Add),
+                Op::Zip(graph::Binary::Mul) => Step::Zip(kernels::Binary::Mul),
+                Op::Glu(f) => Step::Glu(unary(*f)),
+                Op::Outputs => Step::Outputs,
+            };
+            let inputs = node.inputs.iter().map(|&v| place(v)).collect();
+            steps.push((kernel, inputs, place(node.output)));
+            done += size(&node.weights);
+            progress(done, all);
+        }
+        let states: Vec<Kv> = graph
+            .states()
+            .iter()
+            .map(|&StateSpec::Paged { heads, key_dim, value_dim, .. }| {
+                Kv::new(limits.cache, limits.pages, PAGE, heads, key_dim, value_dim)
+            })
+            .collect();
+        let cache = graph
+            .states()
+            .iter()
+            .map(|&StateSpec::Paged { heads, key_dim, value_dim, .. }| {
+                Kv::bytes_per_token(limits.cache, heads, key_dim, value_dim) * PAGE * limits.pages
+            })
+            .sum();
+        let scratch = Scratch::new(self.pool.threads(), limits.context, group);
+        let blocks = limits.tokens.max(limits.outputs) * widest / 32;
+        let work = arena.len * 4 + blocks * size_of::<QBlock>() + scratch.bytes();
+        let memory = Memory { weights: loader.weights, cache, work };
+        Ok(Box::new(CpuPlan {
+            cpu: self.cpu,
+            pool: Arc::clone(&self.pool),
+            limits,
+            memory,
+            steps,
+            states,
+            arena: Buf::zeroed(arena.len * 4),
+            blocks: vec![QBlock::default(); blocks],
+            scratch,
+            row_seq: Vec::with_capacity(limits.tokens),
+        }))
+    }
+}
+
+fn unary(f: graph::Unary) -> kernels::Unary {
+    match f {
+        graph::Unary::Relu => kernels::Unary::Relu,
+        graph::Unary::Silu => kernels::Unary::Silu,
+        graph::Unary::Gelu => kernels::Unary::Gelu,
+        graph::Unary::GeluTanh => kernels::Unary::GeluTanh,
+        graph::Unary::Scale(k) => kernels::Unary::Scale(k),
+        graph::Unary::SoftCap(c) => kernels::Unary::SoftCap(c),
+    }
+}
+
+/// Turns the source's tensors into what kernels read, each once.
+struct Loader<'a> {
+    ctx: Ctx<'a>,
+    graph: &'a Graph,
+    source: &'a dyn WeightSource,
+    packed: HashMap<usize, Arc<Packed>>,
+    vectors: HashMap<usize, Arc<[f32]>>,
+    weights: usize,
+}
+
+impl Loader<'_> {
+    /// The tensor, of the shape that the graph says.
+    fn table(&self, w: WeightId) -> Result<Tensor, DeviceError> {
+        let weight = &self.graph.weights()[w.0];
+        let wrong = |why| DeviceError::Weight { name: weight.name.clone(), why };
+        let t = self.source.tensor(&weight.name).map_err(wrong)?;
+        if t.shape() != weight.shape {
+            return Err(wrong(format!(
+                "its shape is {:?} in the file, the model's configuration says {:?}",
+                t.shape(),
+                weight.shape
+            )));
+        }
+        Ok(t)
+    }
+
+    fn matrix(&mut self, w: WeightId) -> Result<Arc<Packed>, DeviceError> {
+        if let Some(p) = self.packed.get(&w.0) {
+            return Ok(Arc::clone(p));
+        }
+        let t = self.table(w)?;
+        let p = Arc::new(Packed::new(self.ctx, t.dtype(), t.rows(), t.cols(), t.bytes()));
+        t.release();
+        self.weights += p.bytes();
+        self.packed.insert(w.0, Arc::clone(&p));
+        Ok(p)
+    }
+
+    fn vector(&mut self, w: WeightId) -> Result<Arc<[f32]>, DeviceError> {
+        if let Some(v) = self.vectors.get(&w.0) {
+            return Ok(Arc::clone(v));
+        }
+        let v: Arc<[f32]> = self.table(w)?.to_f32().into();
+        self.weights += v.len() * 4;
+        self.vectors.insert(w.0, Arc::clone(&v));
+        Ok(v)
+    }
+}
+
+/// A node made ready.
+enum Step {
+    Embed(Index, Tensor),
+    /// `fresh`: the input is not yet in the block scratch.
+    MatMul {
+        matrix: Arc<Packed>,
+        bias: Option<Arc<[f32]>>,
+        fresh: bool,
+    },
+    Norm {
+        kind: kernels::NormKind,
+        eps: f32,
+        weight: Arc<[f32]>,
+        bias: Option<Arc<[f32]>>,
+    },
+    RopeTable(RopeTable),
+    Rope {
+        style: kernels::RopeStyle,
+        head_dim: usize,
+    },
+    Attend {
+        state: usize,
+        attend: kernels::Attend,
+    },
+    Map(kernels::Unary),
+    Zip(kernels::Binary),
+    Glu(kernels::Unary),
+    Outputs,
+}
+
+/// Where a value lies in the arena.
+#[derive(Clone, Copy)]
+struct Place {
+    start: usize,
+    rows: Dim,
+    cols: usize,
+}
+
+impl Place {
+    fn range(&self, batch: &Batch<'_>) -> Range<usize> {
+        let rows = match self.rows {
+            Dim::Tokens => batch.tokens.len(),
+            Dim::Outputs => batch.outputs.len(),
+            Dim::N(n) => n,
+        };
+        self.start..self.start + rows * self.cols
+    }
+}
+
+struct CpuPlan {
+    cpu: Cpu,
+    pool: Arc<Pool>,
+    limits: Limits,
+    memory: Memory,
+    steps: Vec<(Step, Vec<Place>, Place)>,
+    states: Vec<Kv>,
+    arena: Buf,
+    blocks: Vec<QBlock>,
+    scratch: Scratch,
+    row_seq: Vec<u32>,
+}
+
+impl CpuPlan {
+    /// Everything that a kernel relies on.
+    fn check(&self, batch: &Batch<'_>) -> Result<(), String> {
+        let (n, limits) = (batch.tokens.len(), &self.limits);
+        let require = |ok: bool, why: &str| if ok { Ok(()) } else { Err(why.to_owned()) };
+        require(n > 0 && n <= limits.tokens, "the number of tokens is 0 or over the plan's limit")?;
+        require(batch.positions.len() == n, "there must be one position per token")?;
+        require(batch.outputs.len() <= limits.outputs, "there are more outputs than the plan's limit")?;
+        require(batch.outputs.iter().all(|&o| (o as usize) < n), "an output is not a row")?;
+        let mut row = 0;
+        for s in batch.seqs {
+            require(s.start == row && s.len > 0 && s.len <= n - row, "sequences must cover the rows in order")?;
+            let positions = &batch.positions[row..row + s.len];
+            let first = positions[0];
+            let ascending = positions.iter().enumerate().all(|(i, &p)| p as usize == first as usize + i);
+            require(ascending, "positions must ascend by one")?;
+            let end = first as usize + s.len;
+            require(end <= limits.context, "a position is past the context")?;
+            require(s.pages.len() * PAGE >= end, "a page table is too short")?;
+            require(s.pages.iter().all(|&p| (p as usize) < limits.pages), "a page does not exist")?;
+            row += s.len;
+        }
+        require(row == n, "sequences must cover all rows")
+    }
+}
+
+impl Plan for CpuPlan {
+    fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], DeviceError> {
+        self.check(batch).map_err(DeviceError::Batch)?;
+        let ctx = Ctx { cpu: self.cpu, pool: &self.pool };
+        self.row_seq.clear();
+        for (i, s) in batch.seqs.iter().enumerate() {
+            self.row_seq.extend(std::iter::repeat_n(i as u32, s.len));
+        }
+        let pages: Vec<&[u32]> = batch.seqs.iter().map(|s| s.pages).collect();
+        let rows = Rows { positions: batch.positions, seqs: &self.row_seq, pages: &pages };
+        for (step, inputs, output) in &self.steps {
+            // The output's place overlaps no input's, so each input lies wholly before or after it.
+            let range = output.range(batch);
+            let (before, rest) = self.arena.floats_mut().split_at_mut(range.start);
+            let (out, after) = rest.split_at_mut(range.len());
+            let input = |i: usize| {
+                let r = inputs[i].range(batch);
+                if r.end <= range.start { &before[r] } else { &after[r.start - range.end..r.end - range.end] }
+            };
+            match step {
+                Step::Embed(index, table) => {
+                    let ids = match index {
+                        Index::Tokens => batch.tokens,
+                        Index::Positions => batch.positions,
+                    };
+                    for (&id, out) in ids.iter().zip(out.chunks_exact_mut(output.cols)) {
+                        if id as usize >= table.rows() {
+                            return Err(DeviceError::Batch(format!("id {id} is not below {}", table.rows())));
+                        }
+                        table.row_f32(id as usize, out);
+                    }
+                }
+                Step::MatMul { matrix, bias, fresh } => {
+                    let x = input(0);
+                    let x = if matrix.quantized() {
+                        let blocks = &mut self.blocks[..x.len() / 32];
+                        if *fresh {
+                            kernels::quantize(ctx, x, blocks);
+                        }
+                        Input::Q8(blocks)
+                    } else {
+                        Input::F32(x)
+                    };
+                    kernels::matmul(ctx, x, matrix, bias.as_deref(), out);
+                }
+                Step::Norm { kind, eps, weight, bias } => {
+                    kernels::norm(ctx, *kind, *eps, input(0), weight, bias.as_deref(), out);
+                }
+                Step::RopeTable(table) => {
+                    for s in batch.seqs {
+                        let out = &mut out[s.start * output.cols..][..s.len * output.cols];
+                        table.fill(&batch.positions[s.start..s.start + s.len], s.long, out);
+                    }
+                }
+                Step::Rope { style, head_dim } => {
+                    kernels::rope(ctx, *style, inputs[1].cols, *head_dim, input(0), input(1), out);
+                }
+                Step::Attend { state, attend } => {
+                    let kv = &mut self.states[*state];
+                    kernels::store(ctx, kv, rows, input(1), input(2));
+                    kernels::attend(ctx, *attend, kv, rows, input(0), &mut self.scratch, out);
+                }
+                Step::Map(f) => kernels::map(ctx, *f, input(0), out),
+                Step::Zip(f) => kernels::zip(ctx, *f, input(0), input(1), out),
+                Step::Glu(f) => kernels::glu(ctx, *f, input(0), input(1), out),
+                Step::Outputs => {
+                    let x = input(0);
+                    for (&row, out) in batch.outputs.iter().zip(out.chunks_exact_mut(output.cols)) {
+                        out.copy_from_slice(&x[row as usize * output.cols..][..output.cols]);
+                    }
+                }
+            }
+        }
+        match self.steps.last() {
+            Some((_, _, result)) => Ok(&self.arena.floats()[result.range(batch)]),
+            None => Ok(&[]),
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn cols(&self) -> usize {
+        self.steps.last().map_or(0, |(_, _, p)| p.cols)
+    }
+
+    fn memory(&self) -> Memory {
+        self.memory
+    }
+}

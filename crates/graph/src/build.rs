@@ -1,0 +1,168 @@
+//! Graphs and how they are built.
+
+use crate::{Dim, Op, StateSpec};
+use alula_tensor::Tensor;
+
+/// A value of a graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ValueId(pub usize);
+
+/// A weight of a graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WeightId(pub usize);
+
+/// `[rows, cols]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Rows: symbolic in all that a language model computes.
+    pub rows: Dim,
+    /// Columns.
+    pub cols: usize,
+}
+
+impl Shape {
+    /// `[rows, cols]`.
+    pub fn new(rows: Dim, cols: usize) -> Shape {
+        Shape { rows, cols }
+    }
+}
+
+/// What a node makes.
+#[derive(Clone, Debug)]
+pub struct Value {
+    /// Name, for hooks and messages: `blk.0.attn_q`.
+    pub name: String,
+    /// Shape.
+    pub shape: Shape,
+}
+
+/// A named constant that a [`WeightSource`] gives.
+#[derive(Clone, Debug)]
+pub struct Weight {
+    /// Name in the source.
+    pub name: String,
+    /// Row-major shape.
+    pub shape: Vec<usize>,
+}
+
+/// One op and what it is applied to.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// The op.
+    pub op: Op,
+    /// Values.
+    pub inputs: Vec<ValueId>,
+    /// Weights.
+    pub weights: Vec<WeightId>,
+    /// The value it makes.
+    pub output: ValueId,
+}
+
+/// Where weights come from: a file, random numbers, or another source that changes them on the way.
+pub trait WeightSource {
+    /// The tensor of that name.
+    ///
+    /// # Errors
+    /// In one sentence: it is missing, of an unsupported type, or broken.
+    fn tensor(&self, name: &str) -> Result<Tensor, String>;
+}
+
+/// A graph that does not fit together.
+#[derive(Debug, thiserror::Error)]
+#[error("`{value}` ({op}): {why}")]
+pub struct GraphError {
+    /// Name of the value being made.
+    pub value: String,
+    /// Op family.
+    pub op: &'static str,
+    /// What is wrong.
+    pub why: String,
+}
+
+/// A computation. Nodes are in order of execution; every value is made once, before its first use.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    values: Vec<Value>,
+    nodes: Vec<Node>,
+    weights: Vec<Weight>,
+    states: Vec<StateSpec>,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new() -> Graph {
+        Graph::default()
+    }
+
+    /// Values.
+    pub fn values(&self) -> &[Value] {
+        &self.values
+    }
+
+    /// Nodes in order of execution. The last one makes the graph's result.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Weights.
+    pub fn weights(&self) -> &[Weight] {
+        &self.weights
+    }
+
+    /// What its layers remember.
+    pub fn states(&self) -> &[StateSpec] {
+        &self.states
+    }
+
+    /// The shape of a value.
+    pub fn shape(&self, v: ValueId) -> Shape {
+        self.values[v.0].shape
+    }
+
+    /// The weight of that name; the same one when asked again.
+    pub fn weight(&mut self, name: impl Into<String>, shape: &[usize]) -> WeightId {
+        let name = name.into();
+        if let Some(i) = self.weights.iter().position(|w| w.name == name && w.shape == shape) {
+            return WeightId(i);
+        }
+        self.weights.push(Weight { name, shape: shape.to_vec() });
+        WeightId(self.weights.len() - 1)
+    }
+
+    /// A new state; its index is what [`Op::Attend`] names.
+    pub fn state(&mut self, spec: StateSpec) -> usize {
+        self.states.push(spec);
+        self.states.len() - 1
+    }
+
+    /// Appends a node.
+    ///
+    /// # Errors
+    /// If the op does not take these inputs and weights.
+    pub fn push(
+        &mut self,
+        name: impl Into<String>,
+        op: Op,
+        inputs: &[ValueId],
+        weights: &[WeightId],
+    ) -> Result<ValueId, GraphError> {
+        let (name, def) = (name.into(), op.def());
+        let shapes: Vec<&Shape> = inputs.iter().map(|v| &self.values[v.0].shape).collect();
+        let dims: Vec<&[usize]> = weights.iter().map(|w| self.weights[w.0].shape.as_slice()).collect();
+        let counts = shapes.len() == def.inputs && (def.weights.0..=def.weights.1).contains(&dims.len());
+        let inferred = if counts {
+            (def.infer)(&op, &shapes, &dims, &self.states)
+        } else {
+            Err(format!("takes {} values and {:?} weights", def.inputs, def.weights))
+        };
+        match inferred {
+            Ok(shape) => {
+                let output = ValueId(self.values.len());
+                self.values.push(Value { name, shape });
+                self.nodes.push(Node { op, inputs: inputs.to_vec(), weights: weights.to_vec(), output });
+                Ok(output)
+            }
+            Err(why) => Err(GraphError { value: name, op: def.name, why }),
+        }
+    }
+}

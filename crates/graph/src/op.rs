@@ -1,0 +1,255 @@
+//! The op families: what each computes, and the shape of what it makes.
+//!
+//! To add one: a variant, its row in [`OPS`], its arm in [`Op::def`], and its kernel on each device that supports it.
+
+use crate::Shape;
+
+/// One dimension of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dim {
+    /// Tokens of the step.
+    Tokens,
+    /// Rows of the step whose results are wanted.
+    Outputs,
+    /// A fixed size.
+    N(usize),
+}
+
+/// What an embedding is looked up by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Index {
+    /// Token ids.
+    Tokens,
+    /// Positions in the sequence.
+    Positions,
+}
+
+/// A function of one number.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Unary {
+    /// max(x, 0).
+    Relu,
+    /// x · sigmoid(x) (arXiv:1702.03118).
+    Silu,
+    /// x Φ(x) (arXiv:1606.08415).
+    Gelu,
+    /// The tanh approximation of it.
+    GeluTanh,
+    /// k x.
+    Scale(f32),
+    /// c tanh(x / c).
+    SoftCap(f32),
+}
+
+/// A function of two numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binary {
+    /// a + b.
+    Add,
+    /// a · b.
+    Mul,
+}
+
+/// Which statistics a norm uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// Root mean square (arXiv:1910.07467).
+    Rms,
+    /// Mean and variance (arXiv:1607.06450).
+    Layer,
+}
+
+/// Which elements of a head form a rotated pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeStyle {
+    /// (i, i + dims/2).
+    Halves,
+    /// (2i, 2i + 1).
+    Pairs,
+}
+
+/// Frequencies of a rotary embedding (arXiv:2104.09864), scaling already applied.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RopeTable {
+    /// Inverse frequency of each pair, `[dims / 2]`.
+    pub inv_freq: Vec<f32>,
+    /// Those used by sequences past the original context (LongRoPE, arXiv:2402.13753).
+    pub long: Option<Vec<f32>>,
+    /// Factor on cosine and sine.
+    pub factor: f32,
+}
+
+/// What a layer remembers of a sequence. An allocator needs to know nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateSpec {
+    /// Keys and values of every token, in pages.
+    Paged {
+        /// Key heads.
+        heads: usize,
+        /// Elements of a key.
+        key_dim: usize,
+        /// Elements of a value.
+        value_dim: usize,
+        /// Tokens after which they are no longer read.
+        window: Option<usize>,
+    },
+}
+
+/// An op family with its attributes. Values are `[rows, columns]`; heads lie side by side in the columns.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// Rows of a table: weights `[table [entries, width]]` → `[Tokens, width]`.
+    Embed(Index),
+    /// x · wᵀ + b: inputs `[x [rows, k]]`, weights `[w [n, k]]` or `[w, b [n]]` → `[rows, n]`.
+    MatMul,
+    /// Normalises each run of `w.len()` columns: inputs `[x]`, weights `[w]` or `[w, b]` → like x.
+    Norm {
+        /// Statistics.
+        kind: NormKind,
+        /// Added to the variance or mean square.
+        eps: f32,
+    },
+    /// Cosines and sines of the step's positions: → `[Tokens, dims]`.
+    RopeTable(RopeTable),
+    /// Rotates the first `dims` of every `head_dim` columns: inputs `[x, table [Tokens, dims]]` → like x.
+    Rope {
+        /// Pairing.
+        style: RopeStyle,
+        /// Columns of a head.
+        head_dim: usize,
+    },
+    /// Causal attention with the layer's state, which first takes in k and v: inputs `[q, k, v]` →
+    /// `[Tokens, heads * value_dim]`.
+    Attend {
+        /// Index into the graph's states.
+        state: usize,
+        /// Query heads, a multiple of the state's heads.
+        heads: usize,
+        /// Factor on scores.
+        scale: f32,
+        /// c tanh(score / c).
+        soft_cap: Option<f32>,
+    },
+    /// A function of each element.
+    Map(Unary),
+    /// A function of each pair of elements: inputs `[a, b]`.
+    Zip(Binary),
+    /// f(gate) · up: inputs `[gate, up]` (arXiv:2002.05202).
+    Glu(Unary),
+    /// The rows whose results are wanted: `[Tokens, n]` → `[Outputs, n]`.
+    Outputs,
+}
+
+/// Shape of an op's output from those of its inputs and weights, or what is wrong with them.
+pub type Infer = fn(op: &Op, inputs: &[&Shape], weights: &[&[usize]], states: &[StateSpec]) -> Result<Shape, String>;
+
+/// One row per op family.
+pub struct OpDef {
+    /// Name, as `supports` messages and profiles show it.
+    pub name: &'static str,
+    /// How many values it takes.
+    pub inputs: usize,
+    /// How many weights it takes, at least and at most.
+    pub weights: (usize, usize),
+    /// Shape inference.
+    pub infer: Infer,
+}
+
+/// The op families.
+pub static OPS: &[OpDef] = &[
+    OpDef { name: "Embed", inputs: 0, weights: (1, 1), infer: embed },
+    OpDef { name: "MatMul", inputs: 1, weights: (1, 2), infer: matmul },
+    OpDef { name: "Norm", inputs: 1, weights: (1, 2), infer: norm },
+    OpDef { name: "RopeTable", inputs: 0, weights: (0, 0), infer: rope_table },
+    OpDef { name: "Rope", inputs: 2, weights: (0, 0), infer: rope },
+    OpDef { name: "Attend", inputs: 3, weights: (0, 0), infer: attend },
+    OpDef { name: "Map", inputs: 1, weights: (0, 0), infer: same },
+    OpDef { name: "Zip", inputs: 2, weights: (0, 0), infer: same },
+    OpDef { name: "Glu", inputs: 2, weights: (0, 0), infer: same },
+    OpDef { name: "Outputs", inputs: 1, weights: (0, 0), infer: outputs },
+];
+
+impl Op {
+    /// The family's row.
+    pub fn def(&self) -> &'static OpDef {
+        &OPS[match self {
+            Op::Embed(_) => 0,
+            Op::MatMul => 1,
+            Op::Norm { .. } => 2,
+            Op::RopeTable(_) => 3,
+            Op::Rope { .. } => 4,
+            Op::Attend { .. } => 5,
+            Op::Map(_) => 6,
+            Op::Zip(_) => 7,
+            Op::Glu(_) => 8,
+            Op::Outputs => 9,
+        }]
+    }
+}
+
+type Inferred = Result<Shape, String>;
+
+fn require(ok: bool, wrong: impl FnOnce() -> String) -> Result<(), String> {
+    if ok { Ok(()) } else { Err(wrong()) }
+}
+
+fn embed(_: &Op, _: &[&Shape], weights: &[&[usize]], _: &[StateSpec]) -> Inferred {
+    match *weights[0] {
+        [_, width] => Ok(Shape::new(Dim::Tokens, width)),
+        _ => Err(format!("the table must have 2 dimensions, not {:?}", weights[0])),
+    }
+}
+
+fn matmul(_: &Op, inputs: &[&Shape], weights: &[&[usize]], _: &[StateSpec]) -> Inferred {
+    let [n, k] = *weights[0] else { return Err(format!("the matrix must have 2 dimensions, not {:?}", weights[0])) };
+    require(inputs[0].cols == k, || format!("{} columns meet a matrix of {k}", inputs[0].cols))?;
+    let bias = weights.get(1);
+    require(bias.is_none_or(|b| **b == [n]), || format!("the bias is {bias:?}, not [{n}]"))?;
+    Ok(Shape::new(inputs[0].rows, n))
+}
+
+fn norm(_: &Op, inputs: &[&Shape], weights: &[&[usize]], _: &[StateSpec]) -> Inferred {
+    let [n] = *weights[0] else { return Err(format!("the weight must have 1 dimension, not {:?}", weights[0])) };
+    require(n > 0 && inputs[0].cols.is_multiple_of(n), || format!("{} columns in groups of {n}", inputs[0].cols))?;
+    require(weights.get(1).is_none_or(|b| **b == [n]), || format!("the bias is {:?}, not [{n}]", weights.get(1)))?;
+    Ok(*inputs[0])
+}
+
+fn rope_table(op: &Op, _: &[&Shape], _: &[&[usize]], _: &[StateSpec]) -> Inferred {
+    let Op::RopeTable(t) = op else { return Err("not a RopeTable".into()) };
+    let pairs = t.inv_freq.len();
+    require(pairs > 0 && t.long.as_ref().is_none_or(|l| l.len() == pairs), || "frequencies are missing".into())?;
+    Ok(Shape::new(Dim::Tokens, 2 * pairs))
+}
+
+fn rope(op: &Op, inputs: &[&Shape], _: &[&[usize]], _: &[StateSpec]) -> Inferred {
+    let Op::Rope { head_dim, .. } = *op else { return Err("not a Rope".into()) };
+    let (x, dims) = (inputs[0], inputs[1].cols);
+    require(head_dim >= dims && x.cols.is_multiple_of(head_dim), || {
+        format!("{dims} rotated dimensions in heads of {head_dim} in {} columns", x.cols)
+    })?;
+    Ok(*x)
+}
+
+fn attend(op: &Op, inputs: &[&Shape], _: &[&[usize]], states: &[StateSpec]) -> Inferred {
+    let Op::Attend { state, heads, .. } = *op else { return Err("not an Attend".into()) };
+    let Some(&StateSpec::Paged { heads: kv, key_dim, value_dim, .. }) = states.get(state) else {
+        return Err(format!("state {state} is missing"));
+    };
+    let want = [heads * key_dim, kv * key_dim, kv * value_dim];
+    let have = [inputs[0].cols, inputs[1].cols, inputs[2].cols];
+    require(want == have && kv > 0 && heads.is_multiple_of(kv), || {
+        format!("query, key and value columns are {have:?}, not {want:?} ({heads} heads, {kv} key heads)")
+    })?;
+    Ok(Shape::new(Dim::Tokens, heads * value_dim))
+}
+
+fn same(_: &Op, inputs: &[&Shape], _: &[&[usize]], _: &[StateSpec]) -> Inferred {
+    require(inputs.iter().all(|s| *s == inputs[0]), || format!("shapes differ: {inputs:?}"))?;
+    Ok(*inputs[0])
+}
+
+fn outputs(_: &Op, inputs: &[&Shape], _: &[&[usize]], _: &[StateSpec]) -> Inferred {
+    require(inputs[0].rows == Dim::Tokens, || "rows are chosen already".into())?;
+    Ok(Shape::new(Dim::Outputs, inputs[0].cols))
+}
