@@ -1,0 +1,195 @@
+"""The table of tiny models: one row a configuration that some real file could have.
+
+A row is `NAME: Case(family, config keywords, ...)`. `FAMILIES` names the transformers classes and what every
+row of the family starts from. `draw` makes further rows at random from the same options.
+"""
+from dataclasses import dataclass, field
+import random
+
+# family: (config class, model class, defaults)
+_LLAMA = dict(vocab_size=97, hidden_size=48, intermediate_size=56, num_hidden_layers=2, num_attention_heads=4,
+              num_key_value_heads=2, max_position_embeddings=256, bos_token_id=1, eos_token_id=2, pad_token_id=None)
+_GEMMA = {**_LLAMA, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8, "pad_token_id": 0}
+FAMILIES = {
+    "llama": ("LlamaConfig", "LlamaForCausalLM", _LLAMA),
+    "mistral": ("MistralConfig", "MistralForCausalLM", {**_LLAMA, "sliding_window": None}),
+    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", _LLAMA),
+    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {**_LLAMA, "head_dim": 20}),
+    "gpt2": ("GPT2Config", "GPT2LMHeadModel", dict(vocab_size=97, n_embd=48, n_layer=2, n_head=4, n_positions=128,
+                                                   bos_token_id=1, eos_token_id=2)),
+    "phi": ("PhiConfig", "PhiForCausalLM", {**_LLAMA, "num_key_value_heads": 4, "intermediate_size": 192}),
+    "phi3": ("Phi3Config", "Phi3ForCausalLM", {**_LLAMA, "pad_token_id": 0}),
+    "gemma": ("GemmaConfig", "GemmaForCausalLM", {k: v for k, v in _GEMMA.items() if k not in ("sliding_window", "query_pre_attn_scalar")}),
+    "gemma2": ("Gemma2Config", "Gemma2ForCausalLM", _GEMMA),
+    "gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM", _GEMMA),
+}
+
+
+@dataclass
+class Case:
+    """One tiny model. `config` goes over the family's defaults; the rest says how the folder is written."""
+    family: str
+    config: dict = field(default_factory=dict)
+    stored: str = "bfloat16"      # dtype of the file; "float32" keeps full random f32 values, the others are exact in f16 too
+    shards: bool = False          # several files with an index
+    old: bool = False             # config.json in the dialect of transformers 4 and the hub
+    drop: tuple = ()              # keys removed from config.json (hub files leave defaults out)
+    add: dict = field(default_factory=dict)      # keys added to config.json
+    names: str = ""               # "bare": tensor names without the model prefix, with the mask buffers of the hub's gpt2
+    gguf: str = ""                # type of the committed GGUF twin: f32, f16, bf16 or none
+    note: str = ""
+    extra: bool = False           # made only when asked for, not kept in the project
+
+
+def rope(kind, theta=10000.0, **k):
+    """The `rope_parameters` of transformers 5."""
+    return dict(rope_type=kind, rope_theta=theta, **k)
+
+
+def _factors(n, low, step):
+    return [round(low + step * i * i, 4) for i in range(n)]
+
+
+CASES = {
+    # Llama
+    "llama_gqa": Case("llama", dict(head_dim=20, rms_norm_eps=3e-6, rope_parameters=rope("default", 12345.0)), gguf="bf16",
+                      note="head size is not width/heads; odd epsilon, theta and vocabulary"),
+    "llama_bias_tied": Case("llama", dict(num_key_value_heads=4, attention_bias=True, mlp_bias=True, tie_word_embeddings=True), old=True, gguf="f16"),
+    "llama3": Case("llama", dict(num_hidden_layers=1, rms_norm_eps=1e-5, max_position_embeddings=1024, rope_parameters=rope(
+        "llama3", 500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)), gguf="f32"),
+    "llama3_old": Case("llama", dict(head_dim=24, tie_word_embeddings=True, rope_parameters=rope(
+        "llama3", 300000.0, factor=32.0, low_freq_factor=1.0, high_freq_factor=3.5, original_max_position_embeddings=32)), old=True, shards=True),
+    "llama_linear": Case("llama", dict(num_hidden_layers=1, rope_parameters=rope("linear", factor=2.5)), old=True, add={"rope_scaling": {"type": "linear", "factor": 2.5}},
+                         note="rope_scaling spelled with `type`"),
+    "llama_yarn": Case("llama", dict(rope_parameters=rope("yarn", factor=4.0, original_max_position_embeddings=64)), gguf="bf16"),
+    "llama_yarn_all": Case("llama", dict(rope_parameters=rope("yarn", 30000.0, factor=8.0, original_max_position_embeddings=32,
+                           attention_factor=1.37, beta_fast=16.0, beta_slow=2.0)), old=True, note="explicit attention factor and betas"),
+    "llama_yarn_mscale": Case("llama", dict(num_hidden_layers=1, head_dim=32, rope_parameters=rope("yarn", factor=16.0, original_max_position_embeddings=24, truncate=False,
+                              mscale=1.2, mscale_all_dim=0.7)), shards=True, note="correction range not truncated; mscale ratio"),
+    "llama_dynamic": Case("llama", dict(num_hidden_layers=1, max_position_embeddings=128, rope_parameters=rope("dynamic", factor=3.0)), old=True, extra=True, note="within the trained context: no effect"),
+    "llama_dynamic_long": Case("llama", dict(num_hidden_layers=1, max_position_embeddings=32, rope_parameters=rope("dynamic", 20000.0, factor=2.0)),
+                               note="beyond the trained context: the base depends on the length of the whole input"),
+    "llama_mqa": Case("llama", dict(num_attention_heads=6, num_key_value_heads=1, head_dim=16, intermediate_size=52), stored="float16"),
+    "llama_f32": Case("llama", dict(num_key_value_heads=4, intermediate_size=40, num_hidden_layers=1, rms_norm_eps=1e-5), stored="float32"),
+    "llama_hub": Case("llama", dict(num_key_value_heads=4), old=True, drop=("head_dim", "num_key_value_heads", "rope_theta", "attention_bias", "mlp_bias", "pad_token_id"),
+                      add={"rope_scaling": None, "pretraining_tp": 1}, names="inv_freq", note="as old hub files: few keys, leftover rotary buffers"),
+    # Mistral
+    "mistral": Case("mistral", dict(rms_norm_eps=1e-5), old=True, gguf="bf16"),
+    "mistral_window": Case("mistral", dict(head_dim=20, sliding_window=8, rope_parameters=rope("default", 1e6))),
+    "mistral_window_old": Case("mistral", dict(num_attention_heads=6, num_key_value_heads=3, sliding_window=17, tie_word_embeddings=True), old=True, extra=True),
+    # Qwen 2
+    "qwen2": Case("qwen2", dict(rope_parameters=rope("default", 1e6)), gguf="bf16"),
+    "qwen2_window": Case("qwen2", dict(num_hidden_layers=3, use_sliding_window=True, sliding_window=8, max_window_layers=1, intermediate_size=40), old=True),
+    "qwen2_types": Case("qwen2", dict(num_hidden_layers=3, use_sliding_window=True, sliding_window=11, tie_word_embeddings=True,
+                                      layer_types=["sliding_attention", "full_attention", "sliding_attention"], intermediate_size=40)),
+    "qwen2_tied_yarn": Case("qwen2", dict(num_hidden_layers=1, tie_word_embeddings=True, num_key_value_heads=1, rope_parameters=rope("yarn", 1e6, factor=4.0,
+                            original_max_position_embeddings=32)), old=True, gguf="f16", add={"use_sliding_window": False, "sliding_window": 8, "max_window_layers": 1}),
+    # Qwen 3
+    "qwen3": Case("qwen3", dict(rope_parameters=rope("default", 1e6)), gguf="bf16"),
+    "qwen3_bias": Case("qwen3", dict(attention_bias=True, tie_word_embeddings=True, rms_norm_eps=3e-6), old=True),
+    "qwen3_window": Case("qwen3", dict(head_dim=12, num_hidden_layers=3, use_sliding_window=True, sliding_window=9, max_window_layers=2, intermediate_size=40), shards=True),
+    # GPT-2
+    "gpt2": Case("gpt2", dict(n_layer=1), gguf="f16"),
+    "gpt2_inverse": Case("gpt2", dict(n_inner=88, activation_function="gelu", scale_attn_by_inverse_layer_idx=True,
+                                      layer_norm_epsilon=3e-6)),
+    "gpt2_relu": Case("gpt2", dict(activation_function="relu", n_head=3, tie_word_embeddings=False, scale_attn_weights=False, n_layer=1), old=True),
+    "distilgpt2": Case("gpt2", dict(n_embd=32, n_layer=1, n_positions=112), old=True, names="bare", drop=("tie_word_embeddings", "torch_dtype"),
+                       add={"_num_labels": 1, "n_ctx": 112}, stored="float32", note="as the hub's gpt2: bare names, mask buffers, no dtype"),
+    # Phi-2
+    "phi": Case("phi", dict(num_hidden_layers=1), gguf="bf16"),
+    "phi_partial": Case("phi", dict(hidden_size=80, intermediate_size=52, num_hidden_layers=1, rope_parameters=rope("default", 10000.0, partial_rotary_factor=0.4)), old=True,
+                        note="rotary 0.4 of a head of 20"),
+    "phi_qknorm": Case("phi", dict(num_key_value_heads=2, qk_layernorm=True, intermediate_size=76, layer_norm_eps=3e-6), note="grouped heads"),
+    # Phi-3
+    "phi3": Case("phi3", dict(original_max_position_embeddings=256), gguf="f16"),
+    "phi3_window": Case("phi3", dict(sliding_window=8, num_key_value_heads=4), old=True, gguf="bf16"),
+    "phi3_long": Case("phi3", dict(original_max_position_embeddings=32, rope_parameters=rope(
+        "longrope", short_factor=_factors(6, 1.0, 0.01), long_factor=_factors(6, 1.05, 0.8))), old=True, gguf="f16", note="every position beyond the original context"),
+    "phi3_short": Case("phi3", dict(max_position_embeddings=1024, original_max_position_embeddings=256, num_attention_heads=3, num_key_value_heads=1, tie_word_embeddings=True, rope_parameters=rope(
+        "longrope", short_factor=_factors(6, 1.1, 0.05), long_factor=_factors(6, 2.0, 1.0), partial_rotary_factor=0.75)), note="as Phi-4-mini: partial, tied; within the original context"),
+    "phi3_hub": Case("phi3", dict(num_hidden_layers=1, original_max_position_embeddings=32, rope_parameters=rope(
+        "longrope", short_factor=_factors(6, 1.0, 0.02), long_factor=_factors(6, 1.2, 1.9), attention_factor=1.21)), old=True,
+        add={"rope_scaling": {"type": "longrope", "short_factor": _factors(6, 1.0, 0.02), "long_factor": _factors(6, 1.2, 1.9), "attention_factor": 1.21}}),
+    # Gemma
+    "gemma": Case("gemma", dict(num_key_value_heads=1), old=True, gguf="bf16"),
+    "gemma2": Case("gemma2", dict(attn_logit_softcapping=5.5, final_logit_softcapping=1.7), gguf="bf16"),
+    "gemma2_nocap": Case("gemma2", dict(attn_logit_softcapping=None, final_logit_softcapping=None, query_pre_attn_scalar=50, head_dim=20)),
+    "gemma2_old": Case("gemma2", dict(sliding_window=13, query_pre_attn_scalar=24, attn_logit_softcapping=3.0, final_logit_softcapping=0.9,
+                                      num_attention_heads=3, num_key_value_heads=3), old=True),
+    "gemma3": Case("gemma3", dict(num_hidden_layers=6, num_attention_heads=2, num_key_value_heads=1, intermediate_size=32), gguf="bf16", note="five windows to one full layer"),
+    "gemma3_scaled": Case("gemma3", dict(num_hidden_layers=7, num_attention_heads=2, num_key_value_heads=1, intermediate_size=24, rope_parameters=dict(
+        sliding_attention=rope("default", 10000.0), full_attention=rope("linear", 1e6, factor=8.0))), gguf="bf16", note="as the larger Gemma 3"),
+    "gemma3_linear": Case("gemma3", dict(num_hidden_layers=4, num_attention_heads=3, num_key_value_heads=3, query_pre_attn_scalar=30, sliding_window=11, intermediate_size=24, rope_parameters=dict(
+        sliding_attention=rope("default", 5000.0), full_attention=rope("linear", 2e5, factor=8.0))), old=True, add={"sliding_window_pattern": 3},
+        note="scaling on the full layers only; pattern given as a number"),
+    "gemma3_cap": Case("gemma3", dict(num_hidden_layers=3, head_dim=20, query_pre_attn_scalar=20, final_logit_softcapping=1.3, attn_logit_softcapping=4.0, intermediate_size=40,
+                       num_key_value_heads=4, layer_types=["full_attention", "sliding_attention", "full_attention"]), extra=True),
+}
+# a pattern given as a number decides the layer types, so the config that builds the model needs them spelled out
+CASES["gemma3_linear"].config["layer_types"] = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
+
+
+def draw(family, rng: random.Random) -> Case:
+    """A random row of `family`: the options of the table in random combination."""
+    one = rng.choice
+    heads = one([1, 2, 3, 4, 6, 8])
+    kv = one([d for d in range(1, heads + 1) if heads % d == 0])
+    hd = one([8, 12, 16, 20, 32])
+    width = heads * one([w for w in range(4, 40, 2) if 40 <= w * heads <= 96] or [64 // heads])
+    layers = one([1, 2, 3])
+    c = dict(vocab_size=one([96, 97, 128]), hidden_size=width, intermediate_size=one([40, 52, 72, 100]), num_hidden_layers=layers,
+             num_attention_heads=heads, num_key_value_heads=kv, head_dim=hd, tie_word_embeddings=one([True, False]))
+    theta = one([10000.0, 1e6, 500000.0, 7777.0])
+    orig = one([24, 32, 64, 128])
+    kinds = [rope("default", theta), rope("default", theta), rope("linear", theta, factor=one([2.0, 3.3])),
+             rope("llama3", theta, factor=one([4.0, 8.0]), low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=orig),
+             rope("yarn", theta, factor=one([2.0, 8.0]), original_max_position_embeddings=orig,
+                  **one([{}, {"beta_fast": 20.0, "beta_slow": 1.5}, {"attention_factor": 1.25}, {"truncate": False}, {"mscale": 1.1, "mscale_all_dim": 0.8}])),
+             rope("dynamic", theta, factor=2.0)]
+    window = one([1, 2, 7, 8, 15, 16, 17, 31, 47, 48, 49, 100])
+    types = [one(["sliding_attention", "full_attention"]) for _ in range(layers)]
+    eps = one([1e-5, 1e-6, 3e-6, 1e-4])
+    if family in ("llama", "mistral", "qwen2", "qwen3"):
+        c.update(rope_parameters=one(kinds), rms_norm_eps=eps)
+    if family == "llama":
+        c.update(attention_bias=one([True, False]), mlp_bias=one([True, False]))
+    elif family == "mistral":
+        c.update(sliding_window=one([None, window]))
+    elif family in ("qwen2", "qwen3"):
+        if family == "qwen2":
+            hd = width // heads
+            if hd % 2:
+                return draw(family, rng)
+            del c["head_dim"]
+        else:
+            c.update(attention_bias=one([True, False]))
+        if one([True, False]):
+            c.update(use_sliding_window=True, sliding_window=window, **one([{"max_window_layers": rng.randrange(layers + 1)}, {"layer_types": types}]))
+    elif family == "gpt2":
+        c = dict(vocab_size=c["vocab_size"], n_embd=width, n_layer=layers, n_head=heads, n_positions=128, tie_word_embeddings=one([True, True, False]),
+                 n_inner=one([None, 72, 100]), activation_function=one(["gelu_new", "gelu", "relu", "gelu_pytorch_tanh", "silu"]), layer_norm_epsilon=eps,
+                 scale_attn_by_inverse_layer_idx=one([True, False]), scale_attn_weights=one([True, True, False]))
+    elif family in ("phi", "phi3"):
+        width = heads * one([w for w in (8, 12, 16, 20, 24) if w * heads <= 128])
+        del c["head_dim"]
+        part, hd = one([1.0, 0.5, 0.75, 0.4]), width // heads
+        if int(hd * part) % 2 or int(hd * part) < 2:
+            part = 1.0
+        c.update(hidden_size=width)
+        if family == "phi":
+            c.update(tie_word_embeddings=False, layer_norm_eps=eps, qk_layernorm=one([True, False]), hidden_act=one(["gelu_new", "gelu_new", "gelu"]),
+                     rope_parameters={**one([k for k in kinds if k["rope_type"] != "yarn" or not k.get("mscale")]), "partial_rotary_factor": part})
+        else:
+            r, n = one(["default", "longrope"]), int(hd * part) // 2
+            c.update(rms_norm_eps=eps, sliding_window=one([None, window]), original_max_position_embeddings=one([32, 128]), rope_parameters=rope(
+                r, theta, partial_rotary_factor=part, **(dict(short_factor=_factors(n, 1.0, 0.03), long_factor=_factors(n, 1.3, 0.7)) if r == "longrope" else {})))
+    elif family.startswith("gemma"):
+        c.update(rms_norm_eps=eps, tie_word_embeddings=True)
+        if family != "gemma":
+            c.update(sliding_window=window, layer_types=types, query_pre_attn_scalar=one([hd, 24, 50]),
+                     attn_logit_softcapping=one([None, 4.4]), final_logit_softcapping=one([None, 1.1]))
+        if family == "gemma3":
+            c.update(rope_parameters=dict(sliding_attention=rope("default", one([10000.0, 5000.0])), full_attention=one(kinds[:3])))
+        else:
+            c.update(rope_parameters=rope("default", theta))
+    return Case(family, c, stored=one(["bfloat16", "float32"] if family.startswith("gemma") else ["bfloat16", "float16", "float32"]), shards=one([True, False, False]), old=one([True, False, False]), gguf="f32")

@@ -1,0 +1,205 @@
+#!/usr/bin/env python3
+"""Tiny random models with reference logits: what another implementation must reproduce.
+
+usage: make.py OUT [NAME ...]          rows of cases.py (without names: those that the project keeps; --all: every row)
+       make.py OUT --draw N [FAMILY ...]   N random configurations of each family
+       SEED=n shifts the random weights (and the draw). Needs torch, transformers 5 and safetensors; runs on one CPU core.
+
+Writes OUT/NAME/: a Hugging Face folder (config.json, safetensors; no tokenizer) and
+  tokens.json        the prompt: 48 ids
+  ref.bin            logits [48, vocabulary], little-endian f32, rounded from transformers run in float64
+  greedy.json        the 64 ids that greedy decoding adds; the whole context is computed anew for each
+  greedy_cached.json only where transformers' own cache gives other ids (RoPE scalings that depend on the length)
+  case.json          what the row was, and how sharp the test is
+Every parameter is random, norms and biases too, so that a wrong epsilon, a missing bias or another activation shows.
+Weights are seeded again until no greedy choice is closer than 1e-3 of the largest logit.
+"""
+import json, os, random, shutil, sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from cases import CASES, FAMILIES, Case, draw
+
+PROMPT, STEPS, GAP = 48, 64, 1e-3
+SEED = int(os.environ.get("SEED", "1"))
+
+
+def build(case):
+    """The transformers model of a row, unrandomised, and its class."""
+    config_name, model_name, defaults = FAMILIES[case.family]
+    model_class = getattr(transformers, model_name)
+    config = getattr(transformers, config_name)(**{**defaults, **json.loads(json.dumps(case.config))})
+    config._attn_implementation = "eager"
+    return model_class(config).eval(), model_class
+
+
+def exact(x):
+    """`x` rounded so that BF16 and F16 both hold it exactly."""
+    x = x.bfloat16().float()
+    return torch.where(x.abs() < 2.0**-14, torch.full_like(x, 2.0**-14), x)
+
+
+@torch.no_grad()
+def randomise(model, case, seed):
+    g = torch.Generator().manual_seed(seed)
+    offset = 0.0 if case.family.startswith("gemma") else 1.0        # Gemma stores norm weights minus one
+    tied = model.config.tie_word_embeddings
+    for name, p in model.named_parameters():
+        x = torch.randn(p.shape, generator=g)
+        if p.dim() == 1:
+            x = 0.2 * x + (offset if "bias" not in name else 0.0)
+        elif "embed" in name or "wte" in name or "wpe" in name:
+            x = x * (0.06 if tied else 0.3)
+        else:
+            fan_in = p.shape[0] if "c_" in name else p.shape[-1]     # GPT-2 stores [in, out]
+            x = x * 1.3 / fan_in**0.5
+        p.copy_(x if case.stored == "float32" else exact(x))
+    model.tie_weights()
+
+
+def old_dialect(c, case):
+    """config.json as transformers 4 and the hub write it."""
+    c = dict(c)
+    p = c.pop("rope_parameters", None)
+    if p and "full_attention" in p:
+        c["rope_local_base_freq"] = p["sliding_attention"]["rope_theta"]
+        p = p["full_attention"]
+    if p:
+        p = dict(p)
+        c["rope_theta"] = p.pop("rope_theta")
+        if (part := p.pop("partial_rotary_factor", None)) is not None and (part != 1.0 or case.family == "phi"):
+            c["partial_rotary_factor"] = part
+        c["rope_scaling"] = None if p["rope_type"] == "default" else p
+        if case.family == "phi3" and c["rope_scaling"]:
+            p.pop("original_max_position_embeddings", None)
+    c["torch_dtype"] = c.pop("dtype")
+    c.pop("_sliding_window_pattern", None)
+    c["transformers_version"] = "4.44.2"
+    if "layer_types" not in case.config or "sliding_window_pattern" in case.add:
+        c.pop("layer_types", None)
+    if case.family == "gpt2":
+        c["n_ctx"] = c["n_positions"]
+    c = {k: v for k, v in {**c, **case.add}.items() if k not in case.drop}
+    return c
+
+
+def rename(folder, case):
+    """Tensor names and leftovers as old hub files have them."""
+    path = folder / "model.safetensors"
+    t = load_file(path)
+    if case.names == "bare":
+        n = case.config["n_positions"]
+        t = {k.removeprefix("transformer."): v for k, v in t.items()}
+        for i in range(case.config["n_layer"]):
+            t[f"h.{i}.attn.bias"] = torch.ones(n, n, dtype=torch.uint8).tril().reshape(1, 1, n, n)
+            t[f"h.{i}.attn.masked_bias"] = torch.tensor(-1e4)
+    elif case.names == "inv_freq":
+        for i in range(2):
+            t[f"model.layers.{i}.self_attn.rotary_emb.inv_freq"] = 1.0 / 10000.0 ** (torch.arange(0, 12, 2).float() / 12)
+    save_file(t, path, metadata={"format": "pt"})
+
+
+def store(model, folder, case):
+    """Write the folder; the file's dtype, sharding, names and dialect are the row's."""
+    dtype = getattr(torch, case.stored)
+    model.to(dtype).save_pretrained(folder, max_shard_size=35_000 if case.shards else "1GB")
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    if case.names:
+        rename(folder, case)
+    path = folder / "config.json"
+    c = json.loads(path.read_text())
+    c = old_dialect(c, case) if case.old else {k: v for k, v in {**c, **case.add}.items() if k not in case.drop}
+    path.write_text(json.dumps(c, indent=1, sort_keys=True) + "\n")
+
+
+def load(model_class, folder, dtype):
+    return model_class.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
+
+
+@torch.no_grad()
+def greedy(model, ids, cached):
+    """(the next ids, the smallest distance of first to second choice on the way)."""
+    context, state, step, out, gap = ids, None, ids, [], float("inf")
+    for _ in range(STEPS):
+        o = model(step, past_key_values=state, use_cache=True) if cached else model(context, use_cache=False)
+        state = o.past_key_values if cached else None
+        top = o.logits[0, -1].topk(2)
+        gap = min(gap, float(top.values[0] - top.values[1]))
+        step = top.indices[:1].reshape(1, 1)
+        out.append(int(step))
+        context = torch.cat([context, step], 1)
+    return out, gap
+
+
+def make(name, case, out):
+    folder = out / name
+    for attempt in range(40):
+        seed = SEED * 1000 + attempt
+        shutil.rmtree(folder, ignore_errors=True)
+        torch.manual_seed(0)
+        model, model_class = build(case)
+        ids = torch.randint(3, model.config.vocab_size, (1, PROMPT), generator=torch.Generator().manual_seed(seed + 7))
+        randomise(model, case, seed)
+        with torch.no_grad():
+            built = model.double()(ids, use_cache=False).logits[0].numpy()
+        store(model.float(), folder, case)
+        truth = load(model_class, folder, torch.float64)
+        with torch.no_grad():
+            ref = truth(ids, use_cache=False).logits[0].numpy()
+            single = load(model_class, folder, torch.float32)(ids, use_cache=False).logits[0].numpy()
+        largest = np.abs(ref).max()
+        assert np.isfinite(ref).all(), f"{name}: not finite"
+        assert np.abs(ref - built).max() <= 1e-6 * largest, f"{name}: the folder reads back as another model"
+        assert all(p.abs().max() > 0 for p in truth.parameters())
+        chosen, gap = greedy(truth, ids, cached=False)
+        if gap >= GAP * largest and len(set(chosen)) > 4:
+            break
+    else:
+        raise SystemExit(f"{name}: no seed gives distinct choices")
+    ref.astype("<f4").tofile(folder / "ref.bin")
+    (folder / "tokens.json").write_text(json.dumps(ids[0].tolist()) + "\n")
+    (folder / "greedy.json").write_text(json.dumps(chosen) + "\n")
+    cached = greedy(load(model_class, folder, torch.float64), ids, cached=True)[0]
+    if cached != chosen:
+        (folder / "greedy_cached.json").write_text(json.dumps(cached) + "\n")
+    info = dict(family=case.family, stored=case.stored, dialect="old" if case.old else "new", shards=len(list(folder.glob("*.safetensors"))), note=case.note, seed=seed,
+                max_logit=float(largest), min_greedy_gap=gap / float(largest), distinct_greedy=len(set(chosen)),
+                float32_error=float(np.abs(single - ref).max() / largest), parameters=sum(p.numel() for p in truth.parameters()))
+    (folder / "case.json").write_text(json.dumps(info, indent=1) + "\n")
+    size = sum(f.stat().st_size for f in folder.iterdir())
+    print(f"{name:24s} {info['parameters']:7d} params {size / 1000:6.0f} kB  max|l| {largest:8.3f}  f32 {info['float32_error']:.1e}  gap {info['min_greedy_gap']:.1e}"
+          f"  distinct {info['distinct_greedy']:2d}  seed {seed}{'  cache differs' if cached != chosen else ''}", flush=True)
+
+
+def main():
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    if len(sys.argv) < 2:
+        raise SystemExit(__doc__)
+    out, rest = Path(sys.argv[1]), sys.argv[2:]
+    if rest[:1] == ["--draw"]:
+        rows = {}
+        for family in rest[2:] or FAMILIES:
+            rng = random.Random(f"{family}{SEED}")
+            rows.update({f"{family}_{SEED}_{i:02d}": draw(family, rng) for i in range(int(rest[1]))})
+    else:
+        rows = {n: c for n, c in CASES.items() if n in rest or rest == ["--all"] or not rest and not c.extra}
+    failed = 0
+    for name, case in rows.items():
+        try:
+            make(name, case, out)
+        except (Exception, SystemExit) as e:
+            if os.environ.get("TRACE"):
+                raise
+            failed += 1
+            print(f"{name:24s} FAILED {type(e).__name__}: {e}", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
