@@ -25,6 +25,15 @@ pub struct Folder {
     template: Option<String>,
 }
 
+/// Parses the bytes of a configuration file: a JSON object of moderate size. Python's bare `Infinity`, `-Infinity` and
+/// `NaN` read as `{"__float__": "Infinity"}` and so on, which is how newer writers spell them.
+///
+/// # Errors
+/// If they are anything else; `file` names them in the message.
+pub fn parse_config(bytes: &[u8], file: &str) -> Result<Value, Error> {
+    json::parse_object(bytes, file)
+}
+
 impl Folder {
     /// Reads the small files of a folder. Which of them a model needs is known to those who use it, so none is
     /// required here, but what is there must be valid.
@@ -58,7 +67,7 @@ impl Folder {
         &self.path
     }
 
-    /// `config.json`. Python's bare `Infinity` and `NaN` read as `{"__float__": "Infinity"}` and so on.
+    /// `config.json`, read as [`parse_config`] says.
     ///
     /// # Errors
     /// If the folder has none.

@@ -73,17 +73,9 @@ impl SafeTensors {
         let Some(bytes) = json::read(path, MAX_HEADER)? else {
             return Err(Error::io(&file, "opened", std::io::ErrorKind::NotFound.into()));
         };
-        let Index { weight_map } = serde_json::from_slice(&bytes).map_err(|e| json::syntax(&file, &bytes, 0, &e))?;
+        let weight_map = index(&bytes, &file)?;
         let mut parts = Vec::with_capacity(weight_map.files.len());
         for name in &weight_map.files {
-            // A plain name only: an index must not reach files outside of its folder.
-            let plain =
-                Path::new(&**name).file_name().is_some_and(|n| n == &**name) && !name.contains(['/', '\\', '\0']);
-            if !plain {
-                let what = format!("names the shard `{}`, which is not a plain file name", clip(name));
-                let e = Error::malformed(&file, name, what);
-                return Err(e.fix("every shard must lie beside the index, this one is not to be trusted"));
-            }
             parts.push(Part::map(&path.with_file_name(&**name)).map_err(|e| {
                 let what = format!("names the shard `{}`: {e}", clip(name));
                 Error::missing(&file, name, what, "download every shard into one folder")
@@ -135,6 +127,29 @@ impl SafeTensors {
     pub fn tensor(&self, name: &str) -> Result<Tensor, Error> {
         self.catalog.tensor(name)
     }
+}
+
+/// The names of the shards that a `.safetensors.index.json` with these bytes lists, each once.
+///
+/// # Errors
+/// If it is no such index, or names a file that would not lie beside it.
+pub fn shards(bytes: &[u8], file: &str) -> Result<Vec<String>, Error> {
+    Ok(index(bytes, file)?.files.into_iter().map(String::from).collect())
+}
+
+fn index(bytes: &[u8], file: &str) -> Result<WeightMap, Error> {
+    let Index { weight_map } = serde_json::from_slice(bytes).map_err(|e| json::syntax(file, bytes, 0, &e))?;
+    for name in &weight_map.files {
+        // A plain name only: an index must not reach files outside of its folder.
+        let plain =
+            Path::new(&**name).file_name().is_some_and(|n| n == &**name) && !name.contains(['/', '\\', '\0', ':']);
+        if !plain {
+            let what = format!("names the shard `{}`, which is not a plain file name", clip(name));
+            let e = Error::malformed(file, name, what);
+            return Err(e.fix("every shard must lie beside the index, this one is not to be trusted"));
+        }
+    }
+    Ok(weight_map)
 }
 
 /// Adds the tensors of one file to `infos`.

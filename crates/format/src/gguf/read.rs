@@ -49,12 +49,18 @@ pub(super) fn file(part: Part) -> Result<File, Error> {
         return Err(Error::malformed(name, "general.alignment", what));
     }
 
-    let mut pending = Vec::with_capacity(tensors);
+    let mut infos = Vec::with_capacity(tensors);
     for _ in 0..tensors {
-        pending.push(tensor(&mut cursor)?);
+        infos.push(tensor(&mut cursor, alignment)?);
     }
+    // The data begin after the last description; until here the ranges counted from there.
     let data = cursor.at.checked_next_multiple_of(alignment);
-    let infos = pending.into_iter().map(|p| p.place(&part, data, alignment)).collect::<Result<_, Error>>()?;
+    for info in &mut infos {
+        if let Some(range) = &info.range {
+            let start = data.and_then(|data| data.checked_add(range.start));
+            info.range = Some(place(&part, &info.name, start, range.len())?);
+        }
+    }
     Ok(File { version, metadata, infos, part })
 }
 
@@ -103,15 +109,8 @@ fn pair(cursor: &mut Cursor<'_>) -> Result<Entry, Error> {
     Ok(Entry { key: key.into(), kind, at, items })
 }
 
-/// A tensor whose place is not yet known, because the data begin after the last of them.
-struct Pending {
-    info: TensorInfo,
-    bytes: Option<usize>,
-    offset: u64,
-    at: usize,
-}
-
-fn tensor(cursor: &mut Cursor<'_>) -> Result<Pending, Error> {
+/// A tensor's description; its range counts from the beginning of the data.
+fn tensor(cursor: &mut Cursor<'_>, alignment: usize) -> Result<TensorInfo, Error> {
     let (file, at) = (cursor.file, cursor.at);
     let name = cursor.name("tensor name")?;
     let wrong = |what: String| Err(Error::malformed(file, name, format!("tensor `{}` {what}", clip(name))).at(at));
@@ -144,25 +143,16 @@ fn tensor(cursor: &mut Cursor<'_>) -> Result<Pending, Error> {
         },
         None => None,
     };
-    let (name, shape) = (name.into(), shape.into());
-    let info = TensorInfo { name, dtype: ty.dtype, type_name: ty.name, shape, part: 0, range: None };
-    Ok(Pending { info, bytes, offset, at })
-}
-
-impl Pending {
-    fn place(mut self, part: &Part, data: Option<usize>, alignment: usize) -> Result<TensorInfo, Error> {
-        let name = &self.info.name;
-        if !self.offset.is_multiple_of(alignment as u64) {
-            let what = format!("tensor `{}` lies at {}, which is not aligned to {alignment}", clip(name), self.offset);
-            return Err(Error::malformed(&part.name, name, what).at(self.at));
-        }
-        if let Some(bytes) = self.bytes {
-            let offset = usize::try_from(self.offset).ok();
-            let start = offset.zip(data).and_then(|(offset, data)| data.checked_add(offset));
-            self.info.range = Some(place(part, name, start, bytes)?);
-        }
-        Ok(self.info)
+    if !offset.is_multiple_of(alignment as u64) {
+        return wrong(format!("lies at {offset}, which is not aligned to {alignment}"));
     }
+    let range = match (bytes, usize::try_from(offset)) {
+        (None, _) => None,
+        (Some(bytes), Ok(start)) if start.checked_add(bytes).is_some() => Some(start..start + bytes),
+        _ => return wrong(format!("lies at the impossible offset {offset}")),
+    };
+    let (name, shape) = (name.into(), shape.into());
+    Ok(TensorInfo { name, dtype: ty.dtype, type_name: ty.name, shape, part: 0, range })
 }
 
 pub(crate) fn too_many(file: &str, what: &str, n: u64, max: usize) -> Error {
@@ -267,11 +257,14 @@ impl<'a> Cursor<'a> {
             Kind::Array => MIN_ARRAY,
             _ => kind.size(),
         };
-        let count = self.count(field, n, min, usize::MAX)?;
-        let at = self.at;
+        let (at, left) = (self.at, self.left());
+        let count = usize::try_from(n).ok().filter(|&n| n <= left / min).ok_or_else(|| {
+            let what = format!("`{}` is an array of {n} items but only {left} bytes follow", clip(field));
+            Error::malformed(self.file, field, what).at(at)
+        })?;
         let mut starts = Vec::new();
         if !matches!(kind, Kind::Str | Kind::Array) {
-            self.take(count * min, field)?; // `count` bounds the product by the file's size
+            self.take(count * min, field)?; // no overflow: the product is at most `left`
             return Ok(Items { kind, count, at, starts: starts.into() });
         }
         if depth == 0 {
