@@ -1,0 +1,258 @@
+//! One view of both configuration dialects: GGUF metadata and Hugging Face's `config.json`.
+//!
+//! Keys are GGUF's, without the architecture's prefix; [`KEYS`] says what they are called in `config.json`.
+
+use crate::ModelError;
+use crate::weights::Weights;
+use alula_format::gguf::Metadata;
+use alula_graph::Unary;
+use serde_json::Value;
+
+/// GGUF key and its names in `config.json`, first match wins.
+const KEYS: &[(&str, &[&str])] = &[
+    ("block_count", &["num_hidden_layers", "n_layer"]),
+    ("context_length", &["max_position_embeddings", "n_positions", "n_ctx"]),
+    ("embedding_length", &["hidden_size", "n_embd"]),
+    ("feed_forward_length", &["intermediate_size", "n_inner"]),
+    ("attention.head_count", &["num_attention_heads", "n_head"]),
+    ("attention.head_count_kv", &["num_key_value_heads"]),
+    ("attention.key_length", &["head_dim"]),
+    ("attention.value_length", &["head_dim"]),
+    ("attention.layer_norm_rms_epsilon", &["rms_norm_eps"]),
+    ("attention.layer_norm_epsilon", &["layer_norm_epsilon", "layer_norm_eps"]),
+    ("attention.sliding_window", &["sliding_window"]),
+    ("attn_logit_softcapping", &["attn_logit_softcapping"]),
+    ("final_logit_softcapping", &["final_logit_softcapping"]),
+    ("activation", &["hidden_act", "hidden_activation", "activation_function"]),
+];
+
+/// Where a configuration comes from.
+#[derive(Clone, Copy)]
+pub enum Dialect<'a> {
+    /// GGUF metadata and the architecture's prefix.
+    Gguf(&'a Metadata, &'a str),
+    /// `config.json`, or its `text_config`.
+    Hf(&'a Value),
+}
+
+/// A model's configuration, and a look at its tensors.
+pub struct Config<'a> {
+    /// Dialect and source.
+    pub dialect: Dialect<'a>,
+    pub(crate) file: &'a str,
+    pub(crate) weights: &'a Weights,
+}
+
+/// No width, head count or the like of a real model is larger.
+const LARGEST: u64 = 1 << 24;
+
+impl<'a> Config<'a> {
+    /// Whether this is GGUF metadata.
+    pub fn is_gguf(&self) -> bool {
+        matches!(self.dialect, Dialect::Gguf(..))
+    }
+
+    /// An error about `key`, named as in the file.
+    pub fn error(&self, key: &str, why: impl Into<String>) -> ModelError {
+        ModelError::Config { file: self.file.to_owned(), field: self.name(key), why: why.into() }
+    }
+
+    fn name(&self, key: &str) -> String {
+        match self.dialect {
+            Dialect::Gguf(_, arch) => format!("{arch}.{key}"),
+            Dialect::Hf(_) => KEYS.iter().find(|k| k.0 == key).map_or(key, |k| k.1[0]).to_owned(),
+        }
+    }
+
+    /// The value in `config.json`, null taken as absent.
+    pub fn json(&self, key: &str) -> Option<&'a Value> {
+        let Dialect::Hf(root) = self.dialect else { return None };
+        let names = KEYS.iter().find(|k| k.0 == key).map_or(std::slice::from_ref(&key), |k| k.1);
+        names.iter().find_map(|n| root.get(n)).filter(|v| !v.is_null())
+    }
+
+    /// A number, if the key is there.
+    ///
+    /// # Errors
+    /// It is not a finite number.
+    pub fn number(&self, key: &str) -> Result<Option<f64>, ModelError> {
+        let value = match self.dialect {
+            Dialect::Gguf(meta, arch) => meta.find::<f64>(&format!("{arch}.{key}"))?,
+            Dialect::Hf(_) => match self.json(key) {
+                None => None,
+                Some(v) => Some(v.as_f64().ok_or_else(|| self.error(key, format!("must be a number, not {v}")))?),
+            },
+        };
+        match value {
+            Some(v) if !v.is_finite() => Err(self.error(key, format!("must be a finite number, not {v}"))),
+            v => Ok(v),
+        }
+    }
+
+    /// A whole number of at most 2²⁴, if the key is there.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn size(&self, key: &str) -> Result<Option<usize>, ModelError> {
+        match self.number(key)? {
+            None => Ok(None),
+            Some(v) if v >= 0.0 && v <= LARGEST as f64 && v.fract() == 0.0 => Ok(Some(v as usize)),
+            Some(v) => Err(self.error(key, format!("is {v}; expected a whole number up to {LARGEST}"))),
+        }
+    }
+
+    /// A whole number above 0.
+    ///
+    /// # Errors
+    /// It is missing or something else.
+    pub fn need(&self, key: &str) -> Result<usize, ModelError> {
+        match self.size(key)? {
+            Some(0) => Err(self.error(key, "is 0")),
+            Some(v) => Ok(v),
+            None => Err(self.error(key, "is missing; the file is not complete")),
+        }
+    }
+
+    /// A number, or `default`.
+    ///
+    /// # Errors
+    /// It is not a number.
+    pub fn float(&self, key: &str, default: f64) -> Result<f32, ModelError> {
+        Ok(self.number(key)?.unwrap_or(default) as f32)
+    }
+
+    /// A positive number such as a soft cap; absent or 0 means none.
+    ///
+    /// # Errors
+    /// It is negative or not a number.
+    pub fn cap(&self, key: &str, default: Option<f64>) -> Result<Option<f32>, ModelError> {
+        let explicit_null = matches!(self.dialect, Dialect::Hf(root) if root.get(key).is_some_and(Value::is_null));
+        match self.number(key)?.or(default.filter(|_| !explicit_null)) {
+            Some(v) if v < 0.0 => Err(self.error(key, format!("is {v}; expected a positive number"))),
+            v => Ok(v.filter(|v| *v > 0.0).map(|v| v as f32)),
+        }
+    }
+
+    /// Tokens of a sliding window, if the model has one.
+    ///
+    /// # Errors
+    /// It is not a whole number.
+    pub fn window(&self, default: Option<usize>) -> Result<Option<usize>, ModelError> {
+        let key = "attention.sliding_window";
+        let explicit_null =
+            matches!(self.dialect, Dialect::Hf(root) if root.get("sliding_window").is_some_and(Value::is_null));
+        let default = default.filter(|_| !explicit_null && !self.is_gguf());
+        Ok(self.size(key)?.or(default).filter(|w| *w > 0))
+    }
+
+    /// A flag of `config.json`.
+    pub fn flag(&self, key: &str) -> Option<bool> {
+        self.json(key).and_then(Value::as_bool)
+    }
+
+    /// Layers, of which a model has at most 4096.
+    ///
+    /// # Errors
+    /// Missing or implausible.
+    pub fn layers(&self) -> Result<usize, ModelError> {
+        match self.need("block_count")? {
+            n @ 1..=4096 => Ok(n),
+            n => Err(self.error("block_count", format!("is {n}; expected 1 to 4096"))),
+        }
+    }
+
+    /// Which layers look only at a window: from `layer_types` where `config.json` has it, else by `rule`.
+    ///
+    /// # Errors
+    /// An unknown type, or not one per layer.
+    pub fn windowed(&self, layers: usize, rule: impl Fn(usize) -> bool) -> Result<Vec<bool>, ModelError> {
+        let Some(types) = self.json("layer_types") else { return Ok((0..layers).map(rule).collect()) };
+        let types = types.as_array().filter(|t| t.len() == layers);
+        let types = types.ok_or_else(|| self.error("layer_types", format!("must list {layers} layers")))?;
+        let each = |t: &Value| match t.as_str() {
+            Some("sliding_attention") => Ok(true),
+            Some("full_attention") => Ok(false),
+            _ => Err(self.error("layer_types", format!("has {t}; supported are full_attention and sliding_attention"))),
+        };
+        types.iter().map(each).collect()
+    }
+
+    /// The activation function by `config.json`'s name for it, or `default`.
+    ///
+    /// # Errors
+    /// An unknown name.
+    pub fn activation(&self, default: Unary) -> Result<Unary, ModelError> {
+        match self.json("activation").map(|v| v.as_str().unwrap_or_default()) {
+            None => Ok(default),
+            Some("silu" | "swish") => Ok(Unary::Silu),
+            Some("gelu" | "gelu_python") => Ok(Unary::Gelu),
+            Some("gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_accurate" | "gelu_python_tanh") => {
+                Ok(Unary::GeluTanh)
+            }
+            Some("relu") => Ok(Unary::Relu),
+            Some(other) => {
+                Err(self.error("activation", format!("is `{other}`; supported are silu, gelu, gelu_new, relu")))
+            }
+        }
+    }
+
+    /// Query heads, key heads, columns of a key head and of a value head.
+    ///
+    /// # Errors
+    /// Missing, or they do not divide.
+    pub fn heads(&self, head_dim: Option<usize>) -> Result<(usize, usize, usize, usize), ModelError> {
+        let heads = self.need("attention.head_count")?;
+        let kv = self.size("attention.head_count_kv")?.unwrap_or(heads);
+        if kv == 0 || heads % kv != 0 {
+            return Err(self.error("attention.head_count_kv", format!("is {kv}, which does not divide {heads} heads")));
+        }
+        let derived = self.need("embedding_length")? / heads;
+        let key = self.size("attention.key_length")?.or(head_dim).unwrap_or(derived);
+        let value = self.size("attention.value_length")?.or(head_dim).unwrap_or(derived);
+        if key == 0 || value == 0 || key > 1 << 14 || value > 1 << 14 || heads > 1 << 14 {
+            return Err(self.error("attention.key_length", format!("is {key}; {heads} heads of {key} cannot be")));
+        }
+        Ok((heads, kv, key, value))
+    }
+
+    /// Shape of a tensor by its GGUF name.
+    pub fn shape(&self, tensor: &str) -> Option<Vec<usize>> {
+        self.weights.shape(tensor)
+    }
+
+    /// Values of a small tensor by its GGUF name.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn values(&self, tensor: &str) -> Result<Option<Vec<f32>>, ModelError> {
+        self.weights.values(tensor)
+    }
+
+    /// Entries and columns of the token embedding.
+    ///
+    /// # Errors
+    /// It is missing or of another width than the configuration says.
+    pub fn embedding(&self) -> Result<(usize, usize), ModelError> {
+        let width = self.need("embedding_length")?;
+        match self.shape("token_embd.weight").as_deref() {
+            Some(&[vocab, w]) if w == width && vocab > 0 => Ok((vocab, width)),
+            Some(shape) => {
+                Err(self.error("embedding_length", format!("is {width}, but token_embd.weight is {shape:?}")))
+            }
+            None => Err(self.weights.missing("token_embd.weight")),
+        }
+    }
+
+    /// Whether the head is the token embedding.
+    pub fn tied(&self) -> bool {
+        self.flag("tie_word_embeddings") == Some(true) || self.shape("output.weight").is_none()
+    }
+
+    /// Longest sequence.
+    ///
+    /// # Errors
+    /// Not a number.
+    pub fn context(&self, default: usize) -> Result<usize, ModelError> {
+        Ok(self.number("context_length")?.map_or(default, |v| v.clamp(1.0, 1e9) as usize))
+    }
+}

@@ -1,0 +1,126 @@
+//! Opening a model: which dialect, which architecture.
+
+use crate::weights::{Store, Weights};
+use crate::zoo::{Arch, ZOO, known};
+use crate::{Config, Dialect, ModelError, Spec, build};
+use alula_format::gguf::Gguf;
+use alula_format::hf::Folder;
+use alula_format::safetensors::SafeTensors;
+use alula_graph::{Graph, WeightSource};
+use serde_json::Value;
+use std::path::Path;
+
+/// The files of a model.
+#[derive(Clone, Copy)]
+pub enum Files<'a> {
+    /// A GGUF file, or its parts.
+    Gguf(&'a Gguf),
+    /// A Hugging Face folder and its tensors.
+    Folder(&'a Folder, &'a SafeTensors),
+}
+
+/// A model, opened and checked: its spec, its graph, and where its weights are.
+pub struct Model {
+    arch: &'static str,
+    spec: Spec,
+    graph: Graph,
+    weights: Weights,
+    folder: Option<Folder>,
+}
+
+impl Model {
+    /// Opens a GGUF file (the first part of a split one) or a Hugging Face folder.
+    ///
+    /// # Errors
+    /// It cannot be read, is of an unknown architecture, or is not complete.
+    pub fn open(path: &Path) -> Result<Model, ModelError> {
+        let name = path.display().to_string();
+        match std::fs::metadata(path) {
+            Ok(m) if m.is_dir() => Model::from_folder(Folder::open(path)?),
+            Ok(_) if path.extension().is_some_and(|e| e == "safetensors") => {
+                let why = "is only the weights; give the folder that also holds config.json".into();
+                Err(ModelError::Path { path: name, why })
+            }
+            Ok(_) => Model::from_gguf(Gguf::open(path)?, &name),
+            Err(e) => Err(ModelError::Path { path: name, why: format!("{e}; give a GGUF file or a model folder") }),
+        }
+    }
+
+    /// A model from an open GGUF file; `name` stands for it in messages.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn from_gguf(gguf: Gguf, name: &str) -> Result<Model, ModelError> {
+        let arch = gguf.metadata.str("general.architecture")?.to_owned();
+        let row = find(name, &arch, |a| a.gguf == arch)?;
+        // Names are GGUF's own.
+        let weights = Weights::new(name.to_owned(), Store::Gguf(gguf), &[]);
+        let spec = match &weights.store {
+            Store::Gguf(g) => spec(row, Dialect::Gguf(&g.metadata, &arch), &weights)?,
+            Store::Safe(_) => unreachable!("made two lines above"),
+        };
+        Model::new(row, spec, weights, None)
+    }
+
+    /// A model from an open folder.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn from_folder(folder: Folder) -> Result<Model, ModelError> {
+        let name = folder.path().display().to_string();
+        let config = folder.config()?;
+        let file = format!("{name}/config.json");
+        let missing =
+            || ModelError::Config { file: file.clone(), field: "model_type".into(), why: "is missing".into() };
+        let kind = config.get("model_type").and_then(Value::as_str).ok_or_else(missing)?;
+        let row = find(&file, kind, |a| a.hf.contains(&kind))?;
+        let weights = Weights::new(file, Store::Safe(folder.tensors()?), row.names);
+        // Multimodal models keep the decoder's configuration inside.
+        let config = config.get("text_config").unwrap_or(config);
+        let spec = spec(row, Dialect::Hf(config), &weights)?;
+        Model::new(row, spec, weights, Some(folder))
+    }
+
+    fn new(row: &Arch, spec: Spec, mut weights: Weights, folder: Option<Folder>) -> Result<Model, ModelError> {
+        let graph = build::build(&spec, &mut weights)?;
+        Ok(Model { arch: row.gguf, spec, graph, weights, folder })
+    }
+
+    /// The architecture's GGUF name.
+    pub fn arch(&self) -> &'static str {
+        self.arch
+    }
+
+    /// The model as data.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// The model as a computation.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Its weights, by the names that the graph uses.
+    pub fn weights(&self) -> &dyn WeightSource {
+        &self.weights
+    }
+
+    /// Its files.
+    pub fn files(&self) -> Files<'_> {
+        match (&self.weights.store, &self.folder) {
+            (Store::Gguf(g), _) => Files::Gguf(g),
+            (Store::Safe(s), Some(f)) => Files::Folder(f, s),
+            (Store::Safe(_), None) => unreachable!("safetensors come with their folder"),
+        }
+    }
+}
+
+fn find(file: &str, arch: &str, is: impl Fn(&Arch) -> bool) -> Result<&'static Arch, ModelError> {
+    let unknown = || ModelError::Architecture { file: file.into(), arch: arch.into(), known: known() };
+    ZOO.iter().find(|a| is(a)).copied().ok_or_else(unknown)
+}
+
+fn spec(row: &Arch, dialect: Dialect<'_>, weights: &Weights) -> Result<Spec, ModelError> {
+    (row.spec)(&Config { dialect, file: &weights.file, weights })
+}

@@ -1,0 +1,89 @@
+//! Gemma 2 (Riviere et al. 2024, arXiv:2408.00118) and Gemma 3 (Kamath et al. 2025, arXiv:2503.19786): scaled
+//! embeddings, norms on both sides of each part, local and global layers; soft caps in 2, norms of queries and keys
+//! and a rotary embedding for each kind of layer in 3.
+
+use super::{Arch, MATRICES};
+use crate::rope::{Defaults, rope};
+use crate::weights::{Fix, Name};
+use crate::{Attention, Config, Ffn, Layer, Mixer, ModelError, Norm, Place, Spec};
+use alula_graph::{NormKind, RopeStyle, Unary};
+
+pub(super) static GEMMA2: Arch = Arch { gguf: "gemma2", hf: &["gemma2"], names: &[MATRICES, NORMS], spec: gemma2 };
+
+pub(super) static GEMMA3: Arch =
+    Arch { gguf: "gemma3", hf: &["gemma3_text", "gemma3"], names: &[MATRICES, NORMS], spec: gemma3 };
+
+/// Stored less 1; GGUF files have the 1 added.
+const NORMS: &[Name] = &[
+    Name("output_norm", "model.norm", Fix::PlusOne),
+    Name("blk.{}.attn_norm", "model.layers.{}.input_layernorm", Fix::PlusOne),
+    Name("blk.{}.attn_q_norm", "model.layers.{}.self_attn.q_norm", Fix::PlusOne),
+    Name("blk.{}.attn_k_norm", "model.layers.{}.self_attn.k_norm", Fix::PlusOne),
+    Name("blk.{}.post_attention_norm", "model.layers.{}.post_attention_layernorm", Fix::PlusOne),
+    Name("blk.{}.ffn_norm", "model.layers.{}.pre_feedforward_layernorm", Fix::PlusOne),
+    Name("blk.{}.post_ffw_norm", "model.layers.{}.post_feedforward_layernorm", Fix::PlusOne),
+];
+
+fn gemma2(c: &Config<'_>) -> Result<Spec, ModelError> {
+    // The 27B model scales scores by width / heads; GGUF does not say so.
+    let wide = c.layers()? == 46;
+    gemma(c, 8192, |i| i % 2 == 0, wide, (Some(50.0), Some(30.0)), &[("", 10_000.0)])
+}
+
+fn gemma3(c: &Config<'_>) -> Result<Spec, ModelError> {
+    let wide = c.layers()? == 62;
+    let every = match c.size("sliding_window_pattern")? {
+        Some(n) if n > 0 => n,
+        _ => 6,
+    };
+    let ropes = [("full_attention", 1_000_000.0), ("sliding_attention", 10_000.0)];
+    gemma(c, 131_072, |i| (i + 1) % every != 0, wide, (None, None), &ropes)
+}
+
+fn gemma(
+    c: &Config<'_>,
+    context: usize,
+    local: impl Fn(usize) -> bool,
+    wide: bool,
+    caps: (Option<f64>, Option<f64>),
+    ropes: &[(&'static str, f64)],
+) -> Result<Spec, ModelError> {
+    let (vocab, width) = c.embedding()?;
+    let (heads, kv_heads, key_dim, value_dim) = c.heads(Some(256))?;
+    let norm = Norm { kind: NormKind::Rms, eps: c.float("attention.layer_norm_rms_epsilon", 1e-6)? };
+    let ffn = Ffn::Gated { act: c.activation(Unary::GeluTanh)?, width: c.need("feed_forward_length")? };
+    let derived = if wide { width / heads } else { key_dim };
+    let scalar = c.float("query_pre_attn_scalar", if c.is_gguf() { derived as f64 } else { 256.0 })?;
+    let caps = if c.is_gguf() { (None, None) } else { caps };
+    let soft_cap = c.cap("attn_logit_softcapping", caps.0)?;
+    let window = c.window(Some(4096))?;
+    let layer = |windowed: bool| {
+        let mixer = Attention {
+            heads,
+            kv_heads,
+            key_dim,
+            value_dim,
+            rope: Some(if windowed { ropes.len() - 1 } else { 0 }),
+            window: window.filter(|_| windowed),
+            scale: 1.0 / scalar.sqrt(),
+            soft_cap,
+        };
+        Layer { norm, place: Place::Sandwich, mixer: Mixer::Attention(mixer), ffn }
+    };
+    let table = |&(kind, base): &(&'static str, f64)| {
+        let layer_type = Some(kind).filter(|k| !k.is_empty());
+        rope(c, Defaults { head_dim: key_dim, base, partial: 1.0, style: RopeStyle::Halves, layer_type })
+    };
+    Ok(Spec {
+        width,
+        vocab,
+        context: c.context(context)?,
+        embed_scale: Some((width as f64).sqrt() as f32),
+        positions: None,
+        layers: c.windowed(c.layers()?, local)?.into_iter().map(layer).collect(),
+        ropes: ropes.iter().map(table).collect::<Result<_, _>>()?,
+        norm,
+        tied: c.flag("tie_word_embeddings").unwrap_or(true) || c.tied(),
+        soft_cap: c.cap("final_logit_softcapping", caps.1)?,
+    })
+}
