@@ -12,8 +12,8 @@ use crate::error::Error;
 /// Largest configuration file read; published ones stay under 2 MB.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// Most values in one; each can cost two hundred bytes in memory.
-const MAX_VALUES: usize = 1 << 18;
+/// Most values in one; each can cost three hundred bytes in memory.
+const MAX_VALUES: usize = 1 << 17;
 
 /// Reads a whole file of at most `max` bytes; `None` if there is no such file.
 pub(crate) fn read(path: &Path, max: u64) -> Result<Option<Vec<u8>>, Error> {
