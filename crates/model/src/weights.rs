@@ -79,18 +79,14 @@ impl Weights {
             Some((layer, rest)) => (format!("blk.{{}}.{rest}"), layer),
             None => (stem.to_owned(), ""),
         };
-        let row = self.names.iter().copied().flatten().find(|n| n.0 == pattern)?;
-        let full = format!("{}.{suffix}", row.1.replace("{}", layer));
         // Base models are saved without the head model's prefix; multimodal ones add theirs.
-        let bare = full.split_once('.').map(|(_, rest)| rest.to_owned());
-        let bare_model = bare.clone().unwrap_or_default();
-        let nested = [format!("language_model.{full}"), format!("model.language_model.{bare_model}")];
-        [Some(full), bare]
-            .into_iter()
-            .flatten()
-            .chain(nested)
-            .find(|n| self.store.info(n).is_some())
-            .map(|n| (n, row.2))
+        self.names.iter().copied().flatten().filter(|n| n.0 == pattern).find_map(|row| {
+            let full = format!("{}.{suffix}", row.1.replace("{}", layer));
+            let bare = full.split_once('.').map_or("", |(_, rest)| rest).to_owned();
+            let nested = [format!("language_model.{full}"), format!("model.language_model.{bare}")];
+            let name = [full, bare].into_iter().chain(nested).find(|n| self.store.info(n).is_some())?;
+            Some((name, row.2))
+        })
     }
 
     /// Shape of a tensor by its GGUF name, after the fix-up.
@@ -154,6 +150,10 @@ impl WeightSource for Weights {
             _ => t,
         };
         match &recipe.rows {
+            Some(r) if t.shape().len() == 1 => {
+                let column = t.reshape(vec![t.elements(), 1]).and_then(|t| t.slice_rows(r.clone()));
+                column.and_then(|t| t.reshape(vec![r.len()])).map_err(|e| e.to_string())
+            }
             Some(r) => t.slice_rows(r.clone()).map_err(|e| e.to_string()),
             None => Ok(t),
         }

@@ -1,12 +1,15 @@
-//! Gemma 2 (Riviere et al. 2024, arXiv:2408.00118) and Gemma 3 (Kamath et al. 2025, arXiv:2503.19786): scaled
-//! embeddings, norms on both sides of each part, local and global layers; soft caps in 2, norms of queries and keys
-//! and a rotary embedding for each kind of layer in 3.
+//! Gemma (Mesnard et al. 2024, arXiv:2403.08295), Gemma 2 (Riviere et al. 2024, arXiv:2408.00118) and Gemma 3 (Kamath et al. 2025, arXiv:2503.19786): scaled
+//! embeddings; from 2 on norms on both sides of each part, local and global layers; soft caps in 2, norms of queries
+//! and keys and a rotary embedding for each kind of layer in 3.
 
 use super::{Arch, MATRICES};
 use crate::rope::{Defaults, rope};
 use crate::weights::{Fix, Name};
 use crate::{Attention, Config, Ffn, Layer, Mixer, ModelError, Norm, Place, Spec};
 use alula_graph::{NormKind, RopeStyle, Unary};
+
+pub(super) static GEMMA: Arch =
+    Arch { gguf: "gemma", hf: &["gemma"], names: &[MATRICES, FFN_NORM, NORMS], spec: gemma1 };
 
 pub(super) static GEMMA2: Arch = Arch { gguf: "gemma2", hf: &["gemma2"], names: &[MATRICES, NORMS], spec: gemma2 };
 
@@ -24,14 +27,23 @@ const NORMS: &[Name] = &[
     Name("blk.{}.post_ffw_norm", "model.layers.{}.post_feedforward_layernorm", Fix::PlusOne),
 ];
 
+/// Gemma 1 calls the norm of its feed-forward as Llama does.
+const FFN_NORM: &[Name] = &[Name("blk.{}.ffn_norm", "model.layers.{}.post_attention_layernorm", Fix::PlusOne)];
+
+fn gemma1(c: &Config<'_>) -> Result<Spec, ModelError> {
+    let mut spec = gemma(c, 8192, |_| false, false, (None, None), &[("", 10_000.0)])?;
+    spec.layers.iter_mut().for_each(|l| l.place = Place::Pre);
+    Ok(spec)
+}
+
 fn gemma2(c: &Config<'_>) -> Result<Spec, ModelError> {
     // The 27B model scales scores by width / heads; GGUF does not say so.
-    let wide = c.layers()? == 46;
+    let wide = c.is_gguf() && c.layers()? == 46;
     gemma(c, 8192, |i| i % 2 == 0, wide, (Some(50.0), Some(30.0)), &[("", 10_000.0)])
 }
 
 fn gemma3(c: &Config<'_>) -> Result<Spec, ModelError> {
-    let wide = c.layers()? == 62;
+    let wide = c.is_gguf() && c.layers()? == 62;
     let every = match c.size("sliding_window_pattern")? {
         Some(n) if n > 0 => n,
         _ => 6,
@@ -53,7 +65,7 @@ fn gemma(
     let norm = Norm { kind: NormKind::Rms, eps: c.float("attention.layer_norm_rms_epsilon", 1e-6)? };
     let ffn = Ffn::Gated { act: c.activation(Unary::GeluTanh)?, width: c.need("feed_forward_length")? };
     let derived = if wide { width / heads } else { key_dim };
-    let scalar = c.float("query_pre_attn_scalar", if c.is_gguf() { derived as f64 } else { 256.0 })?;
+    let scalar = c.float("query_pre_attn_scalar", derived as f64)?; // every published file has it
     let caps = if c.is_gguf() { (None, None) } else { caps };
     let soft_cap = c.cap("attn_logit_softcapping", caps.0)?;
     let window = c.window(Some(4096))?;

@@ -32,6 +32,7 @@ pub static ZOO: &[&Arch] = &[
     &gpt2::GPT2,
     &phi::PHI2,
     &phi::PHI3,
+    &gemma::GEMMA,
     &gemma::GEMMA2,
     &gemma::GEMMA3,
 ];

@@ -1,0 +1,167 @@
+//! Every architecture and configuration in `testdata/parity` against transformers in double precision: logits within
+//! 1e-5 of the largest, greedy ids identical; quantised ones within their normalised mean square error. And the
+//! numeric contract, to the bit: chunking, company in the batch, threads, instruction sets.
+
+use alula_device::{Batch, CacheType, Cpu, CpuDevice, Device, Limits, PAGE, Plan, Seq};
+use alula_model::Model;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+const CONTEXT: usize = 128;
+
+struct Case {
+    name: String,
+    dir: PathBuf,
+    tokens: Vec<u32>,
+    reference: Vec<f32>,
+    greedy: Option<Vec<u32>>,
+}
+
+fn json(path: &Path) -> Option<Value> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+fn ids(v: &Value) -> Vec<u32> {
+    v.as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32).collect()
+}
+
+fn cases() -> Vec<Case> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/parity");
+    let mut dirs: Vec<_> = std::fs::read_dir(root).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
+    dirs.sort();
+    dirs.into_iter()
+        .map(|dir| Case {
+            name: dir.file_name().unwrap().to_string_lossy().into_owned(),
+            tokens: ids(&json(&dir.join("tokens.json")).unwrap()),
+            reference: std::fs::read(dir.join("ref.bin"))
+                .unwrap()
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+                .collect(),
+            greedy: json(&dir.join("greedy.json")).map(|v| ids(&v)),
+            dir,
+        })
+        .collect()
+}
+
+/// A model on the CPU with room for two sequences.
+struct Runner {
+    plan: Box<dyn Plan>,
+    switch: Option<usize>,
+}
+
+impl Runner {
+    fn new(model: &Model, cpu: Cpu, threads: usize) -> Runner {
+        let limits = Limits {
+            tokens: CONTEXT,
+            outputs: CONTEXT,
+            context: CONTEXT,
+            pages: 2 * CONTEXT / PAGE,
+            cache: CacheType::F32,
+        };
+        let device = CpuDevice::new(cpu, threads);
+        let plan = device.compile(model.graph(), model.weights(), limits, &mut |_, _| ()).unwrap();
+        Runner { plan, switch: model.spec().rope_switch() }
+    }
+
+    /// Logits of every token, fed in pieces of `piece`; with `company`, another sequence shares each step.
+    fn logits(&mut self, tokens: &[u32], piece: usize, company: bool) -> Vec<f32> {
+        let long = self.switch.is_some_and(|n| tokens.len() > n);
+        let mut all = Vec::new();
+        for start in (0..tokens.len()).step_by(piece) {
+            let mine = &tokens[start..tokens.len().min(start + piece)];
+            let mut flat = mine.to_vec();
+            let mut positions: Vec<u32> = (start as u32..).take(mine.len()).collect();
+            let mut seqs = vec![Seq { start: 0, len: mine.len(), long, pages: &[2, 0] }];
+            if company {
+                flat.extend([5, 6, 7]);
+                positions.extend([0, 1, 2]);
+                seqs.push(Seq { start: mine.len(), len: 3, long: false, pages: &[1] });
+            }
+            let outputs: Vec<u32> = (0..mine.len() as u32).collect();
+            let batch = Batch { tokens: &flat, positions: &positions, seqs: &seqs, outputs: &outputs };
+            all.extend_from_slice(self.plan.run(&batch).unwrap());
+        }
+        all
+    }
+}
+
+fn error(got: &[f32], want: &[f32]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let largest = want.iter().fold(0f64, |m, w| m.max(f64::from(w.abs())));
+    got.iter().zip(want).fold(0f64, |m, (g, w)| m.max((f64::from(*g) - f64::from(*w)).abs())) / largest
+}
+
+fn nmse(got: &[f32], want: &[f32]) -> f64 {
+    let sq = |x: f64| x * x;
+    let e: f64 = got.iter().zip(want).map(|(g, w)| sq(f64::from(*g) - f64::from(*w))).sum();
+    e / want.iter().map(|w| sq(f64::from(*w))).sum::<f64>()
+}
+
+fn argmax(row: &[f32]) -> u32 {
+    row.iter().enumerate().fold(0, |best, (i, v)| if *v > row[best] { i } else { best }) as u32
+}
+
+/// The folder and its GGUF twin, whichever there are.
+fn models(case: &Case) -> Vec<(String, Model)> {
+    let gguf = case.dir.join("model.gguf");
+    let mut all = Vec::new();
+    if case.dir.join("config.json").exists() {
+        all.push((case.name.clone(), Model::open(&case.dir).unwrap_or_else(|e| panic!("{}: {e}", case.name))));
+    }
+    if gguf.exists() {
+        all.push((format!("{}.gguf", case.name), Model::open(&gguf).unwrap_or_else(|e| panic!("{}: {e}", case.name))));
+    }
+    all
+}
+
+#[test]
+fn logits_and_greedy_ids_equal_transformers() {
+    let cpu = Cpu::from_env().unwrap();
+    let mut wrong = Vec::new();
+    for case in cases() {
+        for (name, model) in models(&case) {
+            let mut runner = Runner::new(&model, cpu, 1);
+            let got = runner.logits(&case.tokens, CONTEXT, false);
+            let Some(greedy) = &case.greedy else {
+                let (e, bound) = (nmse(&got, &case.reference), if name.contains("256") { 1.1e-3 } else { 5e-4 });
+                println!("{name:24} nmse {e:.2e}");
+                if e > bound {
+                    wrong.push(format!("{name}: nmse {e:.2e}"));
+                }
+                continue;
+            };
+            let e = error(&got, &case.reference);
+            let mut tokens = case.tokens.clone();
+            let vocab = model.spec().vocab;
+            while tokens.len() < case.tokens.len() + greedy.len() {
+                let l = runner.logits(&tokens, CONTEXT, false);
+                tokens.push(argmax(&l[l.len() - vocab..]));
+            }
+            let same = tokens[case.tokens.len()..].iter().zip(greedy).take_while(|(a, b)| a == b).count();
+            println!("{name:24} {e:.2e} {same}/{}", greedy.len());
+            if e > 1e-5 || same != greedy.len() {
+                wrong.push(format!("{name}: error {e:.2e}, {same} of {} greedy ids", greedy.len()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn bits_depend_on_nothing_but_the_sequence() {
+    let base = Cpu::all()[0];
+    for case in cases() {
+        for (name, model) in models(&case) {
+            let bits = |v: Vec<f32>| v.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+            let want = bits(Runner::new(&model, base, 1).logits(&case.tokens, CONTEXT, false));
+            for cpu in Cpu::all() {
+                let mut runner = Runner::new(&model, cpu, 2);
+                for (piece, company) in [(CONTEXT, false), (1, false), (7, true), (64, true)] {
+                    let got = bits(runner.logits(&case.tokens, piece, company));
+                    assert!(got == want, "{name} on {} in pieces of {piece}, company {company}", cpu.name());
+                }
+            }
+        }
+    }
+}
