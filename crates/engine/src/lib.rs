@@ -1,1 +1,25 @@
 //! Many requests, one model: scheduler, cache pages, sampling, the step loop.
+//!
+//! An [`Engine`] owns a [`Runner`] (a model with its cache). [`Engine::submit`] checks a [`Request`] and puts it in line;
+//! every [`Engine::step`] runs one batch over all requests that have a share in it, and returns [`Event`]s.
+//! The rest are its parts, each of which works and is tested alone: [`scheduler`] (who computes how many tokens),
+//! [`pages`] (who holds which cache pages), [`sample`] (from logits to a token), [`stop`] (when it is over),
+//! [`rng`] (random numbers without state), [`text`] (tokens to text).
+#![forbid(unsafe_code)]
+
+mod engine;
+pub mod pages;
+mod request;
+pub mod rng;
+mod runner;
+pub mod sample;
+pub mod scheduler;
+pub mod stop;
+pub mod text;
+
+pub use engine::{Engine, Options};
+pub use request::{Event, Request, RequestError, StepError, Usage};
+pub use runner::{RunError, Runner};
+pub use sample::{Logprobs, Sampling};
+pub use scheduler::Id;
+pub use stop::Reason;

@@ -1,0 +1,279 @@
+//! The step loop: requests in, tokens out.
+//!
+//! [`Engine::step`] asks the scheduler who computes what, gathers that into one batch, runs it, draws the next token of
+//! each sequence that has been computed to its end, and reports. What a request gets depends on itself alone.
+
+use crate::request::{Event, Request, RequestError, StepError, Usage};
+use crate::runner::Runner;
+use crate::sample::{Sampler, Sampling};
+use crate::scheduler::{self, Id, Scheduler};
+use crate::stop::{self, Reason, StopError, StopText};
+use crate::text::{Stream, Text};
+use alula_device::{Batch, PAGE, Seq};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How much an engine does at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Tokens in one step; never more than the runner takes.
+    pub step_tokens: usize,
+    /// Requests that run at the same time.
+    pub running: usize,
+}
+
+impl Default for Options {
+    /// As many tokens as the runner takes; 64 requests.
+    fn default() -> Self {
+        Self { step_tokens: usize::MAX, running: 64 }
+    }
+}
+
+/// A request under way.
+struct Active {
+    id: Id,
+    /// Prompt and generated tokens.
+    sequence: Vec<u32>,
+    prompt: usize,
+    sampling: Sampling,
+    seed: u64,
+    limits: stop::Limits,
+    ignore_end: bool,
+    stop: StopText,
+    stream: Option<Box<dyn Stream>>,
+    submitted: Instant,
+    /// Begin of the first step with a share, end of the one with the first token, end of the one with the last.
+    times: [Option<Instant>; 3],
+}
+
+/// Many requests, one model.
+pub struct Engine<R> {
+    runner: R,
+    text: Option<Arc<dyn Text>>,
+    context: usize,
+    scheduler: Scheduler,
+    /// In order of id.
+    active: Vec<Active>,
+    sampler: Sampler,
+    /// Events that came about outside a step.
+    ready: Vec<Event>,
+    /// The batch under way, kept for its memory.
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    outputs: Vec<u32>,
+    /// Its requests in order, and whether each has a row of logits.
+    shares: Vec<(Id, bool)>,
+    /// Text of one token, kept for its memory.
+    piece: String,
+}
+
+impl<R: Runner> Engine<R> {
+    /// An engine without requests. Without `text` it works on ids alone: events have no text, and nothing is an end token.
+    pub fn new(runner: R, text: Option<Arc<dyn Text>>, options: Options) -> Self {
+        let limits = scheduler::Limits {
+            tokens: options.step_tokens.min(runner.max_tokens()),
+            running: options.running,
+            pages: runner.pages(),
+        };
+        let scheduler = Scheduler::new(limits);
+        Self {
+            context: runner.context().min(scheduler.pages().total().saturating_mul(PAGE)),
+            runner,
+            text,
+            scheduler,
+            active: Vec::new(),
+            sampler: Sampler::default(),
+            ready: Vec::new(),
+            tokens: Vec::new(),
+            positions: Vec::new(),
+            outputs: Vec::new(),
+            shares: Vec::new(),
+            piece: String::new(),
+        }
+    }
+
+    /// Length of the longest sequence, prompt and answer together: what the model and the cache allow.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// The model.
+    pub fn runner(&self) -> &R {
+        &self.runner
+    }
+
+    /// Who runs, who waits, how many pages are free.
+    pub fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+
+    /// Whether there is nothing to do: every request has ended and every event been handed out.
+    pub fn is_idle(&self) -> bool {
+        self.active.is_empty() && self.ready.is_empty()
+    }
+
+    /// Checks a request and puts it in line. Its events come from the following steps.
+    pub fn submit(&mut self, request: Request) -> Result<Id, RequestError> {
+        let Request { prompt, max_tokens, sampling, stop, stop_tokens, ignore_end } = request;
+        let vocab = self.runner.vocab();
+        let unknown = |id: u32| id as usize >= vocab;
+        if prompt.is_empty() {
+            return Err(RequestError::EmptyPrompt);
+        }
+        let too_long = RequestError::PromptTooLong { prompt: prompt.len(), context: self.context };
+        if prompt.len() >= self.context {
+            return Err(too_long);
+        }
+        if let Some(at) = prompt.iter().position(|&id| unknown(id)) {
+            return Err(RequestError::PromptToken { at, token: prompt[at], vocab });
+        }
+        sampling.check(vocab)?;
+        if let Some(&id) = stop_tokens.iter().find(|&&id| unknown(id)) {
+            return Err(StopError::Token { id, vocab }.into());
+        }
+        let stop = StopText::new(&stop)?;
+        if self.text.is_none() && !stop.is_empty() {
+            return Err(RequestError::StopWithoutText);
+        }
+        let id = self.scheduler.admit(prompt.len(), self.context).map_err(|_| too_long)?;
+        let max_tokens = max_tokens.unwrap_or(usize::MAX);
+        let active = Active {
+            id,
+            prompt: prompt.len(),
+            seed: sampling.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
+            sampling,
+            limits: stop::Limits { max_tokens, context: self.context, stop_tokens },
+            ignore_end,
+            stop,
+            stream: self.text.clone().map(|text| text.stream(&prompt)),
+            sequence: prompt,
+            submitted: Instant::now(),
+            times: [None; 3],
+        };
+        self.active.push(active);
+        if max_tokens == 0 {
+            let finished = end(&mut self.active, &mut self.scheduler, id, Reason::Length);
+            self.ready.extend(finished);
+        }
+        Ok(id)
+    }
+
+    /// Ends a request before its time, at any moment; its pages are free at once. `None` if it has ended already.
+    /// Text that was held back is dropped.
+    pub fn cancel(&mut self, id: Id) -> Option<Event> {
+        end(&mut self.active, &mut self.scheduler, id, Reason::Cancelled)
+    }
+
+    /// Computes one step, and reports the tokens and ends that it brought, in order of request. Empty when there is nothing to do.
+    pub fn step(&mut self) -> Result<Vec<Event>, StepError> {
+        let Self { runner, scheduler, active, sampler, tokens, positions, outputs, shares, .. } = self;
+        (tokens.clear(), positions.clear(), outputs.clear(), shares.clear());
+        let original = runner.original_context().unwrap_or(usize::MAX);
+        let began = Instant::now();
+        let mut seqs = Vec::new();
+        for share in scheduler.step().shares() {
+            let at = find(active, share.id).expect("the scheduler's line and the active requests are the same");
+            let range = share.start..share.start + share.len;
+            let sequence = &active[at].sequence;
+            let long = sequence.len() > original;
+            seqs.push(Seq { start: tokens.len(), len: share.len, long, pages: share.pages });
+            tokens.extend_from_slice(&sequence[range.clone()]);
+            positions.extend(range.map(|p| p as u32));
+            if share.ends {
+                outputs.push(tokens.len() as u32 - 1);
+            }
+            shares.push((share.id, share.ends));
+            active[at].times[0].get_or_insert(began);
+        }
+        if seqs.is_empty() {
+            return Ok(std::mem::take(&mut self.ready));
+        }
+        let (rows, vocab) = (outputs.len(), runner.vocab());
+        let logits = runner.run(&Batch { tokens, positions, seqs: &seqs, outputs }).map_err(StepError::Run)?;
+        if logits.len() != rows * vocab {
+            return Err(StepError::Logits { rows, vocab, got: logits.len() });
+        }
+        let now = Instant::now();
+        let mut rows = logits.chunks_exact(vocab);
+        let mut events = std::mem::take(&mut self.ready);
+        for &(id, ends) in shares.iter() {
+            let row = if ends { rows.next() } else { None };
+            scheduler.commit(id, usize::from(row.is_some()));
+            if let (Some(row), Some(at)) = (row, find(active, id)) {
+                let (event, reason) = active[at].advance(row, sampler, self.text.as_deref(), &mut self.piece, now);
+                if active[at].sequence.len().checked_sub(1) == Some(original) {
+                    scheduler.restart(id); // it has just become long
+                }
+                events.extend(event);
+                events.extend(reason.and_then(|reason| end(active, scheduler, id, reason)));
+            }
+        }
+        Ok(events)
+    }
+}
+
+impl Active {
+    /// Draws the next token from `logits`, `[vocab]`, and says whether it is the last.
+    fn advance(
+        &mut self,
+        logits: &[f32],
+        sampler: &mut Sampler,
+        text: Option<&dyn Text>,
+        piece: &mut String,
+        now: Instant,
+    ) -> (Option<Event>, Option<Reason>) {
+        let token = match sampler.draw(&self.sampling, self.seed, &self.sequence, logits) {
+            Ok(token) => token,
+            Err(error) => return (None, Some(Reason::Failed(error))),
+        };
+        let logprobs = self.sampling.logprobs.map(|top| sampler.logprobs(logits, token, top));
+        self.sequence.push(token);
+        self.times[1].get_or_insert(now);
+        self.times[2] = Some(now);
+        let ends = !self.ignore_end && text.is_some_and(|text| text.is_end(token));
+        let mut reason = self.limits.reached(token, ends, self.prompt, self.sequence.len() - self.prompt);
+        let mut text = String::new();
+        if let Some(stream) = &mut self.stream {
+            piece.clear();
+            if reason != Some(Reason::Stop) {
+                stream.push(token, piece);
+            }
+            if reason.is_some() {
+                stream.finish(piece);
+            }
+            if self.stop.push(piece, &mut text) {
+                reason = Some(Reason::StopString);
+            } else if reason.is_some() {
+                self.stop.finish(&mut text);
+            }
+        }
+        (Some(Event::Token { id: self.id, token, text, logprobs }), reason)
+    }
+
+    fn usage(&self) -> Usage {
+        let now = Instant::now();
+        let [began, first, last] = self.times;
+        let began = began.unwrap_or(now);
+        let between = |from: Option<Instant>, to: Option<Instant>| Some(to?.saturating_duration_since(from?));
+        Usage {
+            prompt: self.prompt,
+            generated: self.sequence.len() - self.prompt,
+            seed: self.seed,
+            waited: began.saturating_duration_since(self.submitted),
+            prompt_time: first.unwrap_or(now).saturating_duration_since(began),
+            generate_time: between(first, last).unwrap_or(Duration::ZERO),
+        }
+    }
+}
+
+fn find(active: &[Active], id: Id) -> Option<usize> {
+    active.binary_search_by_key(&id, |a| a.id).ok()
+}
+
+/// Takes a request out of everything that knows it.
+fn end(active: &mut Vec<Active>, scheduler: &mut Scheduler, id: Id, reason: Reason) -> Option<Event> {
+    let ended = active.remove(find(active, id)?);
+    scheduler.cancel(id);
+    Some(Event::Finished { id, reason, usage: ended.usage() })
+}

@@ -1,0 +1,269 @@
+//! A model on this machine: opened from its files, made ready on a device, with its tokenizer and its template.
+
+use crate::runner::{RunError, Runner};
+use crate::text::{Stream, Text};
+use alula_device::{Batch, CacheType, Device, DeviceError, Limits, Memory, PAGE, Plan};
+use alula_format::gguf::Gguf;
+use alula_format::hf::Folder;
+use alula_model::{Files, Model, ModelError};
+use alula_template::Template;
+use alula_tokenizer::{StreamState, Tokenizer};
+use serde_json::Value;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A model that cannot be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Its files.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Its tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] alula_tokenizer::Error),
+    /// Its chat template.
+    #[error(transparent)]
+    Template(#[from] alula_template::Error),
+    /// The device.
+    #[error("{file}: {source}")]
+    Device {
+        /// File.
+        file: String,
+        /// What is wrong.
+        source: DeviceError,
+    },
+    /// More positions than the model was made for.
+    #[error("{file}: a context of {asked} tokens was asked for, but the model was made for {longest}; ask for at most that")]
+    Context {
+        /// File.
+        file: String,
+        /// Asked for.
+        asked: usize,
+        /// The model's own.
+        longest: usize,
+    },
+}
+
+impl From<alula_format::Error> for LoadError {
+    fn from(e: alula_format::Error) -> Self {
+        LoadError::Model(e.into())
+    }
+}
+
+/// How a model is made ready.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions {
+    /// Positions in a sequence; `None`: the model's own, at most [`DEFAULT_CONTEXT`].
+    pub context: Option<usize>,
+    /// Sequences for which the cache has room.
+    pub sequences: usize,
+    /// Tokens in a step.
+    pub step_tokens: usize,
+    /// Result rows in a step.
+    pub outputs: usize,
+    /// Element type of the cache.
+    pub cache: CacheType,
+}
+
+/// The context where none is asked for and the model's own is longer.
+pub const DEFAULT_CONTEXT: usize = 8192;
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        LoadOptions { context: None, sequences: 1, step_tokens: 512, outputs: 8, cache: CacheType::F16 }
+    }
+}
+
+/// A model's files, opened: what can be known without loading weights.
+pub struct Package {
+    /// What stands for it in messages.
+    pub name: String,
+    /// Its spec, graph and weights.
+    pub model: Model,
+}
+
+impl Package {
+    /// Opens a GGUF file or a Hugging Face folder.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn open(path: &Path) -> Result<Package, LoadError> {
+        Ok(Package { name: path.display().to_string(), model: Model::open(path)? })
+    }
+
+    /// A GGUF model that is in memory.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn from_bytes(bytes: &'static [u8], name: &str) -> Result<Package, LoadError> {
+        let gguf = Gguf::from_bytes(bytes, name)?;
+        Ok(Package { name: name.to_owned(), model: Model::from_gguf(gguf, name)? })
+    }
+
+    /// Its tokenizer.
+    ///
+    /// # Errors
+    /// It has none, or a broken one.
+    pub fn tokenizer(&self) -> Result<Tokenizer, LoadError> {
+        match self.model.files() {
+            Files::Gguf(g) => Ok(Tokenizer::from_gguf(&g.metadata, &self.name)?),
+            Files::Folder(f, _) => folder_tokenizer(f),
+        }
+    }
+
+    /// Tokens that end a text, beside those that the tokenizer knows.
+    pub fn end_ids(&self) -> Vec<u32> {
+        let Files::Folder(f, _) = self.model.files() else { return Vec::new() };
+        let configs = [f.generation_config.as_ref(), f.config().ok()];
+        let values = configs.into_iter().flatten().filter_map(|c| c.get("eos_token_id"));
+        values
+            .flat_map(|v| match v {
+                Value::Array(ids) => ids.iter().filter_map(Value::as_u64).collect(),
+                v => v.as_u64().into_iter().collect::<Vec<_>>(),
+            })
+            .filter_map(|id| u32::try_from(id).ok())
+            .collect()
+    }
+
+    /// The text of its chat template, if it has one.
+    pub fn template_source(&self) -> Option<&str> {
+        match self.model.files() {
+            Files::Gguf(g) => g.metadata.find::<&str>("tokenizer.chat_template").ok().flatten(),
+            Files::Folder(f, _) => f.chat_template(),
+        }
+    }
+
+    /// Its chat template, or the documented fall-back.
+    ///
+    /// # Errors
+    /// Its template is not valid.
+    pub fn template(&self) -> Result<Template, LoadError> {
+        match self.template_source() {
+            Some(source) => Ok(Template::new(source)?),
+            None => Ok(Template::fallback()),
+        }
+    }
+
+    /// Loads the weights onto a device. `progress` hears done and all, in elements.
+    ///
+    /// # Errors
+    /// A weight is missing or broken, or the context is longer than the model's.
+    pub fn load(
+        &self,
+        device: &dyn Device,
+        options: LoadOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Local, LoadError> {
+        let spec = self.model.spec();
+        let longest = spec.context;
+        let context = options.context.unwrap_or(longest.min(DEFAULT_CONTEXT));
+        if context > longest || context == 0 {
+            return Err(LoadError::Context { file: self.name.clone(), asked: context, longest });
+        }
+        let limits = Limits {
+            tokens: options.step_tokens.min(context).max(1),
+            outputs: options.outputs,
+            context,
+            pages: context.div_ceil(PAGE) * options.sequences,
+            cache: options.cache,
+        };
+        let plan = device
+            .compile(self.model.graph(), self.model.weights(), limits, progress)
+            .map_err(|source| LoadError::Device { file: self.name.clone(), source })?;
+        Ok(Local { plan, original: spec.rope_switch() })
+    }
+}
+
+/// The tokenizer of a Hugging Face folder.
+///
+/// # Errors
+/// It has none, or a broken one.
+pub fn folder_tokenizer(folder: &Folder) -> Result<Tokenizer, LoadError> {
+    let path = folder.tokenizer()?;
+    let file = path.display().to_string();
+    let bytes = std::fs::read(&path)
+        .map_err(|e| ModelError::Path { path: file.clone(), why: format!("{e}; download the whole model folder") })?;
+    Ok(Tokenizer::from_json(&bytes, folder.tokenizer_config.as_ref(), &file)?)
+}
+
+/// A loaded model with its cache: the [`Runner`] of this machine.
+pub struct Local {
+    plan: Box<dyn Plan>,
+    original: Option<usize>,
+}
+
+impl Local {
+    /// What it holds.
+    pub fn memory(&self) -> Memory {
+        self.plan.memory()
+    }
+
+    /// The sizes it was made for.
+    pub fn limits(&self) -> Limits {
+        self.plan.limits()
+    }
+}
+
+impl Runner for Local {
+    fn vocab(&self) -> usize {
+        self.plan.cols()
+    }
+    fn context(&self) -> usize {
+        self.plan.limits().context
+    }
+    fn original_context(&self) -> Option<usize> {
+        self.original
+    }
+    fn pages(&self) -> usize {
+        self.plan.limits().pages
+    }
+    fn max_tokens(&self) -> usize {
+        self.plan.limits().tokens
+    }
+    fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], RunError> {
+        Ok(self.plan.run(batch)?)
+    }
+}
+
+/// A tokenizer as the engine's [`Text`].
+pub struct Words {
+    tokenizer: Arc<Tokenizer>,
+    ends: Vec<u32>,
+}
+
+impl Words {
+    /// `ends` end a text beside the tokenizer's own.
+    pub fn new(tokenizer: Arc<Tokenizer>, ends: Vec<u32>) -> Words {
+        Words { tokenizer, ends }
+    }
+}
+
+impl Text for Words {
+    fn is_end(&self, token: u32) -> bool {
+        self.tokenizer.is_end(token) || self.ends.contains(&token)
+    }
+
+    fn stream(self: Arc<Self>, prompt: &[u32]) -> Box<dyn Stream> {
+        // The prompt goes in first, so that what is written between two tokens (a space, a piece of a character)
+        // comes out right for the first token too.
+        let mut state = StreamState::new(true);
+        for &id in prompt {
+            state.push(&self.tokenizer, id);
+        }
+        Box::new(WordStream { tokenizer: Arc::clone(&self.tokenizer), state })
+    }
+}
+
+struct WordStream {
+    tokenizer: Arc<Tokenizer>,
+    state: StreamState,
+}
+
+impl Stream for WordStream {
+    fn push(&mut self, token: u32, out: &mut String) {
+        out.push_str(&self.state.push(&self.tokenizer, token));
+    }
+    fn finish(&mut self, out: &mut String) {
+        out.push_str(&self.state.finish());
+    }
+}

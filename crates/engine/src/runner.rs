@@ -1,0 +1,50 @@
+//! The model as the engine sees it.
+
+use alula_device::Batch;
+
+/// What went wrong inside a [`Runner`]: its own error, kept as it is.
+pub type RunError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A model with its cache, that computes one step at a time.
+///
+/// A row's logits may depend only on the tokens of its own sequence up to its position, which the runner finds in
+/// its cache through the row's page table and in the batch itself.
+pub trait Runner {
+    /// Tokens in the vocabulary: the width of a row of logits.
+    fn vocab(&self) -> usize;
+    /// Length of the longest sequence that it can compute.
+    fn context(&self) -> usize;
+    /// Length past which a whole sequence is computed in another way ([`alula_device::Seq::long`]), if the model has one.
+    fn original_context(&self) -> Option<usize> {
+        None
+    }
+    /// Cache pages, numbered from 0, of [`alula_device::PAGE`] positions each.
+    fn pages(&self) -> usize;
+    /// Rows that one step may have, at least 1.
+    fn max_tokens(&self) -> usize;
+    /// Computes one step. Returns logits `[batch.outputs.len(), vocab]`, row-major, valid until the next call.
+    ///
+    /// After an error the same step may be asked for again: computing a position twice must be harmless.
+    fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], RunError>;
+}
+
+impl<R: Runner + ?Sized> Runner for Box<R> {
+    fn vocab(&self) -> usize {
+        (**self).vocab()
+    }
+    fn context(&self) -> usize {
+        (**self).context()
+    }
+    fn original_context(&self) -> Option<usize> {
+        (**self).original_context()
+    }
+    fn pages(&self) -> usize {
+        (**self).pages()
+    }
+    fn max_tokens(&self) -> usize {
+        (**self).max_tokens()
+    }
+    fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], RunError> {
+        (**self).run(batch)
+    }
+}
