@@ -107,7 +107,8 @@ pub enum Value<'a> {
 /// An array of values of one type, left in the mapped file.
 #[derive(Clone)]
 pub struct Array<'a> {
-    storage: &'a Storage,
+    /// The whole file.
+    bytes: &'a [u8],
     items: Cow<'a, Items>,
 }
 
@@ -177,7 +178,7 @@ impl Metadata {
 
     fn value<'a>(&'a self, entry: &'a Entry) -> Option<Value<'a>> {
         match &entry.items {
-            Some(items) => Some(Value::Array(Array { storage: &self.storage, items: Cow::Borrowed(items) })),
+            Some(items) => Some(Value::Array(Array { bytes: &self.storage, items: Cow::Borrowed(items) })),
             None => scalar(&self.storage, entry.kind, entry.at),
         }
     }
@@ -226,28 +227,28 @@ impl Metadata {
     }
 }
 
-/// The value of a kind that is no array, at a place that was checked when the file was read.
-fn scalar<'a>(storage: &'a Storage, kind: Kind, at: usize) -> Option<Value<'a>> {
-    let raw =
-        |n: usize| Some(storage.get(at..at.checked_add(n)?)?.iter().rev().fold(0u64, |v, &b| v << 8 | u64::from(b)));
-    let bits = raw(if kind == Kind::Str { 8 } else { kind.size() })?;
+/// The value of a kind at a place that was checked when the file was read.
+fn scalar(bytes: &[u8], kind: Kind, at: usize) -> Option<Value<'_>> {
+    let rest = bytes.get(at..)?;
+    let fixed = rest.get(..kind.size())?.iter().rev().fold(0u64, |v, &b| v << 8 | u64::from(b));
     Some(match kind {
-        Kind::U8 | Kind::U16 | Kind::U32 | Kind::U64 => Value::Uint(bits),
-        Kind::I8 => Value::Int(i64::from(bits as i8)),
-        Kind::I16 => Value::Int(i64::from(bits as i16)),
-        Kind::I32 => Value::Int(i64::from(bits as i32)),
-        Kind::I64 => Value::Int(bits as i64),
-        Kind::F32 => Value::F32(f32::from_bits(bits as u32)),
-        Kind::F64 => Value::F64(f64::from_bits(bits)),
-        Kind::Bool => Value::Bool(bits != 0),
-        Kind::Str => Value::Str(std::str::from_utf8(string(storage, at)?).ok()?),
-        Kind::Array => Value::Array(Array { storage, items: Cow::Owned(Cursor::reread(storage, at)?) }),
+        Kind::U8 | Kind::U16 | Kind::U32 | Kind::U64 => Value::Uint(fixed),
+        Kind::I8 => Value::Int(i64::from(fixed as i8)),
+        Kind::I16 => Value::Int(i64::from(fixed as i16)),
+        Kind::I32 => Value::Int(i64::from(fixed as i32)),
+        Kind::I64 => Value::Int(fixed as i64),
+        Kind::F32 => Value::F32(f32::from_bits(fixed as u32)),
+        Kind::F64 => Value::F64(f64::from_bits(fixed)),
+        Kind::Bool => Value::Bool(fixed != 0),
+        Kind::Str => Value::Str(std::str::from_utf8(string(rest)?).ok()?),
+        Kind::Array => Value::Array(Array { bytes, items: Cow::Owned(Cursor::reread(bytes, at)?) }),
     })
 }
 
-/// The bytes of the string whose length stands at `at`.
-fn string(storage: &Storage, at: usize) -> Option<&[u8]> {
-    let (len, rest) = storage.get(at..)?.split_first_chunk()?;
+/// The string whose length begins `bytes`.
+#[inline]
+fn string(bytes: &[u8]) -> Option<&[u8]> {
+    let (len, rest) = bytes.split_first_chunk()?;
     rest.get(..usize::try_from(u64::from_le_bytes(*len)).ok()?)
 }
 
@@ -280,12 +281,16 @@ impl<'a> Array<'a> {
 
     /// Item `i`; `None` beyond the end and for strings that are not UTF-8.
     pub fn get(&self, i: usize) -> Option<Value<'a>> {
-        scalar(self.storage, self.items.kind, self.at(i)?)
+        scalar(self.bytes, self.items.kind, self.at(i)?)
     }
 
     /// The bytes of string `i`, whether UTF-8 or not; `None` if the items are no strings.
+    #[inline]
     pub fn bytes(&self, i: usize) -> Option<&'a [u8]> {
-        (self.items.kind == Kind::Str).then(|| string(self.storage, self.at(i)?))?
+        if self.items.kind != Kind::Str {
+            return None;
+        }
+        string(self.bytes.get(self.items.at + *self.items.starts.get(i)? as usize..)?)
     }
 
     /// The strings, all checked to be UTF-8; else the number of the first that is not (0 if they are no strings).
@@ -315,6 +320,7 @@ impl<'a> Strs<'a> {
     }
 
     /// String `i`.
+    #[inline]
     pub fn get(&self, i: usize) -> Option<&'a str> {
         std::str::from_utf8(self.0.bytes(i)?).ok()
     }

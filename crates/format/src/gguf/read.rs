@@ -1,12 +1,10 @@
 //! The bytes of one GGUF file: header, key-value pairs, tensor list. Every count is held against the bytes that are
 //! left before anything is allocated for it.
 
-use alula_tensor::Storage;
-
 use super::metadata::{Entry, Items, Kind, Metadata};
 use super::types;
 use crate::catalog::{MAX_TENSORS, Part, TensorInfo, place};
-use crate::error::{DOWNLOAD, Error, clip};
+use crate::error::{Error, clip};
 
 /// Limits on what has no business being large; published models stay far below.
 const MAX_KEYS: usize = 1 << 16;
@@ -168,31 +166,40 @@ pub(super) struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     /// The array whose item type stands at `at` of a file that was read before.
-    pub(super) fn reread(storage: &'a Storage, at: usize) -> Option<Items> {
-        Cursor { bytes: storage, at, file: "" }.array("", MAX_DEPTH, true).ok()
+    pub(super) fn reread(bytes: &'a [u8], at: usize) -> Option<Items> {
+        Cursor { bytes, at, file: "" }.array("", MAX_DEPTH, true).ok()
     }
 
     fn left(&self) -> usize {
         self.bytes.len() - self.at
     }
 
+    #[inline]
     fn take(&mut self, n: usize, field: &str) -> Result<&'a [u8], Error> {
-        let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let Some(taken) = rest.get(..n) else {
-            let (field, left) = (clip(field), rest.len());
-            let what = format!("`{field}` needs {n} bytes but the file ends after {left}");
-            return Err(Error::malformed(self.file, &field, what).at(self.at).fix(DOWNLOAD));
-        };
-        self.at += n;
-        Ok(taken)
+        match self.bytes.get(self.at..).and_then(|rest| rest.get(..n)) {
+            Some(taken) => {
+                self.at += n;
+                Ok(taken)
+            }
+            None => Err(self.ends(n, field)),
+        }
+    }
+
+    #[cold]
+    fn ends(&self, n: usize, field: &str) -> Error {
+        let what = format!("`{}` needs {n} bytes but the file ends after {}", clip(field), self.left());
+        Error::malformed(self.file, field, what).at(self.at)
     }
 
     fn u32(&mut self, field: &str) -> Result<u32, Error> {
-        self.take(4, field).map(|b| b.iter().rev().fold(0, |n, &b| n << 8 | u32::from(b)))
+        let bytes = self.take(4, field)?.first_chunk().ok_or_else(|| self.ends(4, field))?;
+        Ok(u32::from_le_bytes(*bytes))
     }
 
+    #[inline]
     fn u64(&mut self, field: &str) -> Result<u64, Error> {
-        self.take(8, field).map(|b| b.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b)))
+        let bytes = self.take(8, field)?.first_chunk().ok_or_else(|| self.ends(8, field))?;
+        Ok(u64::from_le_bytes(*bytes))
     }
 
     fn kind(&mut self, field: &str) -> Result<Kind, Error> {
@@ -217,17 +224,15 @@ impl<'a> Cursor<'a> {
     }
 
     /// A string's bytes, not checked for UTF-8.
+    #[inline]
     fn raw(&mut self, field: &str) -> Result<&'a [u8], Error> {
         let at = self.at;
         let n = self.u64(field)?;
-        match usize::try_from(n) {
-            Ok(n) if n <= self.left() => self.take(n, field),
-            _ => {
-                let (field, left) = (clip(field), self.left());
-                let what = format!("`{field}` is a string of {n} bytes but only {left} follow");
-                Err(Error::malformed(self.file, &field, what).at(at))
-            }
-        }
+        let left = self.left();
+        usize::try_from(n).ok().filter(|&n| n <= left).map(|n| self.take(n, field)).unwrap_or_else(|| {
+            let what = format!("`{}` is a string of {n} bytes but only {left} follow", clip(field));
+            Err(Error::malformed(self.file, field, what).at(at))
+        })
     }
 
     fn str(&mut self, field: &str) -> Result<&'a str, Error> {
