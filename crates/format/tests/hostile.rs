@@ -1,7 +1,7 @@
 //! Mutated, truncated and oversized files: each opens or gives an error that names its file; none panics, and memory
 //! stays under twice the file plus 64 MB.
 //!
-//! `ALULA_MUTATIONS=20000` raises the number of mutants of each kind of file from 2,000.
+//! `ALULA_MUTATIONS=20000` raises the number of mutants of each file from 2,000 (a tenth of it through the disk).
 
 mod common;
 
@@ -11,8 +11,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use alula_format::gguf::{Array, Gguf, Value};
-use alula_format::hf::Folder;
-use alula_format::safetensors::SafeTensors;
+use alula_format::hf::{Folder, parse_config};
+use alula_format::safetensors::{SafeTensors, shards};
 use alula_format::{Error, TensorInfo};
 use common::{Bytes, Rng, Scratch, read};
 
@@ -152,12 +152,13 @@ fn mutate<T>(
     name: &str,
     seed: &[u8],
     head: usize,
+    n: usize,
     open: impl Fn(Vec<u8>) -> Result<T, Error>,
     used: impl Fn(&T) -> usize,
 ) {
     let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
     assert!(open(seed.to_vec()).is_ok(), "{name}: the original must open");
-    let (mut rng, mut opened, n) = (Rng(0x1234_5678_9abc_def1), 0, count());
+    let (mut rng, mut opened) = (Rng(0x1234_5678_9abc_def1), 0);
     for _ in 0..n {
         let bytes = mutant(&mut rng, seed, head);
         let len = bytes.len();
@@ -178,48 +179,52 @@ fn mutate<T>(
 #[test]
 fn gguf_mutants() {
     let seed = read("all.gguf");
-    mutate("all.gguf", &seed, 2600, |b| Gguf::from_bytes(b, "all.gguf"), use_gguf);
+    mutate("all.gguf", &seed, 2600, count(), |b| Gguf::from_bytes(b, "all.gguf"), use_gguf);
 }
 
 #[test]
 fn safetensors_mutants() {
     let seed = read("hf/model-00002-of-00002.safetensors");
     let used = |t: &SafeTensors| use_tensors(t.tensors(), |name| t.tensor(name));
-    mutate("m.safetensors", &seed, seed.len(), |b| SafeTensors::from_bytes(b, "m.safetensors"), used);
-}
-
-/// Mutants of one file of a folder; the others stay whole.
-fn folder_mutants(file: &str) {
-    let scratch = Scratch::new(file);
-    for entry in std::fs::read_dir(common::data("hf")).expect("folder").flatten() {
-        std::fs::copy(entry.path(), scratch.0.join(entry.file_name())).expect("copy");
-    }
-    let seed = read(&format!("hf/{file}"));
-    let open = |bytes: Vec<u8>| {
-        scratch.write(file, &bytes);
-        let folder = Folder::open(&scratch.0)?;
-        folder.config()?;
-        Ok((folder.tensors()?, folder))
-    };
-    let used = |(tensors, folder): &(SafeTensors, Folder)| {
-        use_tensors(tensors.tensors(), |name| tensors.tensor(name)) + folder.chat_template().map_or(0, str::len)
-    };
-    mutate(&scratch.0.display().to_string(), &seed, seed.len(), open, used);
+    mutate("m.safetensors", &seed, seed.len(), count(), |b| SafeTensors::from_bytes(b, "m.safetensors"), used);
 }
 
 #[test]
 fn config_mutants() {
-    folder_mutants("config.json");
-}
-
-#[test]
-fn tokenizer_config_mutants() {
-    folder_mutants("tokenizer_config.json");
+    let used = |v: &serde_json::Value| v.to_string().len();
+    for file in ["config.json", "tokenizer_config.json"] {
+        let seed = read(&format!("hf/{file}"));
+        mutate(file, &seed, seed.len(), count(), |b| parse_config(&b, file), used);
+    }
 }
 
 #[test]
 fn index_mutants() {
-    folder_mutants("model.safetensors.index.json");
+    let seed = read("hf/model.safetensors.index.json");
+    mutate("i.json", &seed, seed.len(), count(), |b| shards(&b, "i.json"), Vec::len);
+}
+
+/// Mutants of one file in a folder of whole ones, through the disk.
+#[test]
+fn folder_mutants() {
+    let scratch = Scratch::new("mutants");
+    for entry in std::fs::read_dir(common::data("hf")).expect("folder").flatten() {
+        std::fs::copy(entry.path(), scratch.0.join(entry.file_name())).expect("copy");
+    }
+    for file in ["config.json", "tokenizer_config.json", "model.safetensors.index.json"] {
+        let seed = read(&format!("hf/{file}"));
+        let open = |bytes: Vec<u8>| {
+            scratch.write(file, &bytes);
+            let folder = Folder::open(&scratch.0)?;
+            folder.config()?;
+            Ok((folder.tensors()?, folder))
+        };
+        let used = |(tensors, folder): &(SafeTensors, Folder)| {
+            use_tensors(tensors.tensors(), |name| tensors.tensor(name)) + folder.chat_template().map_or(0, str::len)
+        };
+        mutate(&scratch.0.display().to_string(), &seed, seed.len(), count() / 10, open, used);
+        scratch.write(file, seed);
+    }
 }
 
 /// Every truncation of a file is refused, or holds no tensor's bytes.
@@ -302,7 +307,7 @@ fn dense_files_stay_within_memory() {
     json("index, one shard", format!("{{\"weight_map\":{{{}}}}}", entries(1 << 18, "\"s\"")), &index);
     let shards: Vec<String> = (0..1 << 18).map(|i| format!("\"{i:x}\":\"{i:x}\"")).collect();
     json("index, a shard each", format!("{{\"weight_map\":{{{}}}}}", shards.join(",")), &index);
-    let config = |path: &Path| alula_format::hf::parse_config(&std::fs::read(path).expect("read"), "f.json").map(drop);
+    let config = |path: &Path| parse_config(&std::fs::read(path).expect("read"), "f.json").map(drop);
     json("config, entries", format!("{{{}}}", entries((1 << 17) - 2, "0")), &config);
     json("config, items", format!("{{\"a\":[{}0]}}", "0,".repeat((1 << 17) - 4)), &config);
     json("config, objects", format!("{{\"a\":[{}0]}}", "{},".repeat((1 << 16) - 4)), &config);
