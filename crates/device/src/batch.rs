@@ -25,8 +25,9 @@ pub struct Seq<'a> {
     pub start: usize,
     /// Number of rows, at least 1.
     pub len: usize,
-    /// Whether the whole sequence is past the model's original context (LongRoPE's other frequencies).
-    pub long: bool,
+    /// Tokens of the whole sequence as far as it is known, at least up to this run's end. Some rotary embeddings
+    /// depend on it; all runs of a sequence must then be computed with the same length.
+    pub length: usize,
     /// Page table: page `pages[p / PAGE]` holds position `p`; covers every position up to this run's last.
     pub pages: &'a [u32],
 }

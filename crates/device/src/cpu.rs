@@ -1,8 +1,10 @@
 //! The CPU device.
 
 use crate::{Batch, Device, DeviceError, Limits, Memory, PAGE, Plan};
-use alula_graph::{self as graph, Dim, Graph, Index, Op, StateSpec, ValueId, WeightId, WeightSource, plan_arena};
-use alula_kernels::{self as kernels, Buf, Ctx, Input, Kv, Packed, Pool, QBlock, RopeTable, Rows, Scratch};
+use alula_graph::{
+    self as graph, Dim, Graph, Index, Op, RopeTable, StateSpec, ValueId, WeightId, WeightSource, plan_arena,
+};
+use alula_kernels::{self as kernels, Buf, Ctx, Input, Kv, Packed, Pool, QBlock, Rows, Scratch};
 use alula_simd::Cpu;
 use alula_tensor::Tensor;
 use std::collections::HashMap;
@@ -71,9 +73,7 @@ impl Device for CpuDevice {
                     weight: loader.vector(node.weights[0])?,
                     bias: w(1).map(|b| loader.vector(b)).transpose()?,
                 },
-                Op::RopeTable(t) => {
-                    Step::RopeTable(RopeTable { inv_freq: t.inv_freq.clone(), long: t.long.clone(), factor: t.factor })
-                }
+                Op::RopeTable(t) => Step::RopeTable(t.clone()),
                 Op::Rope { style, head_dim } => Step::Rope {
                     style: match style {
                         graph::RopeStyle::Halves => kernels::RopeStyle::Halves,
@@ -270,6 +270,7 @@ impl CpuPlan {
             let ascending = positions.iter().enumerate().all(|(i, &p)| p as usize == first as usize + i);
             require(ascending, "positions must ascend by one")?;
             let end = first as usize + s.len;
+            require(s.length >= end, "a sequence is longer than its length")?;
             require(end <= limits.context, "a position is past the context")?;
             require(s.pages.len() * PAGE >= end, "a page table is too short")?;
             require(s.pages.iter().all(|&p| (p as usize) < limits.pages), "a page does not exist")?;
@@ -330,7 +331,8 @@ impl Plan for CpuPlan {
                 Step::RopeTable(table) => {
                     for s in batch.seqs {
                         let out = &mut out[s.start * output.cols..][..s.len * output.cols];
-                        table.fill(&batch.positions[s.start..s.start + s.len], s.long, out);
+                        let positions = &batch.positions[s.start..s.start + s.len];
+                        kernels::rope_table(&table.inv_freq(s.length), table.factor, positions, out);
                     }
                 }
                 Step::Rope { style, head_dim } => {

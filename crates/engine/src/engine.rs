@@ -62,8 +62,8 @@ pub struct Engine<R> {
     tokens: Vec<u32>,
     positions: Vec<u32>,
     outputs: Vec<u32>,
-    /// Its requests in order, and whether each has a row of logits.
-    shares: Vec<(Id, bool)>,
+    /// Its requests in order; whether each has a row of logits; whether its next token changes its regime.
+    shares: Vec<(Id, bool, bool)>,
     /// Text of one token, kept for its memory.
     piece: String,
 }
@@ -168,22 +168,23 @@ impl<R: Runner> Engine<R> {
     /// Computes one step, and reports the tokens and ends that it brought, in order of request. Empty when there is nothing to do.
     pub fn step(&mut self) -> Result<Vec<Event>, StepError> {
         let Self { runner, scheduler, active, sampler, tokens, positions, outputs, shares, .. } = self;
-        (tokens.clear(), positions.clear(), outputs.clear(), shares.clear());
-        let original = runner.original_context().unwrap_or(usize::MAX);
+        [&mut *tokens, positions, outputs].map(Vec::clear);
+        shares.clear();
         let began = Instant::now();
         let mut seqs = Vec::new();
         for share in scheduler.step().shares() {
             let at = find(active, share.id).expect("the scheduler's line and the active requests are the same");
             let range = share.start..share.start + share.len;
             let sequence = &active[at].sequence;
-            let long = sequence.len() > original;
-            seqs.push(Seq { start: tokens.len(), len: share.len, long, pages: share.pages });
+            let length = sequence.len();
+            seqs.push(Seq { start: tokens.len(), len: share.len, length, pages: share.pages });
+            let turns = runner.regime(length) != runner.regime(length + 1);
             tokens.extend_from_slice(&sequence[range.clone()]);
             positions.extend(range.map(|p| p as u32));
             if share.ends {
                 outputs.push(tokens.len() as u32 - 1);
             }
-            shares.push((share.id, share.ends));
+            shares.push((share.id, share.ends, turns));
             active[at].times[0].get_or_insert(began);
         }
         if seqs.is_empty() {
@@ -197,13 +198,13 @@ impl<R: Runner> Engine<R> {
         let now = Instant::now();
         let mut rows = logits.chunks_exact(vocab);
         let mut events = std::mem::take(&mut self.ready);
-        for &(id, ends) in shares.iter() {
+        for &(id, ends, turns) in shares.iter() {
             let row = if ends { rows.next() } else { None };
             scheduler.commit(id, usize::from(row.is_some()));
             if let (Some(row), Some(at)) = (row, find(active, id)) {
                 let (event, reason) = active[at].advance(row, sampler, self.text.as_deref(), &mut self.piece, now);
-                if active[at].sequence.len().checked_sub(1) == Some(original) {
-                    scheduler.restart(id); // it has just become long
+                if turns {
+                    scheduler.restart(id); // it is one longer, and all of it computes differently now
                 }
                 events.extend(event);
                 events.extend(reason.and_then(|reason| end(active, scheduler, id, reason)));

@@ -5,7 +5,7 @@ use crate::text::{Stream, Text};
 use alula_device::{Batch, CacheType, Device, DeviceError, Limits, Memory, PAGE, Plan};
 use alula_format::gguf::Gguf;
 use alula_format::hf::Folder;
-use alula_model::{Files, Model, ModelError};
+use alula_model::{Files, Model, ModelError, Spec};
 use alula_template::Template;
 use alula_tokenizer::{StreamState, Tokenizer};
 use serde_json::Value;
@@ -157,7 +157,7 @@ impl Package {
         let spec = self.model.spec();
         let longest = spec.context;
         let context = options.context.unwrap_or(longest.min(DEFAULT_CONTEXT));
-        if context > longest || context == 0 {
+        if (context > longest && !spec.endless()) || context == 0 {
             return Err(LoadError::Context { file: self.name.clone(), asked: context, longest });
         }
         let limits = Limits {
@@ -170,7 +170,7 @@ impl Package {
         let plan = device
             .compile(self.model.graph(), self.model.weights(), limits, progress)
             .map_err(|source| LoadError::Device { file: self.name.clone(), source })?;
-        Ok(Local { plan, original: spec.rope_switch() })
+        Ok(Local { plan, spec: spec.clone() })
     }
 }
 
@@ -189,7 +189,7 @@ pub fn folder_tokenizer(folder: &Folder) -> Result<Tokenizer, LoadError> {
 /// A loaded model with its cache: the [`Runner`] of this machine.
 pub struct Local {
     plan: Box<dyn Plan>,
-    original: Option<usize>,
+    spec: Spec,
 }
 
 impl Local {
@@ -211,8 +211,8 @@ impl Runner for Local {
     fn context(&self) -> usize {
         self.plan.limits().context
     }
-    fn original_context(&self) -> Option<usize> {
-        self.original
+    fn regime(&self, length: usize) -> usize {
+        self.spec.regime(length)
     }
     fn pages(&self) -> usize {
         self.plan.limits().pages

@@ -14,9 +14,10 @@ pub trait Runner {
     fn vocab(&self) -> usize;
     /// Length of the longest sequence that it can compute.
     fn context(&self) -> usize;
-    /// Length past which a whole sequence is computed in another way ([`alula_device::Seq::long`]), if the model has one.
-    fn original_context(&self) -> Option<usize> {
-        None
+    /// A sequence of `length` tokens must be computed anew when its regime changes as it grows: some rotary
+    /// embeddings depend on the whole length ([`alula_device::Seq::length`]).
+    fn regime(&self, _length: usize) -> usize {
+        0
     }
     /// Cache pages, numbered from 0, of [`alula_device::PAGE`] positions each.
     fn pages(&self) -> usize;
@@ -35,8 +36,8 @@ impl<R: Runner + ?Sized> Runner for Box<R> {
     fn context(&self) -> usize {
         (**self).context()
     }
-    fn original_context(&self) -> Option<usize> {
-        (**self).original_context()
+    fn regime(&self, length: usize) -> usize {
+        (**self).regime(length)
     }
     fn pages(&self) -> usize {
         (**self).pages()

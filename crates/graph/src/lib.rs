@@ -10,4 +10,7 @@ mod op;
 
 pub use arena::{Arena, plan_arena};
 pub use build::{Graph, GraphError, Node, Shape, Value, ValueId, Weight, WeightId, WeightSource};
-pub use op::{Binary, Dim, Index, Infer, NormKind, OPS, Op, OpDef, RopeStyle, RopeTable, StateSpec, Unary};
+pub use op::{
+    Binary, Change, Dim, Index, Infer, NormKind, OPS, Op, OpDef, Past, RopeStyle, RopeTable, StateSpec, Unary,
+    rope_powers,
+};

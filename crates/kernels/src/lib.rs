@@ -23,7 +23,7 @@ pub use norm::{NormKind, norm};
 pub use pack::Packed;
 pub use pool::Pool;
 pub use quantize::{QBlock, quantize};
-pub use rope::{RopeStyle, RopeTable, rope};
+pub use rope::{RopeStyle, rope, rope_table};
 
 use alula_simd::{Cpu, Isa, LANES};
 

@@ -15,37 +15,23 @@ pub enum RopeStyle {
     Pairs,
 }
 
-/// Inverse frequencies and the factor on cosine and sine.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RopeTable {
-    /// One inverse frequency per pair: `[dims / 2]`.
-    pub inv_freq: Vec<f32>,
-    /// Those of sequences past the original context (LongRoPE, Ding et al. 2024, arXiv:2402.13753).
-    pub long: Option<Vec<f32>>,
-    /// Factor on cosine and sine (YaRN's attention factor); 1 without scaling.
-    pub factor: f32,
-}
-
-impl RopeTable {
-    /// Fills `out`, `[positions, dims]`: the cosines of a row, then its sines.
-    /// `long` chooses the frequencies of long sequences, where there are any.
-    pub fn fill(&self, positions: &[u32], long: bool, out: &mut [f32]) {
-        let inv_freq = self.long.as_ref().filter(|_| long).unwrap_or(&self.inv_freq);
-        let half = inv_freq.len();
-        for (&p, row) in positions.iter().zip(out.chunks_exact_mut(2 * half)) {
-            let (cos, sin) = row.split_at_mut(half);
-            for ((c, s), &f) in cos.iter_mut().zip(sin).zip(inv_freq) {
-                let angle = f64::from(p as f32 * f);
-                let (sine, cosine) = libm::sincos(angle);
-                (*s, *c) = (sine as f32 * self.factor, cosine as f32 * self.factor);
-            }
+/// Fills `out`, `[positions, dims]`, with the cosines and then the sines of each position, times `factor`.
+///
+/// `inv_freq`: `[dims / 2]`.
+pub fn rope_table(inv_freq: &[f32], factor: f32, positions: &[u32], out: &mut [f32]) {
+    let half = inv_freq.len();
+    for (&p, row) in positions.iter().zip(out.chunks_exact_mut(2 * half)) {
+        let (cos, sin) = row.split_at_mut(half);
+        for ((c, s), &f) in cos.iter_mut().zip(sin).zip(inv_freq) {
+            let (sine, cosine) = libm::sincos(f64::from(p as f32 * f));
+            (*s, *c) = (sine as f32 * factor, cosine as f32 * factor);
         }
     }
 }
 
 /// Rotates the first `dims` elements of every head; the rest is copied.
 ///
-/// `x`, `out`: `[rows, heads, head_dim]`; `table`: `[rows, dims]` as [`RopeTable::fill`] makes it.
+/// `x`, `out`: `[rows, heads, head_dim]`; `table`: `[rows, dims]` as [`rope_table`] makes it.
 pub fn rope(ctx: Ctx<'_>, style: RopeStyle, dims: usize, head_dim: usize, x: &[f32], table: &[f32], out: &mut [f32]) {
     let rows = table.len() / dims;
     assert!(dims <= head_dim && dims.is_multiple_of(2) && x.len() == out.len() && rows > 0);

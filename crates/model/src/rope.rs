@@ -2,10 +2,10 @@
 //! (arXiv:2309.00071), LongRoPE (arXiv:2402.13753), and tables of factors in GGUF.
 //!
 //! Computed as Hugging Face transformers computes them (`modeling_rope_utils.py`), in single precision where it uses
-//! single precision. Dynamic NTK scaling changes nothing up to the original context, where Alula stops.
+//! single precision.
 
 use crate::{Config, Dialect, ModelError, Rope};
-use alula_graph::{RopeStyle, RopeTable};
+use alula_graph::{Change, Past, RopeStyle, RopeTable, rope_powers};
 use serde_json::Value;
 use std::f64::consts::PI;
 
@@ -13,6 +13,10 @@ use std::f64::consts::PI;
 enum Scaling {
     None,
     Linear(f64),
+    Dynamic {
+        factor: f64,
+        original: usize,
+    },
     /// A factor per pair, worked out by whoever made the file.
     Factors {
         factors: Vec<f32>,
@@ -40,17 +44,16 @@ enum Scaling {
     },
 }
 
-/// base^(2i / dims) for each pair.
-fn powers(base: f64, dims: usize) -> impl Iterator<Item = f32> {
-    (0..dims / 2).map(move |i| libm::pow(base, f64::from((2 * i) as f32 / dims as f32)) as f32)
-}
-
 impl Scaling {
     fn table(self, base: f64, dims: usize) -> RopeTable {
-        let plain = || powers(base, dims).map(|p| 1.0 / p);
-        let (mut long, mut factor) = (None, 1.0);
+        let plain = || rope_powers(base, dims).map(|p| 1.0 / p);
+        let (mut past, mut factor) = (None, 1.0);
         let inv_freq: Vec<f32> = match self {
             Scaling::None => plain().collect(),
+            Scaling::Dynamic { factor, original } => {
+                past = Some(Past { original, change: Change::Ntk { base, factor } });
+                plain().collect()
+            }
             Scaling::Linear(f) => plain().map(|x| x / f as f32).collect(),
             Scaling::Factors { factors, attention } => {
                 factor = attention as f32;
@@ -84,16 +87,16 @@ impl Scaling {
                     let keep = 1.0 - ((i as f64 - low) / (high - low)).clamp(0.0, 1.0) as f32;
                     1.0 / (f as f32 * p) * (1.0 - keep) + 1.0 / p * keep
                 };
-                powers(base, dims).enumerate().map(mix).collect()
+                rope_powers(base, dims).enumerate().map(mix).collect()
             }
-            Scaling::Long { short, long: l, attention, .. } => {
+            Scaling::Long { short, long, original, attention } => {
                 factor = attention as f32;
-                let by = |factors: Vec<f32>| powers(base, dims).zip(factors).map(|(p, f)| 1.0 / (f * p)).collect();
-                long = Some(by(l));
+                let by = |factors: Vec<f32>| rope_powers(base, dims).zip(factors).map(|(p, f)| 1.0 / (f * p)).collect();
+                past = Some(Past { original, change: Change::Table(by(long)) });
                 by(short)
             }
         };
-        RopeTable { inv_freq, long, factor }
+        RopeTable { inv_freq, factor, past }
     }
 }
 
@@ -135,20 +138,20 @@ pub(crate) fn rope(c: &Config<'_>, d: Defaults) -> Result<Rope, ModelError> {
         );
         return Err(c.error("rope.dimension_count", why));
     }
-    let original_context = match &scaling {
+    match &scaling {
         Scaling::Factors { factors, .. } if factors.len() != dims / 2 => {
             return Err(c.error("rope_freqs.weight", format!("has {} factors, not {}", factors.len(), dims / 2)));
         }
-        Scaling::Long { short, long, original, .. } if short.len() == dims / 2 && long.len() == dims / 2 => {
-            Some(*original)
-        }
-        Scaling::Long { short, long, .. } => {
+        Scaling::Long { short, long, .. } if short.len() != dims / 2 || long.len() != dims / 2 => {
             let why = format!("needs {} factors, not {} and {}", dims / 2, short.len(), long.len());
             return Err(c.error("rope.scaling", why));
         }
-        _ => None,
-    };
-    Ok(Rope { table: scaling.table(base, dims), style: d.style, original_context })
+        Scaling::Dynamic { .. } if dims < 4 => {
+            return Err(c.error("rope.scaling", "dynamic needs at least 4 rotated columns"));
+        }
+        _ => {}
+    }
+    Ok(Rope { table: scaling.table(base, dims), style: d.style })
 }
 
 fn gguf(c: &Config<'_>, d: Defaults) -> Result<(f64, usize, Scaling), ModelError> {
@@ -231,7 +234,8 @@ fn hf(c: &Config<'_>, d: Defaults) -> Result<(f64, usize, Scaling), ModelError> 
     };
     let factor = |original: f64| -> Result<f64, ModelError> { Ok(number("factor")?.unwrap_or(context / original)) };
     let scaling = match kind {
-        "default" | "dynamic" => Scaling::None,
+        "default" => Scaling::None,
+        "dynamic" => Scaling::Dynamic { factor: need("factor")?, original: c.context(4096)? },
         "linear" => Scaling::Linear(need("factor")?),
         "llama3" => Scaling::Llama3 {
             factor: need("factor")?,

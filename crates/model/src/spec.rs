@@ -1,6 +1,6 @@
 //! A model as data.
 
-use alula_graph::{NormKind, RopeStyle, RopeTable, Unary};
+use alula_graph::{Change, NormKind, Past, RopeStyle, RopeTable, Unary};
 
 /// Everything that distinguishes one decoder from another. Biases, and norms of queries and keys, are not listed:
 /// a model has them where its file has their tensors.
@@ -115,13 +115,18 @@ pub struct Rope {
     pub table: RopeTable,
     /// Which elements of a head form a pair.
     pub style: RopeStyle,
-    /// Sequences longer than this use the table's long frequencies.
-    pub original_context: Option<usize>,
 }
 
 impl Spec {
-    /// Sequence length past which the rotary frequencies of the whole sequence change (LongRoPE).
-    pub fn rope_switch(&self) -> Option<usize> {
-        self.ropes.iter().filter(|r| r.table.long.is_some()).find_map(|r| r.original_context)
+    /// Lengths of a sequence with different regimes compute differently from the first token on (LongRoPE, dynamic
+    /// NTK): when a sequence's regime changes, it must be computed anew.
+    pub fn regime(&self, length: usize) -> usize {
+        self.ropes.iter().map(|r| r.table.regime(length)).max().unwrap_or(0)
+    }
+
+    /// Whether sequences may be longer than [`context`](Spec::context): dynamic NTK has no limit of its own.
+    pub fn endless(&self) -> bool {
+        let ntk = |r: &Rope| matches!(&r.table.past, Some(Past { change: Change::Ntk { .. }, .. }));
+        self.positions.is_none() && self.ropes.iter().any(ntk)
     }
 }

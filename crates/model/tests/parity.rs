@@ -47,7 +47,6 @@ fn cases() -> Vec<Case> {
 /// A model on the CPU with room for two sequences.
 struct Runner {
     plan: Box<dyn Plan>,
-    switch: Option<usize>,
 }
 
 impl Runner {
@@ -61,22 +60,21 @@ impl Runner {
         };
         let device = CpuDevice::new(cpu, threads);
         let plan = device.compile(model.graph(), model.weights(), limits, &mut |_, _| ()).unwrap();
-        Runner { plan, switch: model.spec().rope_switch() }
+        Runner { plan }
     }
 
     /// Logits of every token, fed in pieces of `piece`; with `company`, another sequence shares each step.
     fn logits(&mut self, tokens: &[u32], piece: usize, company: bool) -> Vec<f32> {
-        let long = self.switch.is_some_and(|n| tokens.len() > n);
         let mut all = Vec::new();
         for start in (0..tokens.len()).step_by(piece) {
             let mine = &tokens[start..tokens.len().min(start + piece)];
             let mut flat = mine.to_vec();
             let mut positions: Vec<u32> = (start as u32..).take(mine.len()).collect();
-            let mut seqs = vec![Seq { start: 0, len: mine.len(), long, pages: &[2, 0] }];
+            let mut seqs = vec![Seq { start: 0, len: mine.len(), length: tokens.len(), pages: &[2, 0] }];
             if company {
                 flat.extend([5, 6, 7]);
                 positions.extend([0, 1, 2]);
-                seqs.push(Seq { start: mine.len(), len: 3, long: false, pages: &[1] });
+                seqs.push(Seq { start: mine.len(), len: 3, length: 3, pages: &[1] });
             }
             let outputs: Vec<u32> = (0..mine.len() as u32).collect();
             let batch = Batch { tokens: &flat, positions: &positions, seqs: &seqs, outputs: &outputs };
