@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 pub struct Options {
     /// Tokens in one step; never more than the runner takes.
     pub step_tokens: usize,
-    /// Requests that run at the same time.
+    /// Requests that run at the same time; never more than the rows of logits that the runner gives in a step.
     pub running: usize,
 }
 
@@ -73,7 +73,7 @@ impl<R: Runner> Engine<R> {
     pub fn new(runner: R, text: Option<Arc<dyn Text>>, options: Options) -> Self {
         let limits = scheduler::Limits {
             tokens: options.step_tokens.min(runner.max_tokens()),
-            running: options.running,
+            running: options.running.min(runner.max_outputs()),
             pages: runner.pages(),
         };
         let scheduler = Scheduler::new(limits);
@@ -168,7 +168,9 @@ impl<R: Runner> Engine<R> {
     /// Computes one step, and reports the tokens and ends that it brought, in order of request. Empty when there is nothing to do.
     pub fn step(&mut self) -> Result<Vec<Event>, StepError> {
         let Self { runner, scheduler, active, sampler, tokens, positions, outputs, shares, .. } = self;
-        [&mut *tokens, positions, outputs].map(Vec::clear);
+        for ids in [&mut *tokens, positions, outputs] {
+            ids.clear();
+        }
         shares.clear();
         let began = Instant::now();
         let mut seqs = Vec::new();

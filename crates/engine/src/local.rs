@@ -1,16 +1,15 @@
 //! A model on this machine: opened from its files, made ready on a device, with its tokenizer and its template.
 
 use crate::runner::{RunError, Runner};
-use crate::text::{Stream, Text};
+pub use crate::text::Words;
 use alula_device::{Batch, CacheType, Device, DeviceError, Limits, Memory, PAGE, Plan};
 use alula_format::gguf::Gguf;
 use alula_format::hf::Folder;
 use alula_model::{Files, Model, ModelError, Spec};
 use alula_template::Template;
-use alula_tokenizer::{StreamState, Tokenizer};
+use alula_tokenizer::Tokenizer;
 use serde_json::Value;
 use std::path::Path;
-use std::sync::Arc;
 
 /// A model that cannot be made ready.
 #[derive(Debug, thiserror::Error)]
@@ -220,50 +219,10 @@ impl Runner for Local {
     fn max_tokens(&self) -> usize {
         self.plan.limits().tokens
     }
+    fn max_outputs(&self) -> usize {
+        self.plan.limits().outputs
+    }
     fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], RunError> {
         Ok(self.plan.run(batch)?)
-    }
-}
-
-/// A tokenizer as the engine's [`Text`].
-pub struct Words {
-    tokenizer: Arc<Tokenizer>,
-    ends: Vec<u32>,
-}
-
-impl Words {
-    /// `ends` end a text beside the tokenizer's own.
-    pub fn new(tokenizer: Arc<Tokenizer>, ends: Vec<u32>) -> Words {
-        Words { tokenizer, ends }
-    }
-}
-
-impl Text for Words {
-    fn is_end(&self, token: u32) -> bool {
-        self.tokenizer.is_end(token) || self.ends.contains(&token)
-    }
-
-    fn stream(self: Arc<Self>, prompt: &[u32]) -> Box<dyn Stream> {
-        // The prompt goes in first, so that what is written between two tokens (a space, a piece of a character)
-        // comes out right for the first token too.
-        let mut state = StreamState::new(true);
-        for &id in prompt {
-            state.push(&self.tokenizer, id);
-        }
-        Box::new(WordStream { tokenizer: Arc::clone(&self.tokenizer), state })
-    }
-}
-
-struct WordStream {
-    tokenizer: Arc<Tokenizer>,
-    state: StreamState,
-}
-
-impl Stream for WordStream {
-    fn push(&mut self, token: u32, out: &mut String) {
-        out.push_str(&self.state.push(&self.tokenizer, token));
-    }
-    fn finish(&mut self, out: &mut String) {
-        out.push_str(&self.state.finish());
     }
 }

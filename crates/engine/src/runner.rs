@@ -23,6 +23,10 @@ pub trait Runner {
     fn pages(&self) -> usize;
     /// Rows that one step may have, at least 1.
     fn max_tokens(&self) -> usize;
+    /// Rows of logits that one step may give, at least 1.
+    fn max_outputs(&self) -> usize {
+        self.max_tokens()
+    }
     /// Computes one step. Returns logits `[batch.outputs.len(), vocab]`, row-major, valid until the next call.
     ///
     /// After an error the same step may be asked for again: computing a position twice must be harmless.
@@ -44,6 +48,9 @@ impl<R: Runner + ?Sized> Runner for Box<R> {
     }
     fn max_tokens(&self) -> usize {
         (**self).max_tokens()
+    }
+    fn max_outputs(&self) -> usize {
+        (**self).max_outputs()
     }
     fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], RunError> {
         (**self).run(batch)

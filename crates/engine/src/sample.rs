@@ -312,8 +312,8 @@ fn nucleus(kept: &mut Vec<Candidate>, mass: f64) {
             rest.select_nth_unstable_by(n - 1, order);
         }
         rest[..n].sort_unstable_by(order);
-        for i in 0..n {
-            sum += rest[i].weight;
+        for (i, c) in rest[..n].iter().enumerate() {
+            sum += c.weight;
             if sum >= mass {
                 kept.truncate(sorted + i + 1);
                 return;

@@ -1,5 +1,6 @@
 //! Tokens to text, as the engine needs it: the one place that knows the tokenizer.
 
+use alula_tokenizer::{StreamState, Tokenizer};
 use std::sync::Arc;
 
 /// What the engine asks of a tokenizer.
@@ -16,4 +17,44 @@ pub trait Stream: Send {
     fn push(&mut self, token: u32, out: &mut String);
     /// No more tokens come: appends what was held back.
     fn finish(&mut self, out: &mut String);
+}
+
+/// A model's tokenizer as the engine's [`Text`]: what the model writes continues the prompt, without the text of special tokens.
+pub struct Words {
+    tokenizer: Arc<Tokenizer>,
+    ends: Vec<u32>,
+}
+
+impl Words {
+    /// `ends` end a text beside the tokenizer's own.
+    pub fn new(tokenizer: Arc<Tokenizer>, ends: Vec<u32>) -> Self {
+        Self { tokenizer, ends }
+    }
+}
+
+impl Text for Words {
+    fn is_end(&self, token: u32) -> bool {
+        self.tokenizer.is_end(token) || self.ends.contains(&token)
+    }
+
+    fn stream(self: Arc<Self>, prompt: &[u32]) -> Box<dyn Stream> {
+        let mut state = self.tokenizer.stream_state(true);
+        state.prime(&self.tokenizer, prompt);
+        Box::new(Continuation { tokenizer: Arc::clone(&self.tokenizer), state })
+    }
+}
+
+struct Continuation {
+    tokenizer: Arc<Tokenizer>,
+    state: StreamState,
+}
+
+impl Stream for Continuation {
+    fn push(&mut self, token: u32, out: &mut String) {
+        out.push_str(&self.state.push(&self.tokenizer, token));
+    }
+
+    fn finish(&mut self, out: &mut String) {
+        out.push_str(&self.state.finish(&self.tokenizer));
+    }
 }

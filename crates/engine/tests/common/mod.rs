@@ -1,0 +1,224 @@
+//! A toy model whose logits depend on every token of the sequence, read back through the page table: a wrong page,
+//! position or order changes everything. It also checks that each batch keeps the promises of [`Batch`].
+
+use alula_device::{Batch, PAGE};
+use alula_engine::text::{Stream, Text};
+use alula_engine::{Engine, Event, Id, Options, Reason, Request, RunError, Runner};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub(crate) const VOCAB: usize = 40;
+pub(crate) const END: u32 = 1;
+
+pub(crate) struct Toy {
+    /// What the cache holds at each place: token, position, regime.
+    pub(crate) cache: Vec<(u32, u32, usize)>,
+    pub(crate) logits: Vec<f32>,
+    pub(crate) context: usize,
+    /// Lengths past which a sequence is in another regime.
+    pub(crate) regimes: Vec<usize>,
+    pub(crate) max_tokens: usize,
+    pub(crate) max_outputs: usize,
+    /// The next so many runs fail after they wrote to the cache.
+    pub(crate) fail: usize,
+    /// Rows of each step so far.
+    pub(crate) rows: Vec<usize>,
+    /// Logits that a token at the end of a sequence gives, instead of its own.
+    pub(crate) fixed: Vec<(u32, f32)>,
+}
+
+impl Toy {
+    pub(crate) fn new(pages: usize) -> Self {
+        Self {
+            cache: vec![(u32::MAX, u32::MAX, 0); pages * PAGE],
+            logits: Vec::new(),
+            context: 1000,
+            regimes: Vec::new(),
+            max_tokens: 512,
+            max_outputs: 512,
+            fail: 0,
+            rows: Vec::new(),
+            fixed: Vec::new(),
+        }
+    }
+}
+
+/// One round of a hash (the finaliser of splitmix64).
+fn mix(state: u64, value: u64) -> u64 {
+    let mut z = (state ^ value).wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+fn regime(regimes: &[usize], length: usize) -> usize {
+    regimes.iter().filter(|&&n| length > n).count()
+}
+
+/// The toy model itself: a row of logits in -4..4 from everything the sequence holds.
+fn logits(sequence: impl Iterator<Item = (u32, u32, usize)>) -> impl Iterator<Item = f32> {
+    let hash = sequence.fold(0, |h, (token, position, regime)| {
+        mix(h, u64::from(token) | u64::from(position) << 32 | (regime as u64) << 56)
+    });
+    (0..VOCAB as u64).map(move |id| (mix(hash, id) >> 40) as f32 / (1 << 21) as f32 - 4.0)
+}
+
+impl Runner for Toy {
+    fn vocab(&self) -> usize {
+        VOCAB
+    }
+    fn context(&self) -> usize {
+        self.context
+    }
+    fn regime(&self, length: usize) -> usize {
+        regime(&self.regimes, length)
+    }
+    fn pages(&self) -> usize {
+        self.cache.len() / PAGE
+    }
+    fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+    fn max_outputs(&self) -> usize {
+        self.max_outputs
+    }
+    fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], RunError> {
+        let rows = batch.tokens.len();
+        assert!((1..=self.max_tokens).contains(&rows) && batch.positions.len() == rows);
+        assert!(batch.outputs.len() <= self.max_outputs);
+        assert!(batch.outputs.is_sorted_by(|a, b| a < b) && batch.outputs.iter().all(|&r| (r as usize) < rows));
+        let place = |pages: &[u32], p: u32| pages[p as usize / PAGE] as usize * PAGE + p as usize % PAGE;
+        let (mut next, mut written) = (0, vec![false; self.cache.len()]);
+        for seq in batch.seqs {
+            assert!(seq.start == next && seq.len > 0);
+            assert!(seq.length <= self.context && batch.positions[seq.start] as usize + seq.len <= seq.length);
+            next += seq.len;
+            for row in seq.start..next {
+                let (token, position) = (batch.tokens[row], batch.positions[row]);
+                assert!(row == seq.start || position == batch.positions[row - 1] + 1);
+                assert!((token as usize) < VOCAB && (position as usize) < self.context);
+                let place = place(seq.pages, position);
+                assert!(!std::mem::replace(&mut written[place], true), "a place written twice in one step");
+                self.cache[place] = (token, position, regime(&self.regimes, seq.length));
+            }
+        }
+        assert_eq!(next, rows);
+        self.rows.push(rows);
+        self.logits.clear();
+        for &row in batch.outputs {
+            let seq = batch.seqs.iter().find(|s| (s.start..s.start + s.len).contains(&(row as usize))).unwrap();
+            let sequence = (0..=batch.positions[row as usize]).map(|p| self.cache[place(seq.pages, p)]);
+            match self.fixed.iter().find(|f| f.0 == batch.tokens[row as usize]) {
+                Some(&(_, value)) => self.logits.extend([value; VOCAB]),
+                None => self.logits.extend(logits(sequence)),
+            }
+        }
+        if self.fail > 0 {
+            self.fail -= 1;
+            self.logits.push(0.0); // what is there after an error means nothing
+            return Err("the toy broke".into());
+        }
+        Ok(&self.logits)
+    }
+}
+
+/// What the toy model answers, without an engine: its definition, token by token.
+pub(crate) fn by_definition(request: &Request, context: usize, regimes: &[usize]) -> Vec<u32> {
+    let mut sampler = alula_engine::sample::Sampler::default();
+    let mut sequence = request.prompt.clone();
+    let seed = request.sampling.seed.unwrap_or(0);
+    let most = request.max_tokens.unwrap_or(usize::MAX);
+    while sequence.len() < context && sequence.len() - request.prompt.len() < most {
+        let regime = regime(regimes, sequence.len());
+        let row: Vec<f32> = logits((0..).zip(&sequence).map(|(p, &t)| (t, p, regime))).collect();
+        let token = sampler.draw(&request.sampling, seed, &sequence, &row).unwrap();
+        sequence.push(token);
+        if request.stop_tokens.contains(&token) {
+            break;
+        }
+    }
+    sequence.split_off(request.prompt.len())
+}
+
+/// A request's answer, as its events told it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) text: String,
+    pub(crate) logprobs: Vec<Option<alula_engine::Logprobs>>,
+    pub(crate) reason: Option<Reason>,
+}
+
+/// Adds events to the answers; checks that nothing comes after the end, and that the usage is true.
+pub(crate) fn note(answers: &mut BTreeMap<Id, Answer>, events: Vec<Event>) {
+    for event in events {
+        match event {
+            Event::Token { id, token, text, logprobs } => {
+                let answer = answers.entry(id).or_default();
+                assert_eq!(answer.reason, None, "a token after the end");
+                answer.tokens.push(token);
+                answer.text += &text;
+                answer.logprobs.push(logprobs);
+            }
+            Event::Finished { id, reason, usage } => {
+                let answer = answers.entry(id).or_default();
+                assert_eq!(answer.reason.replace(reason), None, "ended twice");
+                assert_eq!(usage.generated, answer.tokens.len());
+            }
+        }
+    }
+}
+
+/// Steps until nothing is left to do.
+pub(crate) fn finish<R: Runner>(engine: &mut Engine<R>, answers: &mut BTreeMap<Id, Answer>) {
+    for _ in 0..100_000 {
+        if engine.is_idle() {
+            let pages = engine.scheduler().pages();
+            assert_eq!(pages.free(), pages.total(), "pages leaked");
+            assert_eq!((engine.scheduler().running(), engine.scheduler().waiting()), (0, 0));
+            return;
+        }
+        note(answers, engine.step().unwrap());
+    }
+    panic!("never finishes");
+}
+
+/// The answer to one request alone.
+pub(crate) fn alone(toy: Toy, text: Option<Arc<dyn Text>>, options: Options, request: &Request) -> Answer {
+    let mut engine = Engine::new(toy, text, options);
+    let id = engine.submit(request.clone()).unwrap();
+    let mut answers = BTreeMap::new();
+    finish(&mut engine, &mut answers);
+    answers.remove(&id).unwrap()
+}
+
+/// A tokenizer for the toy: token 1 ends, 2 is the first half of an é, 3 the second, and the others are letters
+/// (`a` is 4), with `<`, token and `>` for those past z.
+pub(crate) struct ToyText;
+
+struct ToyStream(Vec<u8>);
+
+impl Text for ToyText {
+    fn is_end(&self, token: u32) -> bool {
+        token == END
+    }
+    fn stream(self: Arc<Self>, _: &[u32]) -> Box<dyn Stream> {
+        Box::new(ToyStream(Vec::new()))
+    }
+}
+
+impl Stream for ToyStream {
+    fn push(&mut self, token: u32, out: &mut String) {
+        match token {
+            2 | 3 => self.0.push("é".as_bytes()[token as usize - 2]),
+            4..30 => self.0.push(b'a' + token as u8 - 4),
+            _ => self.0.extend(format!("<{token}>").bytes()),
+        }
+        if !self.0.ends_with(&"é".as_bytes()[..1]) {
+            self.finish(out);
+        }
+    }
+    fn finish(&mut self, out: &mut String) {
+        out.push_str(&String::from_utf8_lossy(&std::mem::take(&mut self.0)));
+    }
+}
