@@ -114,12 +114,12 @@ CASES = {
     "gemma": Case("gemma", dict(num_key_value_heads=1), old=True, gguf="bf16"),
     "gemma2": Case("gemma2", dict(attn_logit_softcapping=5.5, final_logit_softcapping=1.7), gguf="bf16"),
     "gemma2_nocap": Case("gemma2", dict(attn_logit_softcapping=None, final_logit_softcapping=None, query_pre_attn_scalar=50, head_dim=20)),
-    "gemma2_old": Case("gemma2", dict(sliding_window=13, query_pre_attn_scalar=24, attn_logit_softcapping=3.0, final_logit_softcapping=0.9,
+    "gemma2_old": Case("gemma2", dict(rms_norm_eps=2e-5, sliding_window=13, query_pre_attn_scalar=24, attn_logit_softcapping=3.0, final_logit_softcapping=0.9,
                                       num_attention_heads=3, num_key_value_heads=3), old=True),
     "gemma3": Case("gemma3", dict(num_hidden_layers=6, num_attention_heads=2, num_key_value_heads=1, intermediate_size=32), gguf="bf16", note="five windows to one full layer"),
     "gemma3_scaled": Case("gemma3", dict(num_hidden_layers=7, num_attention_heads=2, num_key_value_heads=1, intermediate_size=24, rope_parameters=dict(
         sliding_attention=rope("default", 10000.0), full_attention=rope("linear", 1e6, factor=8.0))), gguf="bf16", note="as the larger Gemma 3"),
-    "gemma3_linear": Case("gemma3", dict(num_hidden_layers=4, num_attention_heads=3, num_key_value_heads=3, query_pre_attn_scalar=30, sliding_window=11, intermediate_size=24, rope_parameters=dict(
+    "gemma3_linear": Case("gemma3", dict(rms_norm_eps=1e-5, num_hidden_layers=4, num_attention_heads=3, num_key_value_heads=3, query_pre_attn_scalar=30, sliding_window=11, intermediate_size=24, rope_parameters=dict(
         sliding_attention=rope("default", 5000.0), full_attention=rope("linear", 2e5, factor=8.0))), old=True, add={"sliding_window_pattern": 3},
         note="scaling on the full layers only; pattern given as a number"),
     "gemma3_cap": Case("gemma3", dict(num_hidden_layers=3, head_dim=20, query_pre_attn_scalar=20, final_logit_softcapping=1.3, attn_logit_softcapping=4.0, intermediate_size=40,
