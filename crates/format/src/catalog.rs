@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
 
-use alula_tensor::{FORMATS, Storage, Tensor};
+use alula_tensor::{FORMATS, Format, Storage, Tensor};
 
 use crate::error::{DOWNLOAD, Error, clip};
 
@@ -87,12 +87,20 @@ pub(crate) struct Catalog {
     pub(crate) parts: Vec<Part>,
     pub(crate) infos: Vec<TensorInfo>,
     sorted: Vec<u32>,
+    /// The element types that this kind of file can hold, for messages.
+    works: Vec<&'static str>,
 }
 
 impl Catalog {
-    /// Checks what one file cannot know: that no name comes twice and no bytes belong to two tensors.
-    pub(crate) fn new(parts: Vec<Part>, infos: Vec<TensorInfo>) -> Result<Catalog, Error> {
-        let mut catalog = Catalog { parts, infos, sorted: Vec::new() };
+    /// Checks what one tensor's description cannot show: that no name comes twice and no bytes belong to two tensors.
+    /// `holds` tells which formats this kind of file can have.
+    pub(crate) fn new(
+        parts: Vec<Part>,
+        infos: Vec<TensorInfo>,
+        holds: impl Fn(&Format) -> bool,
+    ) -> Result<Catalog, Error> {
+        let works = FORMATS.iter().filter(|f| holds(f)).map(|f| f.name).collect();
+        let mut catalog = Catalog { parts, infos, sorted: Vec::new(), works };
         let infos = &catalog.infos;
         catalog.sorted = sorted_by(infos, |i| i.name()).map_err(|twice| {
             let name = clip(twice.name());
@@ -134,9 +142,8 @@ impl Catalog {
         })?;
         let file = self.file(info);
         let (Some(dtype), Some(range), Some(part)) = (info.dtype, info.range(), self.parts.get(info.part())) else {
-            let works: Vec<&str> = FORMATS.iter().map(|f| f.name).collect();
             let what = format!("tensor `{}` is of type {}, which Alula does not read", clip(name), info.type_name);
-            return Err(Error::unsupported(file, name, what, format!("these work: {}", works.join(", "))));
+            return Err(Error::unsupported(file, name, what, format!("these work: {}", self.works.join(", "))));
         };
         Tensor::new(dtype, info.shape.to_vec(), part.storage.clone(), range)
             .map_err(|e| Error::malformed(file, name, format!("tensor `{}`: {e}", clip(name))))

@@ -97,7 +97,7 @@ impl SafeTensors {
         for (no, part) in parts.iter().enumerate() {
             read(part, no as u32, &mut infos)?;
         }
-        Ok(SafeTensors { catalog: Catalog::new(parts, infos)? })
+        Ok(SafeTensors { catalog: Catalog::new(parts, infos, |f| f.codes.is_none())? })
     }
 
     /// Bytes of all files together.

@@ -85,7 +85,7 @@ impl Gguf {
             head.get_or_insert((file.metadata, file.version));
         }
         let (metadata, version) = head.ok_or_else(|| Error::malformed("", "", "no file"))?;
-        Ok(Gguf { metadata, version, catalog: Catalog::new(parts, infos)? })
+        Ok(Gguf { metadata, version, catalog: Catalog::new(parts, infos, |_| true)? })
     }
 
     /// The format version, 2 or 3.

@@ -19,9 +19,13 @@ impl Block for Q5_0 {
 /// 32 codes 0..=31: nibbles with bit `i` of `high` as the fifth bit of code `i`.
 #[inline]
 pub(super) fn five_bits(high: &[u8], low: &[u8], codes: &mut [i8]) {
-    let high = u32::from_le_bytes([high[0], high[1], high[2], high[3]]);
     nibbles(low, codes, |q| q as i8);
-    for (i, code) in codes.iter_mut().enumerate() {
-        *code |= ((high >> i & 1) as i8) << 4;
+    for (codes, &high) in codes.as_chunks_mut::<8>().0.iter_mut().zip(high) {
+        // Eight copies of the byte, of copy i bit i alone; adding 127 carries any bit into the top one, then down to 16.
+        let spread = (u64::from(high) * 0x0101_0101_0101_0101) & 0x8040_2010_0804_0201;
+        let fifth = ((spread + 0x7f7f_7f7f_7f7f_7f7f) & 0x8080_8080_8080_8080) >> 3;
+        for (code, bit) in codes.iter_mut().zip(fifth.to_le_bytes()) {
+            *code |= bit as i8;
+        }
     }
 }
