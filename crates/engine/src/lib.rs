@@ -4,10 +4,11 @@
 //! every [`Engine::step`] runs one batch over all requests that have a share in it, and returns [`Event`]s.
 //! The rest are its parts, each of which works and is tested alone: [`scheduler`] (who computes how many tokens),
 //! [`pages`] (who holds which cache pages), [`sample`] (from logits to a token), [`stop`] (when it is over),
-//! [`rng`] (random numbers without state), [`text`] (tokens to text).
+//! [`rng`] (random numbers without state), [`text`] (tokens to text), [`local`] (a model's files made ready on this machine).
 #![forbid(unsafe_code)]
 
 mod engine;
+pub mod local;
 pub mod pages;
 mod request;
 pub mod rng;

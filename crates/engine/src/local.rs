@@ -32,7 +32,9 @@ pub enum LoadError {
         source: DeviceError,
     },
     /// More positions than the model was made for.
-    #[error("{file}: a context of {asked} tokens was asked for, but the model was made for {longest}; ask for at most that")]
+    #[error(
+        "{file}: a context of {asked} tokens was asked for, but the model was made for {longest}; ask for at most that"
+    )]
     Context {
         /// File.
         file: String,

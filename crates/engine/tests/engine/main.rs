@@ -1,6 +1,7 @@
 //! The step loop over a toy model: whatever the company, the pieces and the preemptions, the answer is the same.
 
-mod common;
+mod stories;
+mod toy;
 
 use alula_device::PAGE;
 use alula_engine::sample::{ArgumentError, NoCandidate};
@@ -8,10 +9,10 @@ use alula_engine::stop::StopError;
 use alula_engine::text::{Text, Words};
 use alula_engine::{Engine, Event, Options, Reason, Request, RequestError, Sampling, StepError};
 use alula_tokenizer::Tokenizer;
-use common::{Answer, END, Toy, ToyText, VOCAB, alone, by_definition, finish, note};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use toy::{Answer, END, Toy, ToyText, VOCAB, alone, by_definition, finish, note};
 
 fn request(prompt: impl IntoIterator<Item = u32>, max_tokens: usize, seed: u64) -> Request {
     let sampling = Sampling { seed: Some(seed), ..Sampling::default() };
