@@ -20,10 +20,11 @@ fn poly<I: Isa, const N: usize>(isa: I, x: I::F, c: [f32; N]) -> I::F {
     y
 }
 
-/// eˣ within 1.5 ULP on [-87.33, 88]; exactly 0 below (also for -∞), exp(88) above.
+/// eˣ within 1.5 ULP on [-87.33, 88]; exactly 0 below (also for -∞), exp(88) above, NaN for NaN.
 #[inline(always)]
 pub fn exp<I: Isa>(isa: I, x: I::F) -> I::F {
-    let clamped = isa.max(isa.min(x, isa.splat(EXP_MAX)), isa.splat(EXP_MIN));
+    // In this order of operands NaN stays NaN. Its integer is one of 0 and -2³¹, which the shift below makes 0.
+    let clamped = isa.max(isa.splat(EXP_MIN), isa.min(isa.splat(EXP_MAX), x));
     let n = isa.round(isa.mul(clamped, isa.splat(std::f32::consts::LOG2_E)));
     let nf = isa.to_f(n);
     // ln 2 in two parts; the first has few bits, so that n times it is exact.
@@ -32,12 +33,13 @@ pub fn exp<I: Isa>(isa: I, x: I::F) -> I::F {
     let p = poly(isa, r, [0.5, 1.666_651_3e-1, 4.166_618_7e-2, 8.369_598e-3, 1.395_171_9e-3]);
     let y = isa.fma(isa.mul(r, r), p, r);
     let y = isa.add(y, isa.splat(1.0));
-    // y is in [0.7, 1.42]; adding n to its exponent multiplies by 2^n, which stays normal for -126 <= n <= 127.
+    // y is in [0.7, 1.42]; adding n to its exponent multiplies by 2^n. The product is normal: exp(EXP_MIN) is above
+    // the smallest normal number, exp(EXP_MAX) far below the largest.
     let y = isa.with_bits(isa.add_i(isa.bits(y), isa.shl23(n)));
     isa.select_lt(x, isa.splat(EXP_MIN), isa.splat(0.0), y)
 }
 
-/// tanh x within 3 ULP.
+/// tanh x within 3 ULP; NaN for NaN.
 #[inline(always)]
 pub fn tanh<I: Isa>(isa: I, x: I::F) -> I::F {
     let zero = isa.splat(0.0);
@@ -52,7 +54,7 @@ pub fn tanh<I: Isa>(isa: I, x: I::F) -> I::F {
     isa.select_lt(a, isa.splat(0.625), small, big)
 }
 
-/// The error function, within 1.5e-7 absolute.
+/// The error function, within 1.5e-7 absolute; NaN for NaN.
 #[inline(always)]
 pub fn erf<I: Isa>(isa: I, x: I::F) -> I::F {
     let zero = isa.splat(0.0);
@@ -74,7 +76,7 @@ pub fn erf<I: Isa>(isa: I, x: I::F) -> I::F {
     );
     let small = isa.mul(x, p);
     // erfc(a) = exp(-a²) q(1 / (1 + a/2)); 1 - erfc rounds to 1 from 4 on.
-    let a4 = isa.min(a, isa.splat(4.0));
+    let a4 = isa.min(isa.splat(4.0), a);
     let t = isa.div(one, isa.fma(a4, isa.splat(0.5), one));
     let q = poly(
         isa,
