@@ -60,7 +60,9 @@ impl Pool {
     }
 
     /// Calls `f(task, thread)` for every task in `0..tasks`, in any order, on any thread; returns when all are done.
-    /// With `split` false, or a single task, the caller does it alone. Not reentrant.
+    /// No two threads of a job have the same `thread`, which is below [`threads`](Pool::threads). The caller does it
+    /// alone with `split` false, with a single task, and while the pool has another job (of another caller, or the
+    /// one whose task this call is made from).
     ///
     /// # Panics
     /// If `f` panics in any thread.
@@ -68,7 +70,9 @@ impl Pool {
         if self.workers.is_empty() || !split || tasks < 2 {
             return (0..tasks).for_each(|task| f(task, 0));
         }
-        let turn = self.turn.lock().unwrap_or_else(|e| e.into_inner());
+        let Ok(turn) = self.turn.try_lock() else {
+            return (0..tasks).for_each(|task| f(task, 0));
+        };
         let s = &*self.shared;
         let job: &(dyn Fn(usize, usize) + Sync) = &f;
         // SAFETY: only the lifetime changes. This function does not return, nor unwind, before `running` is 0, and a
@@ -86,11 +90,12 @@ impl Pool {
             turns += 1;
             if turns < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
+        let theirs = s.panicked.swap(false, Relaxed);
         drop(turn);
         if let Err(panic) = mine {
             resume_unwind(panic);
         }
-        assert!(!s.panicked.swap(false, Relaxed), "a worker thread panicked");
+        assert!(!theirs, "a worker thread panicked");
     }
 }
 
@@ -178,5 +183,45 @@ mod tests {
         assert!(caught.is_err());
         pool.run(10, true, |t, _| _ = total.fetch_add(t, Relaxed));
         assert_eq!(total.load(Relaxed), 180);
+        // Both threads panic: each is in its task when the other is.
+        let both = AtomicUsize::new(0);
+        let caught = catch_unwind(AssertUnwindSafe(|| {
+            pool.run(2, true, |_, _| {
+                both.fetch_add(1, Relaxed);
+                while both.load(Relaxed) < 2 {
+                    std::thread::yield_now();
+                }
+                panic!("on purpose");
+            });
+        }));
+        assert!(caught.is_err());
+        pool.run(10, true, |t, _| _ = total.fetch_add(t, Relaxed));
+        assert_eq!(total.load(Relaxed), 225);
+    }
+
+    #[test]
+    fn a_task_may_run_a_job_and_callers_may_share_the_pool() {
+        let (pool, total) = (Pool::new(2), AtomicUsize::new(0));
+        std::thread::scope(|s| {
+            for _ in 0..3 {
+                s.spawn(|| {
+                    for _ in 0..100 {
+                        pool.run(4, true, |_, _| pool.run(5, true, |t, _| _ = total.fetch_add(t, Relaxed)));
+                    }
+                });
+            }
+        });
+        assert_eq!(total.load(Relaxed), 3 * 100 * 4 * 10);
+    }
+
+    #[test]
+    fn jobs_in_a_row_never_mix() {
+        // Each job's closure and tasks are gone when `run` returns; a worker that came late would touch them.
+        let pool = Pool::new(3);
+        for n in 1..2000 {
+            let counts: Vec<_> = (0..n % 7 + 2).map(|_| AtomicUsize::new(0)).collect();
+            pool.run(counts.len(), true, |t, _| _ = counts[t].fetch_add(1, Relaxed));
+            assert!(counts.iter().all(|c| c.load(Relaxed) == 1), "job {n}");
+        }
     }
 }
