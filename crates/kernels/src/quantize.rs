@@ -13,7 +13,8 @@ pub(crate) const QK: usize = 32;
 pub struct QBlock {
     /// Codes, -127..=127.
     pub q: [i8; QK],
-    /// Largest magnitude / 127.
+    /// Largest magnitude / 127; 0 where that magnitude is below 127 / [`f32::MAX`] and NaN where an element is not
+    /// finite: such a block has codes 0, so that sums stay 0 or become NaN.
     pub scale: f32,
     /// Sums of the codes of each half.
     pub sums: [i32; 2],
@@ -48,7 +49,15 @@ impl Kernel for Blocks<'_> {
             let v = [isa.load(&h[0]), isa.load(&h[1])];
             let abs = v.map(|v| isa.max(v, isa.sub(isa.splat(0.0), v)));
             let amax = isa.max_lane(isa.max(abs[0], abs[1]));
-            let inverse = isa.splat(if amax > 0.0 { 127.0 / amax } else { 0.0 });
+            // 0 times a number is 0, unless it is infinite or NaN.
+            let zero = isa.splat(0.0);
+            let finite = isa.sum(isa.fma(v[0], zero, isa.mul(v[1], zero))) == 0.0;
+            let inverse = 127.0 / amax;
+            if !finite || inverse.is_infinite() {
+                *block = QBlock { scale: if finite { 0.0 } else { f32::NAN }, ..QBlock::default() };
+                continue;
+            }
+            let inverse = isa.splat(inverse);
             block.scale = amax / 127.0;
             for (i, v) in v.into_iter().enumerate() {
                 let mut q = [0i32; 16];
