@@ -98,37 +98,37 @@ impl Device for CpuDevice {
             done += size(&node.weights);
             progress(done, all);
         }
-        let states: Vec<Kv> = graph
-            .states()
-            .iter()
-            .map(|&StateSpec::Paged { heads, key_dim, value_dim, .. }| {
-                Kv::new(limits.cache, limits.pages, PAGE, heads, key_dim, value_dim)
-            })
-            .collect();
-        let cache = graph
-            .states()
-            .iter()
-            .map(|&StateSpec::Paged { heads, key_dim, value_dim, .. }| {
-                Kv::bytes_per_token(limits.cache, heads, key_dim, value_dim) * PAGE * limits.pages
-            })
-            .sum();
-        let scratch = Scratch::new(self.pool.threads(), limits.context, group);
-        let blocks = limits.tokens.max(limits.outputs) * widest / 32;
-        let work = arena.len * 4 + blocks * size_of::<QBlock>() + scratch.bytes();
+        let per_token = graph.states().iter().map(|&StateSpec::Paged { heads, key_dim, value_dim, .. }| {
+            Kv::bytes_per_token(limits.cache, heads, key_dim, value_dim)
+        });
+        let cache = per_token.sum::<usize>().saturating_mul(PAGE).saturating_mul(limits.pages);
+        let none = || DeviceError::Memory { what: format!("a cache of {} pages ({cache} bytes)", limits.pages) };
+        let state = |&StateSpec::Paged { heads, key_dim, value_dim, .. }: &_| {
+            Kv::new(limits.cache, limits.pages, PAGE, heads, key_dim, value_dim).ok_or_else(none)
+        };
+        let states = graph.states().iter().map(state).collect::<Result<Vec<Kv>, _>>()?;
+        let written = zeros(limits.pages).ok_or_else(none)?;
+        let threads = self.pool.threads();
+        let none = || DeviceError::Memory { what: format!("a context of {} positions", limits.context) };
+        let scratch = Scratch::new(threads, limits.context, group).ok_or_else(none)?;
+        let none = || DeviceError::Memory { what: format!("steps of {} tokens", limits.tokens) };
+        let rows = limits.tokens.max(limits.outputs);
+        let blocks: Vec<QBlock> = zeros(rows.saturating_mul(widest / 32)).ok_or_else(none)?;
+        let row_seq = zeros(limits.tokens).ok_or_else(none)?;
+        let arena = arena.len.checked_mul(4).and_then(Buf::try_zeroed).ok_or_else(none)?;
+        let work = arena.len() + size_of_val(&*blocks) + scratch.bytes();
         let memory = Memory { weights: loader.weights, cache, work };
-        Ok(Box::new(CpuPlan {
-            cpu: self.cpu,
-            pool: Arc::clone(&self.pool),
-            limits,
-            memory,
-            steps,
-            states,
-            arena: Buf::zeroed(arena.len * 4),
-            blocks: vec![QBlock::default(); blocks],
-            scratch,
-            row_seq: Vec::with_capacity(limits.tokens),
-        }))
+        let (cpu, pool) = (self.cpu, Arc::clone(&self.pool));
+        Ok(Box::new(CpuPlan { cpu, pool, limits, memory, steps, states, arena, blocks, scratch, row_seq, written }))
     }
+}
+
+/// `n` default values; `None` where there is not so much memory.
+fn zeros<T: Clone + Default>(n: usize) -> Option<Vec<T>> {
+    let mut v = Vec::new();
+    v.try_reserve_exact(n).ok()?;
+    v.resize(n, T::default());
+    Some(v)
 }
 
 fn unary(f: graph::Unary) -> kernels::Unary {
@@ -251,12 +251,14 @@ struct CpuPlan {
     blocks: Vec<QBlock>,
     scratch: Scratch,
     row_seq: Vec<u32>,
+    /// For each page, the places that the step writes: a bit per position.
+    written: Vec<u64>,
 }
 
 impl CpuPlan {
-    /// Everything that a kernel relies on.
-    fn check(&self, batch: &Batch<'_>) -> Result<(), String> {
-        let (n, limits) = (batch.tokens.len(), &self.limits);
+    /// Everything that a kernel relies on, and that no row's key takes the place of another's.
+    fn check(&mut self, batch: &Batch<'_>) -> Result<(), String> {
+        let (n, limits) = (batch.tokens.len(), self.limits);
         let require = |ok: bool, why: &str| if ok { Ok(()) } else { Err(why.to_owned()) };
         require(n > 0 && n <= limits.tokens, "the number of tokens is 0 or over the plan's limit")?;
         require(batch.positions.len() == n, "there must be one position per token")?;
@@ -276,7 +278,18 @@ impl CpuPlan {
             require(s.pages.iter().all(|&p| (p as usize) < limits.pages), "a page does not exist")?;
             row += s.len;
         }
-        require(row == n, "sequences must cover all rows")
+        require(row == n, "sequences must cover all rows")?;
+        let rows = || {
+            batch.seqs.iter().flat_map(|s| batch.positions[s.start..][..s.len].iter().map(move |&p| (s, p as usize)))
+        };
+        rows().for_each(|(s, p)| self.written[s.pages[p / PAGE] as usize] = 0);
+        let distinct = rows().all(|(s, p)| {
+            let (places, bit) = (&mut self.written[s.pages[p / PAGE] as usize], 1 << (p % PAGE));
+            let free = *places & bit == 0;
+            *places |= bit;
+            free
+        });
+        require(distinct, "two rows have one place in the cache")
     }
 }
 

@@ -38,6 +38,12 @@ pub enum DeviceError {
     /// A batch that the plan was not made for.
     #[error("batch: {0}")]
     Batch(String),
+    /// The machine has too little memory for the sizes that were asked for.
+    #[error("there is no memory for {what}; ask for a shorter context, or smaller or fewer steps")]
+    Memory {
+        /// What it was for, with its size where that is a number at all.
+        what: String,
+    },
 }
 
 /// The sizes that a plan is made for.
@@ -77,7 +83,8 @@ pub trait Device: Send + Sync {
     /// Loads the graph's weights and makes a plan. `progress` hears of each weight: done and all, in elements.
     ///
     /// # Errors
-    /// An op is not supported; a weight is missing or of another shape than the graph says.
+    /// An op is not supported; a weight is missing or of another shape than the graph says; there is too little
+    /// memory for the limits.
     fn compile(
         &self,
         graph: &Graph,

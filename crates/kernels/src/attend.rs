@@ -44,11 +44,23 @@ pub struct Kv {
 }
 
 impl Kv {
-    /// A zeroed cache of `pages` pages of `page` positions (a multiple of 16).
-    pub fn new(kind: CacheType, pages: usize, page: usize, heads: usize, key_dim: usize, value_dim: usize) -> Kv {
-        assert!(page.is_multiple_of(LANES) && heads > 0);
-        let bytes = |dim: usize| Buf::zeroed(pages * page * heads * dim * kind.bytes());
-        Kv { kind, heads, key_dim, value_dim, page, k: bytes(key_dim), v: bytes(value_dim.next_multiple_of(LANES)) }
+    /// A zeroed cache of `pages` pages of `page` positions; `None` where there is not so much memory.
+    ///
+    /// # Panics
+    /// If `page` is not a multiple of 16, or a size other than `pages` is 0.
+    pub fn new(
+        kind: CacheType,
+        pages: usize,
+        page: usize,
+        heads: usize,
+        key_dim: usize,
+        value_dim: usize,
+    ) -> Option<Kv> {
+        assert!(page.is_multiple_of(LANES) && page > 0 && heads > 0 && key_dim > 0 && value_dim > 0);
+        let places = pages.checked_mul(page)?.checked_mul(heads)?;
+        let zeroed = |dim: usize| Buf::try_zeroed(places.checked_mul(dim)?.checked_mul(kind.bytes())?);
+        let (k, v) = (zeroed(key_dim)?, zeroed(value_dim.checked_next_multiple_of(LANES)?)?);
+        Some(Kv { kind, heads, key_dim, value_dim, page, k, v })
     }
 
     /// Bytes that one position takes.
@@ -76,9 +88,12 @@ impl Rows<'_> {
     }
 }
 
-/// Writes the keys and values of a step's rows into the cache.
+/// Writes the keys and values of a step's rows into the cache. Where two rows have one place, the later one stays.
 ///
 /// `k`: `[rows, heads, key_dim]`, `v`: `[rows, heads, value_dim]`.
+///
+/// # Panics
+/// If the sizes do not fit together, or a row's page is missing.
 pub fn store(ctx: Ctx<'_>, kv: &mut Kv, rows: Rows<'_>, k: &[f32], v: &[f32]) {
     let (heads, dk, dv, page, kind) = (kv.heads, kv.key_dim, kv.value_dim, kv.page, kv.kind);
     let n = rows.positions.len();
@@ -86,14 +101,14 @@ pub fn store(ctx: Ctx<'_>, kv: &mut Kv, rows: Rows<'_>, k: &[f32], v: &[f32]) {
     let (ks, vs) = (Shared::new(&mut kv.k[..]), Shared::new(&mut kv.v[..]));
     let size = kind.bytes();
     let width = dv.next_multiple_of(LANES);
-    ctx.pool.run(n, k.len() > WORTH_SPLITTING, |row, _| {
-        let (p, at) = rows.place(row, page);
-        for h in 0..heads {
+    // A task is a head: neighbouring rows share its cache lines.
+    ctx.pool.run(heads, k.len() > WORTH_SPLITTING, |h, _| {
+        for row in 0..n {
+            let (p, at) = rows.place(row, page);
             let base = p * heads + h;
             for (d, x) in k[(row * heads + h) * dk..][..dk].iter().enumerate() {
                 let i = (base * page / LANES + at / LANES) * dk * LANES + d * LANES + at % LANES;
-                // SAFETY: rows have distinct places in the cache: a sequence's positions differ, and no two
-                // sequences that write share a page.
+                // SAFETY: a place in the cache belongs to one head, and a head's rows are written one after another.
                 let out = unsafe { ks.part(i * size, size) };
                 put(kind, &[*x], out);
             }
@@ -135,32 +150,37 @@ pub struct Attend {
 
 /// Memory for scores, one part per thread.
 pub struct Scratch {
-    scores: Vec<f32>,
+    scores: Buf,
     per_thread: usize,
 }
 
 impl Scratch {
-    /// For `threads` threads and contexts up to `context` positions, `group` query heads per key head.
-    pub fn new(threads: usize, context: usize, group: usize) -> Scratch {
-        let per_thread = (context.next_multiple_of(LANES) + LANES) * group;
-        Scratch { scores: vec![0.0; per_thread * threads], per_thread }
+    /// For `threads` threads and contexts up to `context` positions, `group` query heads per key head; `None` where
+    /// there is not so much memory.
+    pub fn new(threads: usize, context: usize, group: usize) -> Option<Scratch> {
+        // Blocks of 16 positions that a window touches.
+        let per_thread = context.div_ceil(LANES).checked_add(1)?.checked_mul(LANES)?.checked_mul(group)?;
+        Some(Scratch { scores: Buf::try_zeroed(per_thread.checked_mul(threads)?.checked_mul(4)?)?, per_thread })
     }
 
     /// Bytes that it takes.
     pub fn bytes(&self) -> usize {
-        self.scores.len() * 4
+        self.scores.len()
     }
 }
 
 /// Attention of a step's rows, whose own keys and values are already stored.
 ///
 /// `q`: `[rows, heads, key_dim]`, `out`: `[rows, heads, value_dim]`.
+///
+/// # Panics
+/// If the sizes do not fit together, a page is missing, or the scratch was made for less.
 pub fn attend(ctx: Ctx<'_>, a: Attend, kv: &Kv, rows: Rows<'_>, q: &[f32], scratch: &mut Scratch, out: &mut [f32]) {
     let n = rows.positions.len();
     assert!(a.heads.is_multiple_of(kv.heads) && q.len() == n * a.heads * kv.key_dim);
     assert_eq!(out.len(), n * a.heads * kv.value_dim);
     let work: usize = rows.positions.iter().map(|&p| (p as usize + 1) * a.heads * kv.key_dim).sum();
-    let (scores, per_thread) = (Shared::new(&mut scratch.scores), scratch.per_thread);
+    let (scores, per_thread) = (Shared::new(scratch.scores.floats_mut()), scratch.per_thread);
     let out = Shared::new(out);
     // Neighbouring tasks read the same keys.
     ctx.pool.run(n * kv.heads, work > WORTH_SPLITTING, |task, thread| {

@@ -1,14 +1,19 @@
 //! Zeroed memory on cache-line boundaries.
 #![allow(unsafe_code)]
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::{Deref, DerefMut};
 
-/// Bytes aligned to 64, zero at first. The operating system gives the pages when they are first touched.
+/// Where a buffer starts: a cache line.
+const ALIGN: usize = 64;
+
+/// Bytes aligned to 64, zero at first. The operating system gives the pages of a large one when they are first touched.
 #[derive(Debug)]
 pub struct Buf {
+    /// First aligned byte of `block`.
     ptr: *mut u8,
-    layout: Layout,
+    len: usize,
+    block: *mut u8,
 }
 
 // SAFETY: `Buf` owns its memory alone, like a `Box<[u8]>`.
@@ -20,51 +25,63 @@ impl Buf {
     /// `len` zero bytes.
     ///
     /// # Panics
-    /// If `len` is over `isize::MAX - 63`; aborts as `Vec` does when memory runs out.
+    /// If there is not so much memory.
     pub fn zeroed(len: usize) -> Buf {
-        let layout = Layout::from_size_align(len.max(1), 64).expect("buffer size");
-        // SAFETY: the layout's size is not 0.
-        let ptr = unsafe { alloc_zeroed(layout) };
-        if ptr.is_null() {
-            handle_alloc_error(layout);
-        }
-        Buf { ptr, layout }
+        Buf::try_zeroed(len).unwrap_or_else(|| panic!("no memory for a buffer of {len} bytes"))
     }
-}
 
-impl Buf {
+    /// `len` zero bytes; `None` where there is not so much memory.
+    pub fn try_zeroed(len: usize) -> Option<Buf> {
+        // SAFETY: the layout's size is not 0.
+        let block = unsafe { alloc_zeroed(Buf::layout(len)?) };
+        if block.is_null() {
+            return None;
+        }
+        // SAFETY: the block has `ALIGN` bytes more than `len`, so the offset is inside it.
+        let ptr = unsafe { block.add(block.addr().next_multiple_of(ALIGN) - block.addr()) };
+        Some(Buf { ptr, len, block })
+    }
+
+    /// The block that `len` bytes lie in. It is not asked to be aligned, as the system's allocator then writes every
+    /// byte of it.
+    fn layout(len: usize) -> Option<Layout> {
+        Layout::from_size_align(len.checked_add(ALIGN)?, 1).ok()
+    }
+
     /// The same memory as floats.
     pub fn floats(&self) -> &[f32] {
         // SAFETY: aligned to 64, initialised, every bit pattern is a float; a shorter tail is left out.
-        unsafe { std::slice::from_raw_parts(self.ptr.cast(), self.layout.size() / 4) }
+        unsafe { std::slice::from_raw_parts(self.ptr.cast(), self.len / 4) }
     }
 
     /// The same memory as floats.
     pub fn floats_mut(&mut self) -> &mut [f32] {
         // SAFETY: as in `floats`; the borrow is unique.
-        unsafe { std::slice::from_raw_parts_mut(self.ptr.cast(), self.layout.size() / 4) }
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.cast(), self.len / 4) }
     }
 }
 
 impl Drop for Buf {
     fn drop(&mut self) {
-        // SAFETY: allocated in `zeroed` with this layout.
-        unsafe { dealloc(self.ptr, self.layout) }
+        if let Some(layout) = Buf::layout(self.len) {
+            // SAFETY: allocated in `try_zeroed` with this layout.
+            unsafe { dealloc(self.block, layout) }
+        }
     }
 }
 
 impl Deref for Buf {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: `ptr` is valid for the layout's size, initialised (zeroed), and borrowed with `self`.
-        unsafe { std::slice::from_raw_parts(self.ptr, self.layout.size()) }
+        // SAFETY: `ptr` is valid for `len` bytes, initialised (zeroed), and borrowed with `self`.
+        unsafe { std::slice::from_raw_parts(self.ptr, self.len) }
     }
 }
 
 impl DerefMut for Buf {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`; the borrow is unique.
-        unsafe { std::slice::from_raw_parts_mut(self.ptr, self.layout.size()) }
+        unsafe { std::slice::from_raw_parts_mut(self.ptr, self.len) }
     }
 }
 
