@@ -34,7 +34,7 @@ impl Unary {
     #[inline(always)]
     pub(crate) fn apply<I: Isa>(self, isa: I, x: I::F) -> I::F {
         match self {
-            Unary::Relu => isa.max(x, isa.splat(0.0)),
+            Unary::Relu => isa.max(isa.splat(0.0), x), // NaN stays NaN
             Unary::Silu => math::silu(isa, x),
             Unary::Gelu => math::gelu(isa, x),
             Unary::GeluTanh => math::gelu_tanh(isa, x),

@@ -18,8 +18,12 @@ pub enum RopeStyle {
 /// Fills `out`, `[positions, dims]`, with the cosines and then the sines of each position, times `factor`.
 ///
 /// `inv_freq`: `[dims / 2]`.
+///
+/// # Panics
+/// If `out` is of another size.
 pub fn rope_table(inv_freq: &[f32], factor: f32, positions: &[u32], out: &mut [f32]) {
     let half = inv_freq.len();
+    assert!(half > 0 && out.len() == positions.len() * 2 * half);
     for (&p, row) in positions.iter().zip(out.chunks_exact_mut(2 * half)) {
         let (cos, sin) = row.split_at_mut(half);
         for ((c, s), &f) in cos.iter_mut().zip(sin).zip(inv_freq) {
@@ -31,11 +35,16 @@ pub fn rope_table(inv_freq: &[f32], factor: f32, positions: &[u32], out: &mut [f
 
 /// Rotates the first `dims` elements of every head; the rest is copied.
 ///
-/// `x`, `out`: `[rows, heads, head_dim]`; `table`: `[rows, dims]` as [`rope_table`] makes it.
+/// `x`, `out`: `[rows, heads, head_dim]`; `table`: `[rows, dims]` as [`rope_table`] makes it, at least one row.
+///
+/// # Panics
+/// If the sizes do not fit together.
 pub fn rope(ctx: Ctx<'_>, style: RopeStyle, dims: usize, head_dim: usize, x: &[f32], table: &[f32], out: &mut [f32]) {
+    assert!(0 < dims && dims <= head_dim && dims.is_multiple_of(2));
     let rows = table.len() / dims;
-    assert!(dims <= head_dim && dims.is_multiple_of(2) && x.len() == out.len() && rows > 0);
+    assert!(rows > 0 && table.len() == rows * dims && x.len() == out.len());
     let width = x.len() / rows;
+    assert!(x.len() == rows * width && width.is_multiple_of(head_dim));
     let half = dims / 2;
     let shared = Shared::new(out);
     ctx.pool.run(rows, x.len() > WORTH_SPLITTING, |row, _| {
