@@ -38,22 +38,24 @@ pub fn plan_arena(graph: &Graph, tokens: usize, outputs: usize) -> Arena {
             Dim::Outputs => outputs,
             Dim::N(n) => n,
         };
-        let size = (rows * shape.cols).next_multiple_of(ALIGN);
+        // Sizes beyond all memory stay beyond it.
+        let size = rows.saturating_mul(shape.cols).checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX);
         live.retain(|(_, last)| *last >= i);
-        let mut start = 0;
+        let mut start = 0usize;
         let at = live
             .iter()
             .position(|(r, _)| {
-                let fits = r.start >= start + size;
+                let fits = r.start >= start.saturating_add(size);
                 if !fits {
                     start = r.end;
                 }
                 fits
             })
             .unwrap_or(live.len());
-        live.insert(at, (start..start + size, last[node.output.0]));
+        let end = start.saturating_add(size);
+        live.insert(at, (start..end, last[node.output.0]));
         arena.offsets[node.output.0] = start;
-        arena.len = arena.len.max(start + size);
+        arena.len = arena.len.max(end);
     }
     arena
 }

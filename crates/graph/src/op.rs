@@ -249,16 +249,22 @@ fn require(ok: bool, wrong: impl FnOnce() -> String) -> Result<(), String> {
     if ok { Ok(()) } else { Err(wrong()) }
 }
 
+/// A row per token of the step.
+fn tokens(inputs: &[&Shape]) -> Result<(), String> {
+    require(inputs.iter().all(|s| s.rows == Dim::Tokens), || "rows are those of outputs, not of tokens".into())
+}
+
 fn embed(_: &Op, _: &[&Shape], weights: &[&[usize]], _: &[StateSpec]) -> Inferred {
     match *weights[0] {
-        [_, width] => Ok(Shape::new(Dim::Tokens, width)),
-        _ => Err(format!("the table must have 2 dimensions, not {:?}", weights[0])),
+        [_, width] if width > 0 => Ok(Shape::new(Dim::Tokens, width)),
+        _ => Err(format!("the table must have 2 dimensions and columns, not {:?}", weights[0])),
     }
 }
 
 fn matmul(_: &Op, inputs: &[&Shape], weights: &[&[usize]], _: &[StateSpec]) -> Inferred {
     let [n, k] = *weights[0] else { return Err(format!("the matrix must have 2 dimensions, not {:?}", weights[0])) };
     require(inputs[0].cols == k, || format!("{} columns meet a matrix of {k}", inputs[0].cols))?;
+    require(n > 0, || "the matrix has no rows".into())?;
     let bias = weights.get(1);
     require(bias.is_none_or(|b| **b == [n]), || format!("the bias is {bias:?}, not [{n}]"))?;
     Ok(Shape::new(inputs[0].rows, n))
@@ -286,9 +292,10 @@ fn rope_table(op: &Op, _: &[&Shape], _: &[&[usize]], _: &[StateSpec]) -> Inferre
 fn rope(op: &Op, inputs: &[&Shape], _: &[&[usize]], _: &[StateSpec]) -> Inferred {
     let Op::Rope { head_dim, .. } = *op else { return Err("not a Rope".into()) };
     let (x, dims) = (inputs[0], inputs[1].cols);
-    require(head_dim >= dims && x.cols.is_multiple_of(head_dim), || {
+    require(head_dim >= dims && dims.is_multiple_of(2) && x.cols.is_multiple_of(head_dim), || {
         format!("{dims} rotated dimensions in heads of {head_dim} in {} columns", x.cols)
     })?;
+    tokens(inputs)?;
     Ok(*x)
 }
 
@@ -299,9 +306,11 @@ fn attend(op: &Op, inputs: &[&Shape], _: &[&[usize]], states: &[StateSpec]) -> I
     };
     let want = [heads * key_dim, kv * key_dim, kv * value_dim];
     let have = [inputs[0].cols, inputs[1].cols, inputs[2].cols];
-    require(want == have && kv > 0 && heads.is_multiple_of(kv), || {
+    let sizes = kv > 0 && heads > 0 && heads.is_multiple_of(kv) && key_dim > 0 && value_dim > 0;
+    require(want == have && sizes, || {
         format!("query, key and value columns are {have:?}, not {want:?} ({heads} heads, {kv} key heads)")
     })?;
+    tokens(inputs)?;
     Ok(Shape::new(Dim::Tokens, heads * value_dim))
 }
 
