@@ -140,7 +140,6 @@ impl Scheduler {
 
     /// Decides the next step. It must be run and committed, or forgotten: then the next call decides anew from the same state.
     pub fn step(&mut self) -> Step<'_> {
-        let preemptions = self.preemptions;
         let mut at = 0;
         while at < self.running {
             let Entry { table, known, .. } = &mut self.line[at];
@@ -159,7 +158,8 @@ impl Scheduler {
             entry.due += more;
             left -= more;
         }
-        while left > 0 && self.running < self.max_running && preemptions == self.preemptions {
+        // Who has just given way does not fit: it had fewer pages than it needs, and others took of them.
+        while left > 0 && self.running < self.max_running {
             let Some(entry) = self.line.get_mut(self.running) else { break };
             if self.pages.free() < pages_for(entry.known) + self.running
                 || self.pages.cover(&mut entry.table, entry.known).is_err()

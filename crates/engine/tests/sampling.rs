@@ -104,6 +104,9 @@ fn greedy() {
     assert_eq!(draw(&Sampling { typical_p: 0.01, ..g.clone() }, &[9.0, 8.9, 8.8, 8.7]), Ok(0), "filters do not matter");
     assert_eq!(draw(&Sampling { logit_bias: vec![(1, f32::NEG_INFINITY)], ..g.clone() }, &[0.0, 3.0, 1.0]), Ok(2));
     assert_eq!(draw(&Sampling { repeat_penalty: 2.0, ..g.clone() }, &[1.5, 3.0, 1.6]), Ok(2), "penalties do");
+    let last = Sampling { frequency_penalty: 9.0, repeat_last_n: 1, ..g.clone() };
+    assert_eq!(draw(&last, &[3.0, 4.0, 1.0]), Ok(0), "a window of one holds the last token, 1");
+    assert_eq!(draw(&last, &[3.0, 2.0, 1.0]), Ok(0), "and not the first, 0");
     let broken = [f32::NAN, f32::NEG_INFINITY, f32::NAN];
     for how in [g, Sampling::default(), plain()] {
         assert_eq!(draw(&how, &broken), Err(NoCandidate { nan: 2, vocab: 3 }));
