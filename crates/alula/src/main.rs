@@ -1,2 +1,28 @@
 //! Alula: run language models on small machines.
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod cli;
+mod cmd;
+mod models;
+mod open;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+/// What a command failed with; printed as one sentence.
+type Fail = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    match cmd::run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader of our output has gone (`alula … | head`): there is nothing left to do.
+        Err(e) if e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) => {
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            eprintln!("alula: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! `alula bench`: tokens per second.
+
+use crate::cli::Bench;
+use crate::{Fail, models, open};
+use alula_device::{Batch, PAGE, Seq};
+use alula_engine::Runner;
+use alula_engine::local::{LoadOptions, Local};
+use serde_json::json;
+use std::io::Write;
+use std::time::Instant;
+
+/// `alula bench [MODEL]`.
+pub fn bench(a: &Bench) -> Result<(), Fail> {
+    if a.runs == 0 || a.prompt + a.r#gen == 0 {
+        return Err("give at least one run of at least one token".into());
+    }
+    let package = models::need(&a.model)?.open()?;
+    let context = a.load.ctx.unwrap_or(a.prompt + a.r#gen);
+    if context < a.prompt + a.r#gen {
+        return Err(format!("{} + {} tokens do not fit a context of {context}; raise --ctx", a.prompt, a.r#gen).into());
+    }
+    let options =
+        LoadOptions { context: Some(context), cache: open::cache(a.load.cache_type), ..LoadOptions::default() };
+    let mut model = open::load(&package, a.load.threads, options)?;
+    let vocab = package.model.spec().vocab as u64;
+    // Speed does not depend on which tokens; these are spread over the vocabulary.
+    let ids: Vec<u32> = (0..context as u64).map(|i| (i * 7919 % vocab) as u32).collect();
+    let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+    for run in 0..=a.runs {
+        let start = Instant::now();
+        for at in (0..a.prompt).step_by(model.max_tokens()) {
+            step(&mut model, &ids, at, model.max_tokens().min(a.prompt - at), at + model.max_tokens() >= a.prompt)?;
+        }
+        let middle = Instant::now();
+        for at in a.prompt..a.prompt + a.r#gen {
+            step(&mut model, &ids, at, 1, true)?;
+        }
+        if run > 0 {
+            prefill.push(a.prompt as f64 / (middle - start).as_secs_f64());
+            decode.push(a.r#gen as f64 / middle.elapsed().as_secs_f64());
+        }
+    }
+    let mut out = std::io::stdout();
+    if a.json {
+        let runs: Vec<_> =
+            prefill.iter().zip(&decode).map(|(p, d)| json!({"prefill_tps": p, "decode_tps": d})).collect();
+        let report = json!({
+            "model": package.name,
+            "prompt": a.prompt,
+            "gen": a.r#gen,
+            "prefill_tps": (a.prompt > 0).then(|| median(&prefill)),
+            "decode_tps": (a.r#gen > 0).then(|| median(&decode)),
+            "runs": runs,
+        });
+        writeln!(out, "{report}")?;
+    } else {
+        for (what, n, all) in [("prefill", a.prompt, &prefill), ("decode", a.r#gen, &decode)] {
+            if n > 0 {
+                let spread = |f: fn(f64, f64) -> f64| all.iter().copied().reduce(f).unwrap_or(0.0);
+                let (low, high) = (spread(f64::min), spread(f64::max));
+                writeln!(out, "{what:8} {n:5} tokens: {:10.2} tokens/s  ({low:.2} to {high:.2}, {} runs)", median(all), all.len())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn step(model: &mut Local, ids: &[u32], at: usize, n: usize, output: bool) -> Result<(), Fail> {
+    let positions: Vec<u32> = (at as u32..).take(n).collect();
+    let pages: Vec<u32> = (0..(at + n).div_ceil(PAGE) as u32).collect();
+    let seqs = [Seq { start: 0, len: n, length: ids.len(), pages: &pages }];
+    let last = [n as u32 - 1];
+    let outputs: &[u32] = if output { &last } else { &[] };
+    model.run(&Batch { tokens: &ids[at..at + n], positions: &positions, seqs: &seqs, outputs })?;
+    Ok(())
+}
+
+fn median(all: &[f64]) -> f64 {
+    let mut sorted = all.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let n = sorted.len();
+    if n == 0 { 0.0 } else { (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0 }
+}

@@ -1,0 +1,101 @@
+//! `alula chat`: a conversation, at a terminal or through a pipe.
+//!
+//! At a terminal there is line editing with a history, and Ctrl-C stops the answer. In a pipe every line (or block in
+//! `"""`) is a message and standard output has the answers alone; everything else goes to standard error.
+
+mod commands;
+mod input;
+mod saved;
+mod session;
+mod settings;
+
+use crate::cli::Chat;
+use crate::{Fail, models, open};
+use alula_engine::local::LoadOptions;
+use input::{Input, Reader};
+use session::Session;
+use settings::Settings;
+use std::io::{IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Tokens of a step: few enough that Ctrl-C is soon heard while a long prompt is computed.
+const STEP: usize = 128;
+
+/// One line for the person, on standard error; if nobody can read it, it is lost.
+pub(super) fn say(text: impl std::fmt::Display) {
+    _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Ctrl-C: while an answer is written it stops that, else the program.
+#[derive(Clone, Default)]
+pub(super) struct Interrupt {
+    busy: Arc<AtomicBool>,
+    asked: Arc<AtomicBool>,
+}
+
+impl Interrupt {
+    /// Listens from now on.
+    fn listen(&self) -> Result<(), Fail> {
+        let Interrupt { busy, asked } = self.clone();
+        Ok(ctrlc::set_handler(move || match busy.load(Ordering::SeqCst) {
+            true => asked.store(true, Ordering::SeqCst),
+            false => std::process::exit(130),
+        })?)
+    }
+
+    /// Whether the answer that is being written shall stop.
+    fn asked(&self) -> bool {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    /// An answer begins or ends.
+    fn busy(&self, yes: bool) {
+        self.asked.store(false, Ordering::SeqCst);
+        self.busy.store(yes, Ordering::SeqCst);
+    }
+}
+
+/// `alula chat [MODEL]`.
+pub fn chat(a: Chat) -> Result<(), Fail> {
+    let keyboard = std::io::stdin().is_terminal();
+    let interrupt = Interrupt::default();
+    if keyboard {
+        interrupt.listen()?;
+    }
+    let package = models::need(&a.model)?.open()?;
+    let options = LoadOptions {
+        context: a.load.ctx,
+        cache: open::cache(a.load.cache_type),
+        step_tokens: STEP,
+        outputs: 1,
+        ..LoadOptions::default()
+    };
+    let settings = Settings::new(open::sampling(&a.sampling, None), a.max_tokens);
+    let mut session = Session::open(&package, a.load.threads, options, settings, interrupt)?;
+    session.system = a.system;
+    if package.template_source().is_none() {
+        say(format_args!("{} has no chat template; messages are written as ChatML", package.name));
+    }
+    let mut reader = Reader::new(keyboard && std::io::stdout().is_terminal())?;
+    if keyboard {
+        say(format_args!("{}, context {}; /help helps, Ctrl-D leaves", package.name, session.context()));
+    }
+    loop {
+        let result = match reader.next()? {
+            Input::End => return Ok(()),
+            Input::Message(text) => session.send(text),
+            Input::Command(name, argument) => match commands::run(&mut session, &name, &argument) {
+                Ok(true) => return Ok(()),
+                Ok(false) => Ok(()),
+                Err(e) => Err(e),
+            },
+        };
+        match result {
+            // Standard output is gone.
+            Err(e) if e.is::<std::io::Error>() => return Err(e),
+            Err(e) => say(format_args!("alula: {e}")),
+            Ok(()) => {}
+        }
+    }
+}

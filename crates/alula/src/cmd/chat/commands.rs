@@ -1,0 +1,117 @@
+//! The commands of a conversation, one row each.
+
+use super::say;
+use super::saved::{self, Saved};
+use super::session::Session;
+use crate::Fail;
+use std::path::PathBuf;
+
+/// Does a command with its argument.
+type Run = fn(&mut Session, &str) -> Result<(), Fail>;
+
+/// Names, first the one that is shown; argument; what it does; how. Those without a way leave.
+static COMMANDS: &[(&[&str], &str, &str, Option<Run>)] = &[
+    (&["help", "?"], "", "this list", Some(help)),
+    (&["system"], "TEXT", "the system message; none removes it", Some(system)),
+    (&["set"], "NAME VALUE", "change a setting; alone, show all", Some(set)),
+    (&["regen"], "", "answer the last message anew", Some(|s, _| s.regenerate())),
+    (&["save"], "FILE", "write the conversation as JSON", Some(save)),
+    (&["load"], "FILE", "read one", Some(load)),
+    (&["clear"], "", "forget the conversation", Some(clear)),
+    (&["stats"], "", "speeds and how full the context is", Some(stats)),
+    (&["exit", "quit", "bye"], "", "leave (also Ctrl-D)", None),
+];
+
+/// Does a command; true if it leaves.
+///
+/// # Errors
+/// There is no such command, or it failed.
+pub(super) fn run(session: &mut Session, name: &str, argument: &str) -> Result<bool, Fail> {
+    match COMMANDS.iter().find(|c| c.0.contains(&name)) {
+        Some((_, _, _, Some(run))) => run(session, argument).map(|()| false),
+        Some((_, _, _, None)) => Ok(true),
+        None => Err(format!("there is no command /{name}; /help lists them").into()),
+    }
+}
+
+fn help(_: &mut Session, _: &str) -> Result<(), Fail> {
+    for (names, argument, what, _) in COMMANDS {
+        let usage = format!("/{} {argument}", names.first().unwrap_or(&""));
+        say(format_args!("{:18}{what}", usage));
+    }
+    say("A line that ends in \\ goes on in the next; several lines go between \"\"\" and \"\"\".");
+    say("Ctrl-C stops an answer.");
+    Ok(())
+}
+
+fn system(session: &mut Session, text: &str) -> Result<(), Fail> {
+    match text {
+        "" => say(session.system.as_deref().unwrap_or("There is no system message.")),
+        "none" => session.system = None,
+        text => session.system = Some(text.to_owned()),
+    }
+    Ok(())
+}
+
+fn set(session: &mut Session, argument: &str) -> Result<(), Fail> {
+    let vocab = session.vocab();
+    match argument.split_once(char::is_whitespace).map(|(name, value)| (name, value.trim())) {
+        Some((name, value)) if !value.is_empty() => session.settings.set(name, value, vocab)?,
+        _ if argument.is_empty() => session.settings.list().for_each(|(name, value)| say(format_args!("{name:18}{value}"))),
+        _ => say(session.settings.get(argument.trim())?),
+    }
+    Ok(())
+}
+
+/// A file's name as it was typed: `~/` is the home directory.
+fn path(argument: &str) -> Result<PathBuf, Fail> {
+    match (argument.trim(), std::env::var_os("HOME")) {
+        ("", _) => Err("give a file name, for example /save talk.json".into()),
+        (text, Some(home)) if text.starts_with("~/") => Ok(PathBuf::from(home).join(&text[2..])),
+        (text, _) => Ok(text.into()),
+    }
+}
+
+fn save(session: &mut Session, argument: &str) -> Result<(), Fail> {
+    let file = path(argument)?;
+    let (system, turns) = (session.system.clone(), session.turns.clone());
+    let n = turns.len();
+    saved::save(&file, &session.name, &Saved { system, turns, sampling: session.settings.to_json() })?;
+    say(format_args!("{n} turns written to {}", file.display()));
+    Ok(())
+}
+
+fn load(session: &mut Session, argument: &str) -> Result<(), Fail> {
+    let file = path(argument)?;
+    let saved = saved::load(&file)?;
+    let vocab = session.vocab();
+    let named = |e: Fail| format!("{}: `sampling`: {e}", file.display());
+    session.settings.read_json(&saved.sampling, vocab).map_err(named)?;
+    say(format_args!("{} turns read from {}", saved.turns.len(), file.display()));
+    session.system = saved.system;
+    session.restart(saved.turns);
+    Ok(())
+}
+
+fn clear(session: &mut Session, _: &str) -> Result<(), Fail> {
+    session.restart(Vec::new());
+    Ok(())
+}
+
+fn stats(session: &mut Session, _: &str) -> Result<(), Fail> {
+    let context = session.context();
+    if let Some(u) = session.last() {
+        let used = u.prompt + u.generated;
+        say(format_args!("answer   {} tokens, {:.1} tokens/s", u.generated, u.generate_speed()));
+        say(format_args!("prompt   {} tokens, {:.1} tokens/s", u.prompt, u.prompt_speed()));
+        say(format_args!("first    after {:.1} ms; seed {}", u.first_token().as_secs_f64() * 1e3, u.seed));
+        say(format_args!("context  {used} of {context} tokens, {:.0} %", used as f64 / context as f64 * 100.0));
+    } else {
+        say(format_args!("context  0 of {context} tokens; no answer yet"));
+    }
+    say(format_args!("turns    {}, {} not seen any more", session.turns.len(), session.left_out()));
+    let (memory, mb) = (session.memory(), |bytes: usize| bytes as f64 / 1e6);
+    let (weights, cache, work) = (mb(memory.weights), mb(memory.cache), mb(memory.work));
+    say(format_args!("memory   weights {weights:.1}, cache {cache:.1}, work {work:.1} MB"));
+    Ok(())
+}

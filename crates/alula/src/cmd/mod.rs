@@ -1,0 +1,29 @@
+//! One file per command.
+
+mod bench;
+mod chat;
+mod eval;
+mod list;
+mod pages;
+mod run;
+mod show;
+mod tokenize;
+
+use crate::Fail;
+use crate::cli::Command;
+
+/// Does what the command line asks for.
+pub fn run(command: Command) -> Result<(), Fail> {
+    match command {
+        Command::Run(a) => run::run(a),
+        Command::Chat(a) => chat::chat(a),
+        Command::List(a) => list::list(&a),
+        Command::Show(a) => show::show(&a),
+        Command::Tokenize(a) => tokenize::tokenize(&a),
+        Command::Detokenize(a) => tokenize::detokenize(&a),
+        Command::Eval(a) => eval::eval(&a),
+        Command::Bench(a) => bench::bench(&a),
+        Command::Completions(a) => pages::completions(&a),
+        Command::Man(a) => pages::man(&a),
+    }
+}

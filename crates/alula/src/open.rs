@@ -1,0 +1,103 @@
+//! From flags to a model that runs.
+
+use crate::Fail;
+use crate::cli::{Cache, SamplingArgs};
+use alula_device::{CacheType, Cpu, CpuDevice};
+use alula_engine::Sampling;
+use alula_engine::local::{LoadOptions, Local, Package, Words};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::{IsTerminal, Read};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The device that the flags ask for.
+pub fn device(threads: Option<u16>) -> Result<CpuDevice, Fail> {
+    let all = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(CpuDevice::new(Cpu::from_env()?, threads.map_or(all, usize::from)))
+}
+
+/// The cache's element type.
+pub fn cache(c: Cache) -> CacheType {
+    match c {
+        Cache::F32 => CacheType::F32,
+        Cache::F16 => CacheType::F16,
+    }
+}
+
+/// Loads a model; on a terminal, a bar appears when it takes longer than a second.
+pub fn load(package: &Package, threads: Option<u16>, options: LoadOptions) -> Result<Local, Fail> {
+    let device = device(threads)?;
+    let start = Instant::now();
+    let mut bar: Option<ProgressBar> = None;
+    let shown = std::io::stderr().is_terminal();
+    let local = package.load(&device, options, &mut |done, all| {
+        if shown && start.elapsed() > Duration::from_secs(1) {
+            let bar = bar.get_or_insert_with(|| {
+                let bar = ProgressBar::with_draw_target(Some(all), ProgressDrawTarget::stderr());
+                let style = ProgressStyle::with_template("loading {wide_bar} {percent}%");
+                bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+            });
+            bar.set_position(done);
+        }
+    });
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    Ok(local?)
+}
+
+/// A model's tokenizer as the engine wants it.
+pub fn words(package: &Package) -> Result<(Arc<alula_tokenizer::Tokenizer>, Arc<Words>), Fail> {
+    let tokenizer = Arc::new(package.tokenizer()?);
+    let words = Arc::new(Words::new(Arc::clone(&tokenizer), package.end_ids()));
+    Ok((tokenizer, words))
+}
+
+/// The sampling that the flags ask for.
+pub fn sampling(a: &SamplingArgs, logprobs: Option<usize>) -> Sampling {
+    Sampling {
+        temperature: a.temp,
+        top_k: a.top_k,
+        top_p: a.top_p,
+        min_p: a.min_p,
+        typical_p: a.typical_p,
+        repeat_penalty: a.repeat_penalty,
+        repeat_last_n: a.repeat_last_n,
+        presence_penalty: a.presence_penalty,
+        frequency_penalty: a.frequency_penalty,
+        logit_bias: a.logit_bias.clone(),
+        seed: a.seed,
+        logprobs,
+    }
+}
+
+/// A text argument, or standard input (less one line end at its end) when it is absent or `-`.
+pub fn text(argument: Option<&str>) -> Result<String, Fail> {
+    match argument {
+        Some(text) if text != "-" => Ok(text.to_owned()),
+        _ => {
+            let mut stdin = std::io::stdin().lock();
+            if stdin.is_terminal() {
+                eprintln!("alula: reading the text from the keyboard; end it with Ctrl-D");
+            }
+            let mut bytes = Vec::new();
+            stdin.read_to_end(&mut bytes)?;
+            let mut text = utf8(bytes, "standard input")?;
+            if text.ends_with('\n') {
+                text.pop();
+                if text.ends_with('\r') {
+                    text.pop();
+                }
+            }
+            Ok(text)
+        }
+    }
+}
+
+/// Text from bytes that came from `from`.
+pub fn utf8(bytes: Vec<u8>, from: &str) -> Result<String, Fail> {
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        format!("{from}: not UTF-8 at byte {at}; convert the text to UTF-8").into()
+    })
+}
