@@ -158,8 +158,7 @@ impl Scratch {
     /// For `threads` threads and contexts up to `context` positions, `group` query heads per key head; `None` where
     /// there is not so much memory.
     pub fn new(threads: usize, context: usize, group: usize) -> Option<Scratch> {
-        // Blocks of 16 positions that a window touches.
-        let per_thread = context.div_ceil(LANES).checked_add(1)?.checked_mul(LANES)?.checked_mul(group)?;
+        let per_thread = context.checked_next_multiple_of(LANES)?.checked_mul(group)?;
         Some(Scratch { scores: Buf::try_zeroed(per_thread.checked_mul(threads)?.checked_mul(4)?)?, per_thread })
     }
 

@@ -1,0 +1,264 @@
+use crate::{EPS, Rng, everywhere, same, scalar, within};
+use alula_kernels::{Attend, CacheType, Ctx, Kv, Rows, Scratch, attend, store};
+
+/// One row of the table: query heads, key heads, columns of a key and of a value, window, cap, cache, page.
+struct Case(usize, usize, usize, usize, Option<usize>, Option<f32>, CacheType, usize);
+
+use CacheType::{F16, F32};
+const CASES: &[Case] = &[
+    Case(1, 1, 8, 8, None, None, F32, 16),
+    Case(2, 2, 12, 16, None, None, F32, 64),
+    Case(4, 4, 16, 5, Some(5), None, F32, 32),
+    Case(8, 1, 20, 24, None, None, F32, 64),
+    Case(8, 2, 64, 64, Some(16), None, F16, 64),
+    Case(3, 1, 80, 100, None, None, F32, 16),
+    Case(6, 2, 64, 40, Some(17), Some(2.0), F16, 32),
+    Case(16, 1, 8, 33, Some(64), None, F32, 64),
+    Case(14, 2, 16, 72, None, Some(30.0), F32, 48),
+    Case(5, 1, 12, 1, Some(1), None, F16, 16),
+    Case(9, 3, 20, 17, Some(5), Some(0.5), F32, 64),
+    Case(11, 1, 64, 48, Some(33), None, F16, 16),
+    Case(4, 1, 8, 130, None, None, F16, 64),
+];
+
+/// Lengths of the sequences that share a step: on both sides of a vector and of a page, and one that grows apart.
+const LENGTHS: &[usize] = &[1, 16, 17, 65, 100];
+
+/// A cache, the step's rows and what they hold.
+struct Scene {
+    positions: Vec<u32>,
+    seqs: Vec<u32>,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+impl Case {
+    fn spec(&self) -> Attend {
+        Attend { heads: self.0, scale: 1.0 / (self.2 as f32).sqrt(), window: self.4, soft_cap: self.5 }
+    }
+
+    fn scene(&self, r: &mut Rng) -> Scene {
+        let &Case(heads, kv, dk, dv, ..) = self;
+        let seqs: Vec<u32> = LENGTHS.iter().enumerate().flat_map(|(s, &n)| std::iter::repeat_n(s as u32, n)).collect();
+        let n = seqs.len();
+        Scene {
+            positions: LENGTHS.iter().flat_map(|&n| 0..n as u32).collect(),
+            seqs,
+            // Scores with a spread of some units, so that the softmax is neither flat nor a single one.
+            q: r.floats(n * heads * dk).iter().map(|x| x * 4.0).collect(),
+            k: r.floats(n * kv * dk).iter().map(|x| x * 2.0).collect(),
+            v: r.floats(n * kv * dv),
+        }
+    }
+
+    /// A page table per sequence; `seed` says in what order.
+    fn pages(&self, seed: usize) -> Vec<Vec<u32>> {
+        let counts: Vec<usize> = LENGTHS.iter().map(|n| n.div_ceil(self.7)).collect();
+        let mut free: Vec<u32> = (0..counts.iter().sum::<usize>() as u32 + 2).collect();
+        let mut r = Rng::new(seed);
+        let mut page = || free.swap_remove(r.next() as usize % free.len());
+        counts.into_iter().map(|n| (0..n).map(|_| page()).collect()).collect()
+    }
+
+    /// A cache full of what other sequences left there.
+    fn cache(&self, ctx: Ctx<'_>, tables: &[Vec<u32>]) -> Kv {
+        let &Case(_, kv, dk, dv, _, _, kind, page) = self;
+        let pages = tables.iter().map(Vec::len).sum::<usize>() + 2;
+        let mut cache = Kv::new(kind, pages, page, kv, dk, dv).expect("memory");
+        let table: Vec<u32> = (0..pages as u32).collect();
+        let positions: Vec<u32> = (0..(pages * page) as u32).collect();
+        let rows = Rows { positions: &positions, seqs: &vec![0; positions.len()], pages: &[&table] };
+        let stale = |dim: usize| {
+            (0..positions.len() * kv * dim).map(|i| [f32::NAN, 60000.0, f32::INFINITY][i % 3]).collect::<Vec<_>>()
+        };
+        store(ctx, &mut cache, rows, &stale(dk), &stale(dv));
+        cache
+    }
+
+    /// The rows `range` of the scene in one call.
+    fn step(
+        &self,
+        ctx: Ctx<'_>,
+        s: &Scene,
+        tables: &[Vec<u32>],
+        cache: &mut Kv,
+        write: bool,
+        range: std::ops::Range<usize>,
+    ) -> Vec<f32> {
+        let &Case(heads, kv, dk, dv, ..) = self;
+        let tables: Vec<&[u32]> = tables.iter().map(Vec::as_slice).collect();
+        let rows = Rows { positions: &s.positions[range.clone()], seqs: &s.seqs[range.clone()], pages: &tables };
+        let part = |x: &'_ [f32], width: usize| x[range.start * width..range.end * width].to_vec();
+        if write {
+            store(ctx, cache, rows, &part(&s.k, kv * dk), &part(&s.v, kv * dv));
+        }
+        let mut scratch = Scratch::new(ctx.pool.threads(), LENGTHS[LENGTHS.len() - 1], heads / kv).expect("memory");
+        let mut out = vec![f32::NAN; range.len() * heads * dv];
+        attend(ctx, self.spec(), cache, rows, &part(&s.q, heads * dk), &mut scratch, &mut out);
+        out
+    }
+
+    /// Double precision, straight from the definition; with each output its bound.
+    fn reference(&self, s: &Scene) -> Vec<(f64, f64)> {
+        let &Case(heads, kv, dk, dv, window, cap, kind, _) = self;
+        let cached = |x: f32| match kind {
+            F32 => f64::from(x),
+            F16 => half::f16::from_f32(x).to_f64(),
+        };
+        let mut out = Vec::new();
+        for row in 0..s.seqs.len() {
+            let context = s.positions[row] as usize + 1;
+            let seen: Vec<usize> = (row + 1 - context.min(window.unwrap_or(context))..=row).collect();
+            for head in 0..heads {
+                let g = head / (heads / kv);
+                let at = |x: &[f32], r: usize, dim: usize, d: usize| cached(x[(r * kv + g) * dim + d]);
+                let mut most = 0f64; // Σ |q k|, which bounds a score's error
+                let scores: Vec<f64> = seen
+                    .iter()
+                    .map(|&j| {
+                        let terms = (0..dk).map(|d| f64::from(s.q[(row * heads + head) * dk + d]) * at(&s.k, j, dk, d));
+                        let (sum, abs) = terms.fold((0.0, 0.0), |(s, a), t| (s + t, a + t.abs()));
+                        let scale = f64::from(self.spec().scale);
+                        most = most.max(abs * scale);
+                        let score = sum * scale;
+                        cap.map_or(score, |c| f64::from(c) * (score / f64::from(c)).tanh())
+                    })
+                    .collect();
+                let max = scores.iter().fold(f64::NEG_INFINITY, |m, &s| m.max(s));
+                let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                // A score is off by (dk + 10) roundings of it at most; so is, relatively, a weight; sums add theirs.
+                let relative = 2.0 * ((dk + 10) as f64 * most + seen.len() as f64 + 12.0) * EPS;
+                for d in 0..dv {
+                    let terms = seen.iter().zip(&weights).map(|(&j, w)| w / total * at(&s.v, j, dv, d));
+                    let (sum, abs) = terms.fold((0.0, 0.0), |(s, a), t| (s + t, a + t.abs()));
+                    out.push((sum, abs * relative));
+                }
+            }
+        }
+        out
+    }
+}
+
+#[test]
+fn rows_attend_to_their_own_past() {
+    let mut r = Rng::new(10);
+    for (i, case) in CASES.iter().enumerate() {
+        let Case(heads, kv, dk, dv, window, cap, kind, page) = case;
+        let what =
+            format!("{heads} heads on {kv}, {dk}/{dv} columns, window {window:?}, cap {cap:?}, {kind:?}, page {page}");
+        let s = case.scene(&mut r);
+        let (n, width) = (s.seqs.len(), heads * dv);
+        let tables = case.pages(i);
+        let want = scalar(|ctx| case.step(ctx, &s, &tables, &mut case.cache(ctx, &tables), true, 0..n));
+        within(&want, case.reference(&s), &what);
+        everywhere(|ctx, at| {
+            // All at once, with the pages in another order; then alone, in pieces of several sizes.
+            let tables = case.pages(i + 100);
+            let mut cache = case.cache(ctx, &tables);
+            same(&case.step(ctx, &s, &tables, &mut cache, true, 0..n), &want, &format!("{what}, {at}"));
+            for row in (0..n).step_by(7) {
+                let got = case.step(ctx, &s, &tables, &mut cache, false, row..row + 1);
+                same(&got, &want[row * width..(row + 1) * width], &format!("{what}, row {row} alone, {at}"));
+            }
+            let mut cache = case.cache(ctx, &tables);
+            let (mut start, sizes) = (0, [1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 65]);
+            for size in sizes.into_iter().cycle() {
+                let range = start..n.min(start + size);
+                start = range.end;
+                let got = case.step(ctx, &s, &tables, &mut cache, true, range.clone());
+                same(&got, &want[range.start * width..range.end * width], &format!("{what}, rows {range:?}, {at}"));
+                if start == n {
+                    break;
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn a_nan_of_one_row_stays_in_its_sequence() {
+    let case = &CASES[4];
+    let mut s = case.scene(&mut Rng::new(11));
+    let tables = case.pages(3);
+    let width = case.0 * case.3;
+    everywhere(|ctx, at| {
+        let want = case.step(ctx, &s, &tables, &mut case.cache(ctx, &tables), true, 0..s.seqs.len());
+        let first = LENGTHS[0] + LENGTHS[1] + 3; // row 3 of the third sequence; windows are of 16
+        let key = (first * case.1 + 1) * case.2;
+        let clean = std::mem::replace(&mut s.k[key], f32::NAN);
+        let got = case.step(ctx, &s, &tables, &mut case.cache(ctx, &tables), true, 0..s.seqs.len());
+        s.k[key] = clean;
+        for (row, (got, want)) in got.chunks(width).zip(want.chunks(width)).enumerate() {
+            let hit = s.seqs[row] == 2 && (3..3 + 14).contains(&s.positions[row]);
+            // Query heads 4 to 7 share key head 1.
+            same(&got[..width / 2], &want[..width / 2], &format!("row {row}, {at}"));
+            if hit {
+                assert!(got[width / 2..].iter().all(|x| x.is_nan()), "row {row}, {at}");
+            } else {
+                same(&got[width / 2..], &want[width / 2..], &format!("row {row}, {at}"));
+            }
+        }
+    });
+}
+
+#[test]
+fn the_later_of_two_rows_in_one_place_stays() {
+    let long = vec![1.0; 2 * 40 * 64]; // enough for two threads
+    everywhere(|ctx, at| {
+        let run = |k: &[f32]| {
+            let mut cache = Kv::new(F32, 1, 16, 2, 40, 40).expect("memory");
+            let n = k.len() / 80;
+            let rows = Rows { positions: &vec![0; n], seqs: &vec![0; n], pages: &[&[0]] };
+            store(ctx, &mut cache, rows, k, k);
+            let rows = Rows { positions: &[0], seqs: &[0], pages: &[&[0]] };
+            let (mut scratch, mut out) = (Scratch::new(ctx.pool.threads(), 1, 1).expect("memory"), [f32::NAN; 80]);
+            let one = Attend { heads: 2, scale: 1.0, window: None, soft_cap: None };
+            attend(ctx, one, &cache, rows, &[1.0; 80], &mut scratch, &mut out);
+            out
+        };
+        let last: Vec<f32> = (0..80).map(|i| i as f32).collect();
+        same(&run(&[&long[..], &last].concat()), &last, &at);
+    });
+}
+
+#[test]
+fn what_a_cache_and_a_scratch_take() {
+    assert_eq!(Kv::bytes_per_token(F32, 3, 20, 17), 3 * (20 + 32) * 4);
+    assert_eq!(Kv::bytes_per_token(F16, 1, 64, 64), 256);
+    assert_eq!(Scratch::new(3, 17, 4).expect("memory").bytes(), 3 * 32 * 4 * 4);
+    // None of these can be had; some are no number of bytes at all.
+    assert!(Kv::new(F32, usize::MAX / 8, 64, 1, 64, 64).is_none());
+    assert!(Kv::new(F32, 1 << 50, 64, 1, 64, 64).is_none());
+    assert!(Scratch::new(2, usize::MAX, 1).is_none());
+    assert!(Scratch::new(usize::MAX, 1000, 8).is_none());
+    assert!(Scratch::new(1, 1 << 58, 1).is_none());
+}
+
+#[test]
+fn sizes_that_do_not_fit_panic() {
+    // Each argument is right but for one: (key elements, query elements, page table, scratch context, heads).
+    let run = |k: usize, q: usize, table: &'static [u32], context: usize, heads: usize| {
+        std::panic::catch_unwind(move || {
+            scalar(|ctx| {
+                let mut cache = Kv::new(F32, 2, 16, 2, 8, 8).expect("memory");
+                let rows = Rows { positions: &[0, 17], seqs: &[0, 0], pages: &[table] };
+                store(ctx, &mut cache, rows, &vec![0.0; k], &[0.0; 32]);
+                let a = Attend { heads, scale: 1.0, window: None, soft_cap: None };
+                let mut scratch = Scratch::new(1, context, 2).expect("memory");
+                attend(ctx, a, &cache, rows, &vec![0.0; q], &mut scratch, &mut [0.0; 64]);
+            })
+        })
+    };
+    assert!(run(32, 64, &[1, 0], 18, 4).is_ok());
+    assert!(run(31, 64, &[1, 0], 18, 4).is_err());
+    assert!(run(32, 63, &[1, 0], 18, 4).is_err());
+    assert!(run(32, 64, &[1], 18, 4).is_err());
+    assert!(run(32, 64, &[1, 2], 18, 4).is_err());
+    assert!(run(32, 64, &[1, 0], 1, 4).is_err());
+    assert!(run(32, 64, &[1, 0], 18, 3).is_err());
+    for (page, heads, dk, dv) in [(8, 1, 8, 8), (0, 1, 8, 8), (16, 0, 8, 8), (16, 1, 0, 8), (16, 1, 8, 0)] {
+        assert!(std::panic::catch_unwind(|| Kv::new(F16, 1, page, heads, dk, dv)).is_err());
+    }
+}

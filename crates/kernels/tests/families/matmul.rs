@@ -1,0 +1,175 @@
+use crate::{EPS, ROWS, Rng, everywhere, same, scalar, within};
+use alula_kernels::{Ctx, Input, Packed, QBlock, matmul, quantize};
+use alula_tensor::{Codes, DType, FORMATS, Format};
+
+/// (output rows, columns for float types, columns in blocks of 32 or 256 for the others). More output rows than a
+/// task has panels of 16, and none, one or some of them in the last panel.
+const CASES: &[(usize, usize, usize)] =
+    &[(1, 1, 1), (15, 7, 2), (16, 64, 1), (17, 33, 2), (100, 129, 1), (131, 256, 2)];
+
+/// A weight matrix of random blocks whose values are neither all tiny nor huge.
+fn random(format: &Format, n: usize, r: &mut Rng) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut values = vec![0f32; format.block];
+    while out.len() < n * format.bytes {
+        let block: Vec<u8> = (0..format.bytes).map(|_| (r.next() >> 32) as u8).collect();
+        (format.decode)(&block, &mut values);
+        let largest = values.iter().fold(0f32, |m, v| m.max(v.abs()));
+        if (0.05..50.0).contains(&largest) && !values.iter().any(|v| v.is_nan()) {
+            out.extend(block);
+        }
+    }
+    out
+}
+
+/// The documented order of a block-quantised product: an exact integer sum per scale, then one fused multiply-add,
+/// and one for the minimum.
+fn integer_reference(format: &Format, codes: &Codes, row: &[u8], x: &[QBlock]) -> f32 {
+    let groups = format.block / codes.group;
+    let width = codes.group.min(32);
+    let (mut q, mut scales, mut mins) = (vec![0i8; format.block], vec![0f32; groups], vec![0f32; groups]);
+    let mut acc = 0f32;
+    for (b, block) in row.chunks(format.bytes).enumerate() {
+        (codes.unpack)(block, &mut q, &mut scales, &mut mins);
+        for (part, q) in q.chunks(width).enumerate() {
+            let at = b * format.block + part * width;
+            let (group, x, first) = (part * width / codes.group, &x[at / 32], at % 32);
+            let x8 = &x.q[first..first + width];
+            let sum: i32 = q.iter().zip(x8).map(|(&q, &x)| i32::from(q) * i32::from(x)).sum();
+            let total: i32 = x8.iter().map(|&x| i32::from(x)).sum();
+            acc = (sum as f32).mul_add(scales[group] * x.scale, acc);
+            if codes.has_min {
+                acc = (-(total as f32)).mul_add(mins[group] * x.scale, acc);
+            }
+        }
+    }
+    acc
+}
+
+/// The product at some level, and its quantised input where it has one.
+fn product(ctx: Ctx<'_>, w: &Packed, x: &[f32], bias: Option<&[f32]>) -> (Vec<f32>, Vec<QBlock>) {
+    let mut out = vec![f32::NAN; x.len() / w.cols() * w.rows()];
+    let mut blocks = vec![QBlock::default(); if w.quantized() { x.len() / 32 } else { 0 }];
+    if w.quantized() {
+        quantize(ctx, x, &mut blocks);
+        matmul(ctx, Input::Q8(&blocks), w, bias, &mut out);
+    } else {
+        matmul(ctx, Input::F32(x), w, bias, &mut out);
+    }
+    (out, blocks)
+}
+
+fn check(format: &Format, n: usize, k: usize, r: &mut Rng) {
+    let what = format!("{} [{n}, {k}]", format.name);
+    // Neither the matrix's bytes nor x lie on a boundary.
+    let bytes = [&[0][..], &random(format, n * k / format.block, r)].concat();
+    let bytes = &bytes[1..];
+    let most = ROWS[ROWS.len() - 1];
+    let x = &r.floats(most * k + 1)[1..];
+    let bias = r.floats(n);
+    let bias = (n % 2 == 1).then_some(&bias[..]);
+    let pack = |ctx: Ctx<'_>| Packed::new(ctx, format.dtype, n, k, bytes);
+    let (want, blocks) = scalar(|ctx| product(ctx, &pack(ctx), x, bias));
+
+    let mut values = vec![0f32; n * k];
+    (format.decode)(bytes, &mut values);
+    let dot = |i: usize, f: &dyn Fn(f64) -> f64| -> f64 {
+        let (x, w) = (&x[i / n * k..][..k], &values[i % n * k..][..k]);
+        x.iter().zip(w).map(|(&x, &w)| f(f64::from(x) * f64::from(w))).sum()
+    };
+    let offset = |i: usize| bias.map_or(0.0, |b| f64::from(b[i % n]));
+    let exact: Vec<f64> = (0..want.len()).map(|i| dot(i, &|p| p) + offset(i)).collect();
+    if let Some(codes) = format.codes {
+        let row = k / format.block * format.bytes;
+        let scalar: Vec<f32> = (0..want.len())
+            .map(|i| {
+                let (x, w) = (&blocks[i / n * (k / 32)..][..k / 32], &bytes[i % n * row..][..row]);
+                let sum = integer_reference(format, &codes, w, x);
+                bias.map_or(sum, |b| sum + b[i % n])
+            })
+            .collect();
+        same(&want, &scalar, &format!("{what} against integers"));
+        // Activations have 8 bits: an error of (1/127)²/12 against a signal of 1/3.
+        let error: f64 = want.iter().zip(&exact).map(|(&g, w)| (f64::from(g) - w).powi(2)).sum();
+        let signal: f64 = exact.iter().map(|w| w * w).sum();
+        assert!(error <= 4e-5 * signal, "{what}: NMSE {:e}", error / signal);
+    } else {
+        // A rounding per input, each at most EPS of a partial sum.
+        let bound = |i: usize| (k + 1) as f64 * EPS * (dot(i, &f64::abs) + offset(i).abs());
+        within(&want, exact.iter().enumerate().map(|(i, &w)| (w, bound(i))), &what);
+    }
+
+    everywhere(|ctx, at| {
+        let w = pack(ctx);
+        assert_eq!((w.rows(), w.cols(), w.quantized()), (n, k, format.codes.is_some()));
+        for rows in ROWS {
+            let (got, _) = product(ctx, &w, &x[..rows * k], bias);
+            same(&got, &want[..rows * n], &format!("{what}, {rows} rows, {at}"));
+        }
+        // The last row alone.
+        let (got, _) = product(ctx, &w, &x[(most - 1) * k..], bias);
+        same(&got, &want[(most - 1) * n..], &format!("{what}, last row, {at}"));
+    });
+}
+
+#[test]
+fn every_format_is_exact_in_its_documented_order() {
+    let mut r = Rng::new(1);
+    for format in FORMATS {
+        for &(n, float, blocks) in CASES {
+            check(format, n, if format.codes.is_some() { blocks * format.block } else { float }, &mut r);
+        }
+        if format.block == 32 {
+            check(format, 33, 512, &mut r);
+        }
+    }
+}
+
+#[test]
+fn infinite_and_nan_inputs_reach_their_own_rows_only() {
+    let mut r = Rng::new(2);
+    for dtype in [DType::F32, DType::Q8_0, DType::Q4K] {
+        let format = dtype.format();
+        let bytes = random(format, 20 * 256 / format.block, &mut r);
+        let clean = r.floats(3 * 256);
+        let mut x = clean.clone();
+        x[256 + 77] = f32::NAN;
+        x[512 + 200] = f32::INFINITY;
+        everywhere(|ctx, at| {
+            let w = Packed::new(ctx, dtype, 20, 256, &bytes);
+            let ((want, _), (got, _)) = (product(ctx, &w, &clean, None), product(ctx, &w, &x, None));
+            same(&got[..20], &want[..20], &at);
+            assert!(got[20..].iter().all(|v| !v.is_finite()), "{dtype} {at}: {:?}", &got[20..]);
+        });
+    }
+}
+
+#[test]
+fn nothing_times_something() {
+    scalar(|ctx| {
+        let none = Packed::new(ctx, DType::F32, 0, 5, &[]);
+        assert_eq!(none.bytes(), 0);
+        matmul(ctx, Input::F32(&[]), &none, None, &mut []);
+        let w = Packed::new(ctx, DType::F16, 3, 5, &[0; 30]);
+        assert_eq!(w.bytes(), 3 * 64);
+        matmul(ctx, Input::F32(&[]), &w, None, &mut []);
+    });
+}
+
+#[test]
+fn operands_that_do_not_fit_panic() {
+    let refused = |f: &(dyn Fn(Ctx<'_>) + std::panic::RefUnwindSafe)| {
+        assert!(std::panic::catch_unwind(|| scalar(f)).is_err());
+    };
+    refused(&|ctx| _ = Packed::new(ctx, DType::F32, 2, 3, &[0; 25]));
+    refused(&|ctx| _ = Packed::new(ctx, DType::F32, 2, 0, &[]));
+    refused(&|ctx| _ = Packed::new(ctx, DType::Q4_0, 1, 33, &[0; 18]));
+    let float = |ctx: Ctx<'_>| Packed::new(ctx, DType::F32, 2, 3, &[0; 24]);
+    let block = |ctx: Ctx<'_>| Packed::new(ctx, DType::Q8_0, 2, 32, &[0; 68]);
+    refused(&|ctx| matmul(ctx, Input::F32(&[0.0; 4]), &float(ctx), None, &mut [0.0; 2]));
+    refused(&|ctx| matmul(ctx, Input::F32(&[0.0; 3]), &float(ctx), None, &mut [0.0; 3]));
+    refused(&|ctx| matmul(ctx, Input::F32(&[0.0; 3]), &float(ctx), Some(&[0.0]), &mut [0.0; 2]));
+    refused(&|ctx| matmul(ctx, Input::F32(&[0.0; 32]), &block(ctx), None, &mut [0.0; 2]));
+    refused(&|ctx| matmul(ctx, Input::Q8(&[QBlock::default(); 2]), &block(ctx), None, &mut [0.0; 2]));
+    refused(&|ctx| matmul(ctx, Input::Q8(&[QBlock::default(); 3]), &float(ctx), None, &mut [0.0; 2]));
+}
