@@ -304,7 +304,7 @@ class Maker:
             "tools_in_user_message": [True, False], "date_string": ["26 Jul 2024"], "custom_tools": [[]], "builtin_tools": [["browser", "python"]],
             "keep_past_thinking": [True, False], "clear_thinking": [True, False], "add_vision_id": [True], "model_identity": ["You are Alula."],
             "preserve_thinking": [True, False], "parallel_tool_calls": [True, False], "thinking_mode": ["thinking", "chat", "adaptive"],
-            "documents": [[{"title": "t", "text": "x"}]], "controls": [{"length": "long"}], "drop_thinking": [True, False], "unk_token": ["<unk>"],
+            "functions": ["[]", "def f(x)"], "datetime": ["2024-07-26"], "documents": [[{"title": "t", "text": "x"}]], "controls": [{"length": "long"}], "drop_thinking": [True, False], "unk_token": ["<unk>"],
         }
         for name, values in options.items():
             if self.chance(0.05) and not (name == "documents" and "documents" in case):
@@ -339,9 +339,13 @@ def main():
         return
     cases = json.loads((DATA / "conversations.json").read_text())
     own = json.loads((DATA / "own.json").read_text())
-    for entry in own:
-        entry["want"] = render(entry["template"], {"messages": [], **entry.get("input", {})})
-    (DATA / "own.json").write_text(json.dumps(own, indent=1, ensure_ascii=False) + "\n")
+    for entry in own["cases"]:
+        given = entry.get("input", {})
+        want = render(entry["template"], {"messages": [], **(own["shared"] if given == "shared" else given)})
+        entry["want"] = {"address": True} if has_address(want.get("text", "")) else want
+    lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in own["cases"])
+    shared = json.dumps(own["shared"], ensure_ascii=False)
+    (DATA / "own.json").write_text(f'{{"shared": {shared},\n"cases": [\n{lines}\n]}}\n')
     goldens = {name: " ".join(compact(render(source, case)) for case in cases) for name, source in sources.items()}
     (DATA / "goldens.json").write_text(json.dumps(goldens, indent=0) + "\n")
 

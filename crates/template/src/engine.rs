@@ -155,7 +155,6 @@ impl Value {
     /// The value for the engine.
     pub(crate) fn to_engine(&self) -> Engine {
         match self {
-            Value::Undefined(_) => Engine::UNDEFINED,
             Value::None => Engine::from(()),
             Value::Bool(b) => Engine::from(*b),
             Value::Int(i) => i64::try_from(*i).map_or_else(|_| Engine::from(*i), Engine::from),
@@ -234,6 +233,7 @@ pub(crate) fn environment() -> Environment<'static> {
     env.add_filter("_apply", |state: &mut State, of: &Engine, args: Rest<Engine>, kwargs: Kwargs| {
         of.call(state, &forward(args, kwargs))
     });
+    env.add_filter("_absent", |value: &Engine| value.is_undefined());
     env.add_function("_store", |state: &mut State, of: &Engine, name: &Engine, value: &Engine| {
         give(run(state).and_then(|run| store(&run, of, name, value)))
     });

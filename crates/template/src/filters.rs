@@ -22,7 +22,7 @@ pub(crate) const FILTERS: &[(&str, Filter)] = &[
     ("abs", abs),
     ("attr", attr),
     ("batch", batch),
-    ("capitalize", |v, a, m| method(v, a, m, |s| methods::capitalize(s))),
+    ("capitalize", |v, a, m| method(v, a, m, methods::capitalize)),
     ("center", center),
     ("count", length),
     ("d", default),
@@ -32,7 +32,7 @@ pub(crate) const FILTERS: &[(&str, Filter)] = &[
     ("escape", escape),
     ("first", first),
     ("float", to_float),
-    ("forceescape", |v, _, m| Ok(Value::Markup(text::escape(&text::str(&v, m)?).into()))),
+    ("forceescape", |v, _, m| Ok(Value::Markup(text::escape(&text::str(&v, m)?, m)?.into()))),
     ("format", printf),
     ("indent", indent),
     ("int", to_int),
@@ -212,8 +212,7 @@ fn escape(value: Value, _: &Args, meter: &Meter) -> Res<Value> {
         Value::Markup(_) => Ok(value),
         _ => {
             let text = text::str(&value, meter)?;
-            meter.alloc(text.len() * 5)?;
-            Ok(Value::Markup(text::escape(&text).into()))
+            Ok(Value::Markup(text::escape(&text, meter)?.into()))
         }
     }
 }

@@ -43,7 +43,9 @@ fn number(chars: &mut Chars<'_>) -> Res<Option<usize>> {
 /// Python's `format(value, spec)`.
 fn format_value(value: &Value, spec: &str, meter: &Meter) -> Res<String> {
     if spec.is_empty() {
-        return Ok(text::str(value, meter)?.to_string());
+        let mut out = String::new();
+        text::write_str(&mut out, value, meter)?;
+        return Ok(out);
     }
     let is_align = |c: &char| "<>=^".contains(*c);
     let mut parsed = Spec::default();
@@ -198,12 +200,13 @@ fn python_exponent(text: &str) -> String {
 
 /// What a conversion writes: escaped if the format is markup.
 fn convert(value: &Value, conversion: char, markup: bool, meter: &Meter) -> Res<Value> {
-    let text = match conversion {
-        'r' | 'a' => text::repr(value, meter)?,
-        _ => text::str(value, meter)?.to_string(),
-    };
+    let mut text = String::new();
+    match conversion {
+        'r' | 'a' => text = text::repr(value, meter)?,
+        _ => text::write_str(&mut text, value, meter)?,
+    }
     let safe = !markup || (conversion == 's' && matches!(value, Value::Markup(_)));
-    Value::text(if safe { text } else { text::escape(&text) }, meter)
+    Value::text(if safe { text } else { text::escape(&text, meter)? }, meter)
 }
 
 /// `format % values`: a tuple gives several values, a dict gives named ones.
@@ -363,7 +366,7 @@ fn write_braces(
         };
         let written = format_value(&value, &whole_spec, meter)?;
         let escape = given.markup && !matches!(value, Value::Markup(_));
-        out.push_str(&if escape { text::escape(&written) } else { written });
+        out.push_str(&if escape { text::escape(&written, meter)? } else { written });
     }
     out.push_str(rest);
     Ok(())

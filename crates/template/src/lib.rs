@@ -6,12 +6,22 @@
 //! that escapes no HTML), with Python's values: `True`, `1e+20`, `{'a': None}`, methods that hide items of the same
 //! name, markup that escapes what is added to it.
 //!
-//! A template is a stranger's program. It runs within limits on steps, memory and depth, and whatever it does the
-//! result is a text or an [`Error`].
+//! minijinja parses and runs the templates (`engine`). Its values and operators are not Python's, so each template is
+//! first written out again with every operator as a call of ours (`translate`), and filters, tests, methods and
+//! formatting are ours too; that is also how every allocation is paid for.
 //!
-//! Where the two differ: integers have 128 bits; numbers arrive as `serde_json` reads them (integers beyond 64 bits and
-//! `-0` are floats); `include`, `import` and `extends` are refused; rarely used filters are missing (see `filters`);
-//! generators are computed at once.
+//! A template is a stranger's program. It runs within limits on instructions, work, memory and depth (`meter`), and
+//! whatever it does the result is a text or an [`Error`].
+//!
+//! Where the two differ:
+//! * Integers have 128 bits. Numbers arrive as `serde_json` reads them: integers beyond 64 bits and `-0` are floats.
+//! * `+x`, `{% print %}`, tuples without parentheses in `{{ }}` and behind `in`, `varargs` and `kwargs` of macros and
+//!   `{% call %}` of anything but a macro's name are refused or undefined; so are `include`, `import`, `extends` and
+//!   `autoescape`.
+//! * White space that `-` strips does not count the control characters 0x1c to 0x1f.
+//! * `loop` cannot be put into lists, dicts and namespaces. Generators are computed at once.
+//! * A few filters that no chat template has a use for are missing (see `filters`).
+//! * Upper and lower case and what is printable follow Rust's Unicode version, which is newer than Python's.
 
 #![forbid(unsafe_code)]
 
@@ -24,6 +34,7 @@ mod format;
 mod meter;
 mod methods;
 mod ops;
+mod prepare;
 mod tests;
 mod text;
 mod translate;
@@ -90,7 +101,7 @@ pub enum Error {
     #[error("{0}")]
     Refused(String),
     /// The template is not one.
-    #[error("chat template, line {line}: {what}; give another with --chat-template or report it to the model's makers")]
+    #[error("chat template, line {line}: {what} (correct the template that the model brings)")]
     Syntax {
         /// Counted from 1.
         line: usize,
@@ -116,7 +127,7 @@ impl Template {
     /// # Errors
     /// [`Error::Syntax`], naming the line.
     pub fn new(source: &str) -> Result<Self, Error> {
-        let syntax = |bad: translate::Bad| Error::Syntax { line: bad.line, what: bad.what };
+        let syntax = |bad: prepare::Bad| Error::Syntax { line: bad.line, what: bad.what };
         let translated = translate::translate(source).map_err(syntax)?;
         let mut env = engine::environment();
         env.add_template_owned(NAME, translated).map_err(|error| {

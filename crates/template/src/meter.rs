@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// Steps that a rendering may take (some seconds at worst).
 const STEPS: u64 = 100_000_000;
 /// Bytes that a rendering may allocate, plus [`BYTES_PER_INPUT`] for each byte of its input.
-const BYTES: u64 = 512 << 20;
+const BYTES: u64 = 256 << 20;
 /// See [`BYTES`]: templates that copy the conversation once per message stay far below this.
-const BYTES_PER_INPUT: u64 = 64;
+const BYTES_PER_INPUT: u64 = 256;
 /// How deep values may nest. Python itself gives up near 1000; no schema that people write comes near 100.
 pub(crate) const MAX_NESTING: u16 = 160;
 
@@ -78,7 +78,7 @@ impl Meter {
     pub(crate) fn alloc(&self, bytes: usize) -> Res<()> {
         match self.bytes.load(Relaxed).checked_sub(bytes as u64) {
             Some(left) => self.bytes.store(left, Relaxed),
-            None => return fail("the template makes too much text (more than 512 MiB and 64 times its input)"),
+            None => return fail("the template makes too much text (more than 256 MiB and 256 times its input)"),
         }
         self.scan(bytes)
     }

@@ -152,7 +152,7 @@ fn string(of: &Value, s: &Arc<str>, name: &str, args: &Args, meter: &Meter) -> R
             let [old, new, count] = args.bind(name, ["", "", "count"])?;
             let (old, mut new) = (need_str(old, name)?, need(new, name)?);
             if let (Value::Markup(_), Value::Str(text)) = (of, &new) {
-                new = Value::Str(text::escape(text).into());
+                new = Value::Str(text::escape(text, meter)?.into());
             }
             let new = need_str(Some(new), name)?;
             let count = int_or(count, -1, name)?;
@@ -204,7 +204,7 @@ fn string(of: &Value, s: &Arc<str>, name: &str, args: &Args, meter: &Meter) -> R
                 meter.alloc(s.len() + part.len())?;
                 out.push_str(if i > 0 { s } else { "" });
                 match (of, item) {
-                    (Value::Markup(_), Value::Str(part)) => out.push_str(&text::escape(part)),
+                    (Value::Markup(_), Value::Str(part)) => out.push_str(&text::escape(part, meter)?),
                     _ => out.push_str(part),
                 }
             }

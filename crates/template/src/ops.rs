@@ -76,10 +76,13 @@ pub(crate) const OPERATORS: &[(&str, Filter)] = &[
         let pairs = a.pos.chunks_exact(2).filter_map(|pair| Some((pair.first()?.clone(), pair.get(1)?.clone())));
         Value::dict(pairs, m)
     }),
-    ("_iter", |v, _, m| match v {
+    ("_iter", |v, _, m| match &v {
+        Value::List(seq) | Value::Tuple(seq) => m.step(seq.items.len()).map(|()| v),
         Value::Foreign(_) => Ok(v),
         _ => Value::list(v.items(m)?, m),
     }),
+    // What is undefined becomes a value of ours here, so that only what is missing is undefined to the engine.
+    ("_arg", |v, _, _| Ok(v)),
     ("_test", |v, a, m| {
         let name = need_str(a.pos.first().cloned(), "a test")?;
         let Some(test) = crate::tests::find(&name) else { return fail(format!("No test named '{name}' found.")) };
@@ -187,8 +190,7 @@ fn joined(a: &str, b: &str, meter: &Meter) -> Res<String> {
 /// What is added to markup: text gets escaped.
 fn escaped(value: &Value, meter: &Meter) -> Res<String> {
     let text = text::str(value, meter)?;
-    meter.alloc(text.len())?;
-    Ok(if matches!(value, Value::Markup(_)) { text.to_string() } else { text::escape(&text) })
+    if matches!(value, Value::Markup(_)) { Ok(text.to_string()) } else { text::escape(&text, meter) }
 }
 
 fn repeat(value: &Value, count: &Value, meter: &Meter) -> Res<Value> {

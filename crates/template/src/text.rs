@@ -101,6 +101,10 @@ fn write_repr(out: &mut String, value: &Value, meter: &Meter) -> Res<()> {
                 View::Items => write_items(out, ["([", "])"], value.items(meter)?.iter(), meter)?,
             }
         }
+        Value::Foreign(of) => match (of.get_attr("index"), of.get_attr("length")) {
+            (Ok(index), Ok(length)) if !index.is_undefined() => drop(write!(out, "<LoopContext {index}/{length}>")),
+            _ => out.push_str("<function>"),
+        },
         _ => {
             let _ = write!(out, "<{}>", value.type_name());
         }
@@ -156,7 +160,8 @@ fn is_printable(c: char) -> bool {
 }
 
 /// markupsafe's `escape`.
-pub(crate) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str, meter: &Meter) -> Res<String> {
+    meter.alloc(text.len() * 5)?;
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -168,7 +173,7 @@ pub(crate) fn escape(text: &str) -> String {
             _ => out.push(c),
         }
     }
-    out
+    Ok(out)
 }
 
 /// How `json.dumps` writes.
@@ -222,7 +227,10 @@ impl Json {
                         Value::Int(i) => drop(write!(out, "\"{i}\"")),
                         Value::Float(f) => drop(write!(out, "\"{}\"", json_float(*f))),
                         _ => {
-                            return fail(format!("keys must be str, int, float, bool or None, not {}", key.type_name()));
+                            return fail(format!(
+                                "keys must be str, int, float, bool or None, not {}",
+                                key.type_name()
+                            ));
                         }
                     }
                     out.push_str(&self.key_separator);

@@ -5,41 +5,19 @@
 //! node stays on its line, so that errors name the template's own lines. What jinja2 refuses when it compiles is
 //! refused here.
 
+use crate::prepare::{Bad, bad, prepare, syntax};
 use crate::{filters, tests};
-use minijinja::machinery::{Span, Token, ast, parse, tokenize};
-use minijinja::syntax::SyntaxConfig;
+use minijinja::machinery::{Span, ast, parse};
 use minijinja::value::{Value as Engine, ValueKind};
 use std::fmt::Write;
-
-/// Tokens that one tag may have, and `elif`s that a template may have: they bound how deep what is parsed can nest.
-const MAX_TOKENS: usize = 2000;
-const MAX_ELIFS: usize = 500;
-
-/// Where and why a template is not one.
-#[derive(Debug)]
-pub(crate) struct Bad {
-    pub(crate) line: usize,
-    pub(crate) what: String,
-}
 
 const NO_OTHERS: &str = "a chat template cannot read other templates";
 
 type Done = Result<(), Bad>;
 
-/// The jinja2 settings of transformers.
-fn syntax() -> Result<SyntaxConfig, Bad> {
-    SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(|e| bad(&e))
-}
-
-fn bad(error: &minijinja::Error) -> Bad {
-    let what = error.detail().map_or_else(|| error.kind().to_string(), String::from);
-    Bad { line: error.line().unwrap_or(1), what }
-}
-
 /// The template as minijinja is to run it (with default syntax).
 pub(crate) fn translate(source: &str) -> Result<String, Bad> {
-    let source = generation_as_scope(&source.replace("\r\n", "\n").replace('\r', "\n"));
-    check_size(&source)?;
+    let source = prepare(source)?;
     let parsed = parse(&source, "template", syntax()?).map_err(|e| bad(&e))?;
     let mut writer = Writer { out: String::new(), line: 1, unknown: Vec::new(), certain: None };
     let ast::Stmt::Template(template) = &parsed else { return Ok(String::new()) };
@@ -48,51 +26,6 @@ pub(crate) fn translate(source: &str) -> Result<String, Bad> {
         Some(bad) => Err(bad),
         None => Ok(writer.out),
     }
-}
-
-/// `{% generation %}` marks what the assistant wrote. It makes a scope and writes nothing: so does `{% with %}`.
-fn generation_as_scope(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(at) = rest.find("{%") {
-        let (before, tag) = rest.split_at(at + 2);
-        out.push_str(before);
-        rest = tag;
-        let inner = tag.trim_start_matches(['-', '+']).trim_start();
-        let (end, word) = match inner.strip_prefix("end") {
-            Some(word) => ("end", word),
-            None => ("", inner),
-        };
-        let after = word.strip_prefix("generation").map(str::trim_start);
-        if let Some(after) = after.filter(|after| after.trim_start_matches(['-', '+']).starts_with("%}")) {
-            out.push_str(&tag[..tag.len() - inner.len()]);
-            out.push_str(end);
-            out.push_str("with ");
-            rest = after;
-        }
-    }
-    out + rest
-}
-
-/// Refuses templates that would nest deeper than parsers can follow.
-fn check_size(source: &str) -> Done {
-    let (mut in_tag, mut elifs) = (0, 0);
-    for token in tokenize(source, false, syntax()?) {
-        let (token, span) = token.map_err(|e| bad(&e))?;
-        match token {
-            Token::TemplateData(_) | Token::VariableStart | Token::BlockStart => in_tag = 0,
-            Token::Ident("elif") => elifs += 1,
-            _ => in_tag += 1,
-        }
-        let line = usize::from(span.start_line);
-        if in_tag > MAX_TOKENS {
-            return Err(Bad { line, what: format!("a tag has more than {MAX_TOKENS} tokens") });
-        }
-        if elifs > MAX_ELIFS {
-            return Err(Bad { line, what: format!("more than {MAX_ELIFS} `elif`") });
-        }
-    }
-    Ok(())
 }
 
 /// How tightly an expression binds when written out.
@@ -175,17 +108,24 @@ impl Writer {
                 self.push("{%endset%}");
                 if let ast::Expr::GetAttr(target) = &node.target {
                     self.push("{%");
-                    self.store(target, |writer| Ok(writer.push("_captured")))?;
+                    self.store(target, |writer| {
+                        writer.push("_captured");
+                        Ok(())
+                    })?;
                 }
             }
             ast::Stmt::WithBlock(node) => {
                 self.open("{%", node.span());
-                self.push("with ");
-                for (i, (target, value)) in node.assignments.iter().enumerate() {
-                    self.push(if i > 0 { "," } else { "" });
-                    self.target(target)?;
-                    self.push("=");
-                    self.expr(value, Level::Condition)?;
+                self.push("with");
+                if !node.assignments.is_empty() {
+                    // All at once: the values do not see the new names.
+                    self.push("(");
+                    for (target, _) in &node.assignments {
+                        self.target(target)?;
+                        self.push(",");
+                    }
+                    self.push(")=");
+                    self.items("none|_tuple", node.assignments.iter().map(|(_, value)| value))?;
                 }
                 self.push("%}");
                 self.scope(&node.body)?;
@@ -203,9 +143,7 @@ impl Writer {
                 self.open("{%", node.span());
                 self.push("macro ");
                 self.push(node.name);
-                self.signature(node)?;
-                self.push("%}");
-                self.scope(&node.body)?;
+                self.macro_body(node)?;
                 self.push("{%endmacro%}");
             }
             ast::Stmt::CallBlock(node) => {
@@ -218,6 +156,7 @@ impl Writer {
                 self.push(callee.id);
                 self.args("", &node.call.args)?;
                 self.push("%}");
+                self.defaults(&node.macro_decl)?;
                 self.scope(&node.macro_decl.body)?;
                 self.push("{%endcall%}");
             }
@@ -339,18 +278,36 @@ impl Writer {
         Ok(())
     }
 
+    fn macro_body(&mut self, node: &ast::Macro<'_>) -> Done {
+        self.signature(node)?;
+        self.push("%}");
+        self.defaults(node)?;
+        self.scope(&node.body)
+    }
+
     fn signature(&mut self, node: &ast::Macro<'_>) -> Done {
         self.push("(");
-        let required = node.args.len().saturating_sub(node.defaults.len());
-        for (i, arg) in node.args.iter().enumerate() {
-            self.push(if i > 0 { "," } else { "" });
+        for arg in &node.args {
             self.target(arg)?;
-            if let Some(default) = i.checked_sub(required).and_then(|i| node.defaults.get(i)) {
-                self.push("=");
-                self.expr(default, Level::Condition)?;
-            }
+            self.push(",");
         }
         self.push(")");
+        Ok(())
+    }
+
+    /// Gives parameters their defaults: where nothing was passed (passing something undefined is passing something),
+    /// from left to right, so that a default may use the parameters before it.
+    fn defaults(&mut self, node: &ast::Macro<'_>) -> Done {
+        let required = node.args.len().saturating_sub(node.defaults.len());
+        for (arg, default) in node.args.iter().skip(required).zip(&node.defaults) {
+            self.push("{%if ");
+            self.target(arg)?;
+            self.push("|_absent%}{%set ");
+            self.target(arg)?;
+            self.push("=");
+            self.expr(default, Level::Condition)?;
+            self.push("%}{%endif%}");
+        }
         Ok(())
     }
 
@@ -562,8 +519,9 @@ impl Writer {
                 ast::CallArg::KwargSplat(expr) => ("**", expr),
             };
             self.push(mark);
-            self.expr(expr, Level::Condition)?;
-            self.push(",");
+            let may_be_absent = matches!(expr, ast::Expr::Var(_) | ast::Expr::IfExpr(_) | ast::Expr::BinOp(_));
+            self.expr(expr, if may_be_absent { Level::Filtered } else { Level::Condition })?;
+            self.push(if may_be_absent { "|_arg," } else { "," });
         }
         self.push(")");
         Ok(())

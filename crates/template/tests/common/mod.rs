@@ -15,6 +15,7 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
+    #[allow(dead_code)]
     /// Equal texts, equal refusals, or an error on both sides.
     pub(crate) fn agrees(&self, other: &Outcome) -> bool {
         match (self, other) {
