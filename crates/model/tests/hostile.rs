@@ -1,0 +1,179 @@
+//! Damaged and absurd models: each is refused with a typed error or computes something, and nothing panics.
+//!
+//! `ALULA_MUTATIONS=5000` raises the number of variants per file (default 150).
+
+use alula_device::{Batch, CacheType, Cpu, CpuDevice, Device, Limits, Seq};
+use alula_format::gguf::Gguf;
+use alula_model::{Model, ModelError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n.max(1) as u64) as usize
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/parity")
+}
+
+fn count() -> usize {
+    std::env::var("ALULA_MUTATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(150)
+}
+
+/// Loads the weights and runs three tokens, where the model lets us.
+fn exercise(model: Result<Model, ModelError>) -> Result<(), String> {
+    let model = model.map_err(|e| e.to_string())?;
+    let limits = Limits { tokens: 4, outputs: 4, context: 64, pages: 1, cache: CacheType::F32 };
+    let device = CpuDevice::new(Cpu::from_env().map_err(|e| e.to_string())?, 1);
+    let mut plan = device.compile(model.graph(), model.weights(), limits, &mut |_, _| ()).map_err(|e| e.to_string())?;
+    let seqs = [Seq { start: 0, len: 3, length: 3, pages: &[0] }];
+    let batch = Batch { tokens: &[1, 2, 3], positions: &[0, 1, 2], seqs: &seqs, outputs: &[0, 2] };
+    plan.run(&batch).map(|_| ()).map_err(|e| e.to_string())
+}
+
+/// How many were refused; every message is one line and says something.
+fn all(name: &str, make: impl Fn(&mut Rng) -> Result<Model, ModelError>) -> usize {
+    let mut refused = 0;
+    for i in 0..count() {
+        let seed = 0x9e37_79b9_7f4a_7c15 ^ (i as u64 + 1).wrapping_mul(0x2545_f491_4f6c_dd1d);
+        let result = catch_unwind(AssertUnwindSafe(|| exercise(make(&mut Rng(seed)))));
+        match result.unwrap_or_else(|_| panic!("{name}: variant {i} panicked")) {
+            Ok(()) => {}
+            Err(e) => {
+                assert!(!e.is_empty() && !e.contains('\n'), "{name}: variant {i}: {e:?}");
+                refused += 1;
+            }
+        }
+    }
+    refused
+}
+
+/// Numbers that files should not hold.
+const ABSURD: [u64; 10] = [0, 1, 3, 0xff, 0xffff, 0x7fff_ffff, 0xffff_ffff, 1 << 40, 1 << 63, u64::MAX];
+
+fn mutate(bytes: &mut Vec<u8>, within: usize, r: &mut Rng) {
+    for _ in 0..1 + r.below(3) {
+        let at = r.below(within.min(bytes.len()));
+        match r.below(4) {
+            0 => bytes[at] ^= 1 << r.below(8),
+            1 => bytes[at] = r.next() as u8,
+            2 => {
+                let n = [1, 2, 4, 8][r.below(4)].min(bytes.len() - at);
+                bytes[at..at + n].copy_from_slice(&ABSURD[r.below(10)].to_le_bytes()[..n]);
+            }
+            _ if r.below(8) == 0 => bytes.truncate(at + 1),
+            _ => bytes.swap(at, at / 2),
+        }
+    }
+}
+
+#[test]
+fn damaged_gguf_files_are_refused_or_run() {
+    for case in ["mix32", "phi3_long", "gemma3", "gpt2"] {
+        let bytes = std::fs::read(root().join(case).join("model.gguf")).unwrap();
+        // The header is where structure is; the rest is numbers.
+        let refused = all(case, |r| {
+            let mut bytes = bytes.clone();
+            mutate(&mut bytes, 6000, r);
+            Model::from_gguf(Gguf::from_bytes(bytes, "damaged.gguf")?, "damaged.gguf")
+        });
+        assert!(refused > count() / 10, "{case}: only {refused} refused: the mutations do not bite");
+    }
+}
+
+/// A folder of a case, with another `config.json`.
+fn folder(case: &str, config: &str, tag: &str) -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("alula-hostile-{}-{tag}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("config.json"), config).unwrap();
+    let weights = dir.join("model.safetensors");
+    if !weights.exists() {
+        std::fs::copy(root().join(case).join("model.safetensors"), weights).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn absurd_configurations_are_refused_or_run() {
+    const VALUES: [&str; 14] = [
+        "0",
+        "-1",
+        "1",
+        "3",
+        "7",
+        "1e30",
+        "-1e-30",
+        "0.5",
+        "18446744073709551615",
+        "null",
+        "\"x\"",
+        "[1,2]",
+        "{}",
+        "true",
+    ];
+    for case in ["llama3", "phi3_long", "gemma3_scaled", "qwen2_types", "gpt2_inverse", "phi_partial", "llama_yarn"] {
+        let text = std::fs::read_to_string(root().join(case).join("config.json")).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let dir = folder(case, &text, case);
+        let refused = all(case, |r| {
+            let mut lines: Vec<String> = lines.iter().map(|l| l.to_string()).collect();
+            for _ in 0..1 + r.below(2) {
+                let at = r.below(lines.len());
+                match (r.below(8), lines[at].split_once(": ")) {
+                    (0, _) => _ = lines.remove(at),
+                    (_, Some((key, value))) => {
+                        let comma = if value.ends_with(',') { "," } else { "" };
+                        if !value.starts_with(['{', '[']) {
+                            lines[at] = format!("{key}: {}{comma}", VALUES[r.below(VALUES.len())]);
+                        }
+                    }
+                    (_, None) => {}
+                }
+            }
+            folder(case, &lines.join("\n"), case);
+            Model::open(&dir)
+        });
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert!(refused > count() / 10, "{case}: only {refused} refused: the mutations do not bite");
+    }
+}
+
+#[test]
+fn messages_say_where_and_what() {
+    let text = std::fs::read_to_string(root().join("llama3/config.json")).unwrap();
+    let message = |from: &str, to: &str| {
+        assert!(text.contains(from), "{from}");
+        let dir = folder("llama3", &text.replace(from, to), "messages");
+        let e = Model::open(&dir).err().map(|e| e.to_string()).unwrap_or_default();
+        e.rsplit('/').next().unwrap_or_default().to_owned()
+    };
+    assert_eq!(
+        message("\"model_type\": \"llama\"", "\"model_type\": \"mammoth\""),
+        "config.json: the architecture `mammoth` is not supported; supported are gemma, gemma2, gemma3, gemma3_text, gpt2, \
+         llama, mistral, phi, phi2, phi3, qwen2, qwen3"
+    );
+    assert_eq!(
+        message("\"num_hidden_layers\": ", "\"num_hidden_layers\": 9000"),
+        format!("config.json: `num_hidden_layers` is {}; expected 1 to 4096", message_layers(&text))
+    );
+    assert!(message("\"intermediate_size\": ", "\"intermediate_size\": 1").contains("but the configuration asks for"));
+    let missing = Model::open(Path::new("/nowhere/model.gguf")).err().unwrap().to_string();
+    assert!(missing.starts_with("/nowhere/model.gguf: ") && missing.contains("give a GGUF file"), "{missing}");
+    std::fs::remove_dir_all(folder("llama3", &text, "messages")).unwrap();
+}
+
+/// `9000` before the number that stands there.
+fn message_layers(text: &str) -> String {
+    let rest = text.split_once("\"num_hidden_layers\": ").unwrap().1;
+    format!("9000{}", rest.chars().take_while(char::is_ascii_digit).collect::<String>())
+}
