@@ -1,0 +1,161 @@
+//! Unicode facts as of version 15.1, which llama.cpp's tables hold too, from the table that `tools/unicode.py` writes.
+
+static DATA: &[u8] = include_bytes!("unicode.bin");
+
+/// General categories, in the order of the table.
+pub(crate) const CATEGORIES: [&str; 30] = [
+    "Cn", "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po",
+    "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Co",
+];
+
+/// Scripts, in the order of the table.
+#[rustfmt::skip]
+pub(crate) const SCRIPTS: [&str; 138] = [
+    "Unknown", "Common", "Inherited", "Adlam", "Ahom", "Anatolian_Hieroglyphs", "Arabic", "Armenian", "Avestan",
+    "Balinese", "Bamum", "Bassa_Vah", "Batak", "Bengali", "Bhaiksuki", "Bopomofo", "Brahmi", "Braille", "Buginese",
+    "Buhid", "Canadian_Aboriginal", "Carian", "Caucasian_Albanian", "Chakma", "Cham", "Cherokee", "Coptic",
+    "Cuneiform", "Cypriot", "Cyrillic", "Deseret", "Devanagari", "Duployan", "Egyptian_Hieroglyphs", "Elbasan",
+    "Ethiopic", "Georgian", "Glagolitic", "Gothic", "Grantha", "Greek", "Gujarati", "Gurmukhi", "Han", "Hangul",
+    "Hanunoo", "Hatran", "Hebrew", "Hiragana", "Imperial_Aramaic", "Inscriptional_Pahlavi", "Inscriptional_Parthian",
+    "Javanese", "Kaithi", "Kannada", "Katakana", "Kayah_Li", "Kharoshthi", "Khmer", "Khojki", "Khudawadi", "Lao",
+    "Latin", "Lepcha", "Limbu", "Linear_A", "Linear_B", "Lisu", "Lycian", "Lydian", "Mahajani", "Malayalam",
+    "Mandaic", "Manichaean", "Marchen", "Meetei_Mayek", "Mende_Kikakui", "Meroitic_Cursive", "Meroitic_Hieroglyphs",
+    "Miao", "Modi", "Mongolian", "Mro", "Multani", "Myanmar", "Nabataean", "New_Tai_Lue", "Newa", "Nko", "Ogham",
+    "Ol_Chiki", "Old_Hungarian", "Old_Italic", "Old_North_Arabian", "Old_Permic", "Old_Persian", "Old_South_Arabian",
+    "Old_Turkic", "Oriya", "Osage", "Osmanya", "Pahawh_Hmong", "Palmyrene", "Pau_Cin_Hau", "Phags_Pa", "Phoenician",
+    "Psalter_Pahlavi", "Rejang", "Runic", "Samaritan", "Saurashtra", "Sharada", "Shavian", "Siddham", "SignWriting",
+    "Sinhala", "Sora_Sompeng", "Sundanese", "Syloti_Nagri", "Syriac", "Tagalog", "Tagbanwa", "Tai_Le", "Tai_Tham",
+    "Tai_Viet", "Takri", "Tamil", "Tangut", "Telugu", "Thaana", "Thai", "Tibetan", "Tifinagh", "Tirhuta", "Ugaritic",
+    "Vai", "Warang_Citi", "Yi",
+];
+
+/// A set of general categories, a bit for each.
+pub(crate) type Categories = u32;
+pub(crate) const LETTER: Categories = 0b11_1110;
+pub(crate) const MARK: Categories = 0b111 << 6;
+pub(crate) const NUMBER: Categories = 0b111 << 9;
+pub(crate) const PUNCTUATION: Categories = 0b111_1111 << 12;
+pub(crate) const SYMBOL: Categories = 0b1111 << 19;
+pub(crate) const CONTROL: Categories = 0b1111 << 26;
+
+const FIRST: usize = 0x1100;
+
+/// The byte of a two-stage table that begins at `at`.
+fn lookup(at: usize, c: char) -> u8 {
+    let block = DATA.get(at + (c as usize >> 8)).copied().unwrap_or(0);
+    DATA.get(at + FIRST + (usize::from(block) << 8 | (c as usize & 0xff))).copied().unwrap_or(0)
+}
+
+fn u16_at(at: usize) -> usize {
+    DATA.get(at..at + 2).map_or(0, |b| usize::from(b[0]) | usize::from(b[1]) << 8)
+}
+
+fn u32_at(at: usize) -> u32 {
+    DATA.get(at..at + 4).map_or(0, |b| b.iter().rev().fold(0, |v, &x| v << 8 | u32::from(x)))
+}
+
+/// Where the scripts begin, and the decompositions.
+fn places() -> (usize, usize) {
+    let scripts = 8 + FIRST + u16_at(0) * 256;
+    (scripts, scripts + FIRST + u16_at(2) * 256)
+}
+
+/// The general category, as a set of one.
+pub(crate) fn category(c: char) -> Categories {
+    1 << lookup(8, c)
+}
+
+/// The number of the script in [`SCRIPTS`]; 0 is unknown.
+pub(crate) fn script(c: char) -> u8 {
+    lookup(places().0, c)
+}
+
+/// The first code point of the canonical decomposition.
+pub(crate) fn decomposed(c: char) -> char {
+    let cp = c as u32;
+    if (0xac00..0xd7a4).contains(&cp) {
+        return char::from_u32(0x1100 + (cp - 0xac00) / 588).unwrap_or(c);
+    }
+    let (at, n) = (places().1, u32_at(4) as usize);
+    let (mut lo, mut hi) = (0, n);
+    while lo < hi {
+        let mid = (lo + hi) / 2;
+        match u32_at(at + mid * 8).cmp(&cp) {
+            std::cmp::Ordering::Less => lo = mid + 1,
+            std::cmp::Ordering::Greater => hi = mid,
+            std::cmp::Ordering::Equal => return char::from_u32(u32_at(at + mid * 8 + 4)).unwrap_or(c),
+        }
+    }
+    c
+}
+
+/// The simple lower-case mapping; code points that are newer than the table map to themselves.
+pub(crate) fn lower(c: char) -> char {
+    if category(c) == 1 { c } else { c.to_lowercase().next().unwrap_or(c) }
+}
+
+/// A character of words, as `\w` in Unicode regexes.
+pub(crate) fn is_word(c: char) -> bool {
+    c.is_alphabetic() || category(c) & (MARK | 1 << 9 | 1 << 12) != 0 || matches!(c, '\u{200c}' | '\u{200d}')
+}
+
+/// A CJK ideograph by BERT's ranges. (One of them begins at 2B920 where Unicode says 2B820; the models were trained so.)
+pub(crate) fn is_chinese(c: char) -> bool {
+    matches!(c as u32, 0x4e00..=0x9fff | 0x3400..=0x4dbf | 0x20000..=0x2a6df | 0x2a700..=0x2b73f | 0x2b740..=0x2b81f
+        | 0x2b920..=0x2ceaf | 0xf900..=0xfaff | 0x2f800..=0x2fa1f)
+}
+
+/// GPT-2's alphabet: a printable character for each byte.
+pub(crate) fn byte_char(b: u8) -> char {
+    match b {
+        b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => char::from(b),
+        0..=0x20 => char::from_u32(0x100 + u32::from(b)).unwrap_or(' '),
+        0x7f..=0xa0 => char::from_u32(0x121 + u32::from(b) - 0x7f).unwrap_or(' '),
+        0xad => '\u{143}',
+    }
+}
+
+/// The byte of a character of that alphabet.
+pub(crate) fn char_byte(c: char) -> Option<u8> {
+    match c as u32 {
+        v @ (0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff) => Some(v as u8),
+        v @ 0x100..=0x120 => Some((v - 0x100) as u8),
+        v @ 0x121..=0x142 => Some((v - 0x121 + 0x7f) as u8),
+        0x143 => Some(0xad),
+        _ => None,
+    }
+}
+
+/// The byte that a token such as `<0x0A>` stands for.
+pub(crate) fn byte_token(text: &[u8]) -> Option<u8> {
+    match text {
+        [b'<', b'0', b'x', hi, lo, b'>'] => {
+            let hex = |b: &u8| char::from(*b).to_digit(16);
+            Some((hex(hi)? * 16 + hex(lo)?) as u8)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts() {
+        assert_eq!(category('a'), 1 << 2);
+        assert!(category('é') & LETTER != 0 && category('٣') & NUMBER != 0 && category('\u{301}') & MARK != 0);
+        assert!(category('«') & PUNCTUATION != 0 && category('€') & SYMBOL != 0 && category('\u{7}') & CONTROL != 0);
+        assert_eq!(category('\u{2ffc}'), 1 << 22); // new in 15.1
+        assert_eq!(SCRIPTS[usize::from(script('漢'))], "Han");
+        assert_eq!(SCRIPTS[usize::from(script('ж'))], "Cyrillic");
+        assert_eq!((decomposed('é'), decomposed('ậ'), decomposed('각'), decomposed('a')), ('e', 'a', '\u{1100}', 'a'));
+        assert_eq!((lower('Ä'), lower('İ'), lower('ß')), ('ä', 'i', 'ß'));
+        assert!(is_word('_') && is_word('é') && is_word('3') && !is_word('-') && !is_word('½') && is_word('\u{301}'));
+        for b in 0..=255 {
+            assert_eq!(char_byte(byte_char(b)), Some(b));
+        }
+        assert_eq!((byte_char(b' '), byte_char(b'\n'), byte_char(0xad)), ('Ġ', 'Ċ', 'Ń'));
+        assert_eq!((byte_token(b"<0x0a>"), byte_token(b"<0xFF>"), byte_token(b"<0xG0>")), (Some(10), Some(255), None));
+    }
+}
