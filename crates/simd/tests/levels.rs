@@ -114,6 +114,30 @@ fn half_precision_is_exact() {
     }
 }
 
+#[test]
+fn half_precision_rounds_to_nearest_even() {
+    let store = |x: f32| {
+        let mut h = [0u16; 16];
+        Scalar.store_f16([x; 16], &mut h);
+        h[0]
+    };
+    let load = |bits: u16| {
+        let mut out = [0f32; 16];
+        Scalar.store(Scalar.load_f16(&[bits; 16]), &mut out);
+        out[0]
+    };
+    for bits in 0..0x7bff {
+        let (a, b) = (load(bits), load(bits + 1));
+        let middle = (a + b) / 2.0; // exact
+        assert_eq!(store(middle), bits + bits % 2);
+        assert_eq!(store(middle.next_down()), bits);
+        assert_eq!(store(middle.next_up()), bits + 1);
+        assert_eq!(store(-middle.next_up()), (bits + 1) | 0x8000);
+    }
+    assert_eq!([65519.996, 65520.0, f32::MAX, f32::INFINITY].map(store), [0x7bff, 0x7c00, 0x7c00, 0x7c00]);
+    assert!(load(store(f32::from_bits(0x7f80_0001))).is_nan());
+}
+
 /// Largest error of `f` against `want` over a dense range: in ULP of the result, and absolute.
 fn error(f: impl Fn([f32; 16]) -> [f32; 16], want: impl Fn(f64) -> f64, lo: f32, hi: f32) -> (f64, f64) {
     let steps = 400_000;
@@ -150,6 +174,88 @@ fn functions_keep_their_bounds() {
     assert!(abs <= 5e-7, "gelu: {abs}");
     assert_eq!(math::exp(Scalar, [f32::NEG_INFINITY; 16])[0], 0.0);
     assert_eq!(math::exp(Scalar, [0.0; 16])[0], 1.0);
+    let (_, abs) = error(|x| math::gelu_tanh(Scalar, x), gelu_tanh64, -9.0, 9.0);
+    assert!(abs <= 1e-6, "gelu_tanh: {abs}");
+    let (ulps, _) = error(|x| math::sigmoid(Scalar, x), |x| 1.0 / (1.0 + (-x).exp()), -80.0, 80.0);
+    assert!(ulps <= 3.0, "sigmoid: {ulps} ULP");
+    let (ulps, _) = error(|x| math::silu(Scalar, x), |x| x / (1.0 + (-x).exp()), -80.0, 80.0);
+    assert!(ulps <= 3.0, "silu: {ulps} ULP");
+}
+
+fn gelu_tanh64(x: f64) -> f64 {
+    x * 0.5 * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh())
+}
+
+#[test]
+fn functions_have_their_limits() {
+    type F = fn(Scalar, [f32; 16]) -> [f32; 16];
+    let (inf, nan) = (f32::INFINITY, f32::NAN);
+    // At -∞, a large negative number, a large positive one, +∞.
+    let cases: [(&str, F, [f32; 4]); 4] = [
+        ("exp", math::exp, [0.0, 0.0, 88f64.exp() as f32, 88f64.exp() as f32]),
+        ("tanh", math::tanh, [-1.0, -1.0, 1.0, 1.0]),
+        ("erf", math::erf, [-1.0, -1.0, 1.0, 1.0]),
+        ("sigmoid", math::sigmoid, [1.0 / 88f32.exp(), 1.0 / 88f32.exp(), 1.0, 1.0]),
+    ];
+    for (name, f, want) in cases {
+        for (x, want) in [-inf, -1e30, 1e30, inf].into_iter().zip(want) {
+            let got = f(Scalar, [x; 16])[0];
+            assert!((got - want).abs() <= want.abs() * 3e-7, "{name}({x}) is {got}, not {want}");
+        }
+    }
+    let all: [F; 7] = [math::exp, math::tanh, math::erf, math::sigmoid, math::silu, math::gelu, math::gelu_tanh];
+    for f in all {
+        for x in [nan, -nan] {
+            assert!(f(Scalar, [x; 16])[0].is_nan());
+        }
+    }
+}
+
+#[test]
+fn sums_and_maxima_use_the_fixed_tree() {
+    struct Tree([f32; 16]);
+    impl Kernel for Tree {
+        type Output = (f32, f32);
+        fn run<I: Isa>(self, isa: I) -> (f32, f32) {
+            (isa.sum(isa.load(&self.0)), isa.max_lane(isa.load(&self.0)))
+        }
+    }
+    // Lane i has 2^(2 i): every order of additions rounds differently.
+    let v: [f32; 16] =
+        std::array::from_fn(|i| 1.7f32 * 4f32.powi((i * 7 % 16) as i32) * if i % 3 == 0 { -1.0 } else { 1.0 });
+    let tree = |f: fn(f32, f32) -> f32| {
+        let mut v = v.to_vec();
+        while v.len() > 1 {
+            let half = v.len() / 2;
+            v = (0..half).map(|i| f(v[i], v[i + half])).collect();
+        }
+        v[0]
+    };
+    for cpu in Cpu::all() {
+        assert_eq!(cpu.run(Tree(v)), (tree(|a, b| a + b), tree(f32::max)), "{}", cpu.name());
+    }
+}
+
+#[test]
+fn levels_are_picked_by_name() {
+    for cpu in Cpu::all() {
+        struct Name;
+        impl Kernel for Name {
+            type Output = (&'static str, usize);
+            fn run<I: Isa>(self, _: I) -> (&'static str, usize) {
+                (I::NAME, I::TILE)
+            }
+        }
+        assert_eq!(Cpu::pick(Some(cpu.name())).expect("it is there").name(), cpu.name());
+        let (name, tile) = cpu.run(Name);
+        assert!(name == cpu.name() && tile > 0);
+    }
+    let fastest = Cpu::all().last().map(Cpu::name);
+    assert_eq!(Cpu::pick(None).ok().as_ref().map(Cpu::name), fastest);
+    assert_eq!(Cpu::pick(Some("")).ok().as_ref().map(Cpu::name), fastest);
+    if std::env::var("ALULA_ISA").is_err() {
+        assert_eq!(Cpu::from_env().ok().as_ref().map(Cpu::name), fastest);
+    }
 }
 
 #[test]
