@@ -186,7 +186,11 @@ fn gguf(c: &Config<'_>, d: Defaults) -> Result<(f64, usize, Scaling), ModelError
             fast: c.number("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
             slow: c.number("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
             truncate: true,
-            attention: attention.unwrap_or(1.0) * yarn_factor(factor, 1.0),
+            // The converter writes an explicit factor of the configuration as it is.
+            attention: match c.number("rope.scaling.yarn_attn_factor")? {
+                Some(f) => f,
+                None => attention.unwrap_or(1.0) * yarn_factor(factor, 1.0),
+            },
         },
         "longrope" => Scaling::None, // its factors are tensors; a file without them does not scale
         other => {
