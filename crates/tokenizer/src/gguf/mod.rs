@@ -249,13 +249,11 @@ impl Engine {
             out.extend_from_slice(text);
         } else if a & attr::NORMAL != 0 {
             match (&self.model, self.escape, std::str::from_utf8(text)) {
+                // Tokens that are not in the alphabet, such as Command R's emoji, are their own text.
                 (Model::Bpe(bpe), false, Ok(text)) if !bpe.pre.plain => {
-                    for c in text.chars() {
-                        match char_byte(c) {
-                            Some(b) => out.push(b),
-                            None => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
-                        }
-                    }
+                    out.extend(
+                        text.chars().map(char_byte).collect::<Option<Vec<u8>>>().as_deref().unwrap_or(text.as_bytes()),
+                    );
                 }
                 (Model::Bpe(_), false, _) => out.extend_from_slice(text),
                 (_, _, Ok(text)) => out.extend_from_slice(text.replace(SPACE, " ").as_bytes()),

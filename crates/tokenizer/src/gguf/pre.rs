@@ -10,7 +10,8 @@ use crate::regex::{Regex, TooSlow};
 pub(super) enum Cut {
     /// Matches are pieces, and so is what lies between them.
     At(&'static str),
-    /// Runs of numbers, cut into threes from the right.
+    /// Runs of numbers, cut into threes from the right; what lies before a run stays with its first digits, as llama.cpp
+    /// has it.
     Thousands,
     /// Runs of the digits 0-9, cut into threes from the right where at least three are left.
     AsciiThousands,
@@ -168,9 +169,9 @@ const ROWS: &[Pre] = &[
     Pre { names: &["bloom", "gpt3-finnish", "poro-chat"], cuts: &[Cut::At(BLOOM)], ..DEFAULT },
     Pre { names: &["viking"], cuts: &[Cut::At(BLOOM), Cut::At(r"\p{N}")], ..DEFAULT },
     Pre { names: &["deepseek-llm"], cuts: &[Cut::At(r"[\r\n]"), Cut::At(DEEPSEEK_LETTERS),
-        Cut::At(r"\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+"), Cut::At(r"\s+$"), Cut::At(r"[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"), Cut::At(r"\p{N}+")], ..DEFAULT },
+        Cut::At(r"\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3001-\u3002]+"), Cut::At(r"\s+$"), Cut::At(r"[[\u0800-\u9fa5\uac00-\ud7ff]&&\S]+"), Cut::At(r"\p{N}+")], ..DEFAULT },
     Pre { names: &["deepseek-coder"], cuts: &[Cut::At(r"[\r\n]"), Cut::At(r"\s?\p{L}+"), Cut::At(r"\s?\p{P}+"),
-        Cut::At(r"[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"), Cut::At(r"\p{N}")], ..DEFAULT },
+        Cut::At(r"[[\u0800-\u9fa5\uac00-\ud7ff]&&\S]+"), Cut::At(r"\p{N}")], ..DEFAULT },
     Pre { names: &["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"],
         cuts: &[Cut::At(r"\p{N}{1,3}"), Cut::At(CJK_KANA), Cut::At(DEEPSEEK3_TAIL)], ..DEFAULT },
     Pre { names: &["spark2_5"], cuts: &[Cut::At(r"\p{N}{1,3}"), Cut::At(CJK_KANA), Cut::At(deepseek3_tail!(r"|[\r\n]")),
@@ -264,8 +265,8 @@ impl Cutter {
                         |start, end| {
                             let places: Vec<usize> =
                                 piece[start..end].char_indices().map(|(i, _)| start + i).chain([end]).collect();
-                            at(start);
-                            places.iter().skip((places.len() - 1) % 3).step_by(3).for_each(|&p| at(p));
+                            let n = places.len() - 1;
+                            (1..=n).filter(|i| (n - i) % 3 == 0).for_each(|i| at(places[i]));
                         },
                     ),
                 }
@@ -318,6 +319,7 @@ mod tests {
         assert_eq!(words("gpt-2", "I'm  12a, ok "), ["I", "'m", " ", " 12", "a", ",", " ok", " "]);
         assert_eq!(words("llama-bpe", "I'M 12345\n\n x"), ["I", "'M", " ", "123", "45", "\n\n", " x"]);
         assert_eq!(words("afmoe", "a1234567 ٣٣٣٣"), ["a", "1", "234", "567", " ", "٣", "٣٣٣"]);
+        assert_eq!(words("afmoe", "\n \u{a0}٣٣"), ["\n", " ", "\u{a0}", "٣٣"]);
         assert_eq!(words("superbpe", "a1234 123456 b"), ["a", "1", "234", " ", "123", "456", " b"]);
         assert_eq!(words("gpt-4o", "HelloWORLDwide's"), ["Hello", "WORLDwide's"]);
         assert_eq!(words("kimi-k2", "漢字abc 漢x"), ["漢字", "abc", " ", "漢", "x"]);
