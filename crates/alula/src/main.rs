@@ -10,7 +10,7 @@ use clap::Parser;
 use std::process::ExitCode;
 
 /// What a command failed with; printed as one sentence.
-type Fail = Box<dyn std::error::Error>;
+type Fail = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();

@@ -15,7 +15,7 @@ fn arguments(model: Option<String>, prompt: Option<String>) -> Result<(models::P
         (Some(m), Some(p)) => Ok((models::need(&m)?, Some(p))),
         (Some(one), None) => match models::find(&one) {
             Some(place) => Ok((place, None)),
-            None if models::looks_like_path(&one) => Err(models::need(&one).err().unwrap_or_default()),
+            None if models::looks_like_path(&one) => models::need(&one).map(|place| (place, None)),
             None => Ok((models::Place::Builtin, Some(one))),
         },
         (None, prompt) => Ok((models::Place::Builtin, prompt)),
@@ -42,7 +42,7 @@ pub fn run(a: Run) -> Result<(), Fail> {
             bos_token: &token(tokenizer.bos()),
             eos_token: &token(tokenizer.eos()),
             extra: &Map::new(),
-            now: std::time::SystemTime::now(),
+            now: std::time::SystemTime::now().into(),
         })?;
         let ids = tokenizer.encode(&text, false, true)?;
         (text, ids)
