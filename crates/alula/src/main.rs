@@ -1,5 +1,7 @@
 //! Alula: run language models on small machines.
 #![forbid(unsafe_code)]
+// Nobody is outside of a binary.
+#![allow(unreachable_pub)]
 
 mod cli;
 mod cmd;

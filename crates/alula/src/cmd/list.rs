@@ -1,9 +1,9 @@
 //! `alula list`: the models at hand.
 
 use super::show::header::{Header, human, one_line};
+use crate::Fail;
 use crate::cli::List;
 use crate::models::{self, BUILTIN, Place};
-use crate::Fail;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::PathBuf;

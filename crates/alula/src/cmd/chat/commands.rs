@@ -1,7 +1,7 @@
 //! The commands of a conversation, one row each.
 
-use super::say;
 use super::saved::{self, Saved};
+use super::say;
 use super::session::Session;
 use crate::Fail;
 use std::path::PathBuf;
@@ -57,7 +57,9 @@ fn set(session: &mut Session, argument: &str) -> Result<(), Fail> {
     let vocab = session.vocab();
     match argument.split_once(char::is_whitespace).map(|(name, value)| (name, value.trim())) {
         Some((name, value)) if !value.is_empty() => session.settings.set(name, value, vocab)?,
-        _ if argument.is_empty() => session.settings.list().for_each(|(name, value)| say(format_args!("{name:18}{value}"))),
+        _ if argument.is_empty() => {
+            session.settings.list().for_each(|(name, value)| say(format_args!("{name:18}{value}")))
+        }
         _ => say(session.settings.get(argument.trim())?),
     }
     Ok(())

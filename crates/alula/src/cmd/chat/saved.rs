@@ -44,7 +44,8 @@ pub(super) fn load(path: &Path) -> Result<Saved, SavedError> {
     if bytes.len() as u64 > LARGEST {
         return Err(SavedError::Kind { file });
     }
-    let value: Value = serde_json::from_slice(&bytes).map_err(|source| SavedError::Json { file: file.clone(), source })?;
+    let value: Value =
+        serde_json::from_slice(&bytes).map_err(|source| SavedError::Json { file: file.clone(), source })?;
     read(&value).map_err(|(field, why)| SavedError::Field { file, field, why })
 }
 
@@ -115,7 +116,10 @@ mod tests {
             (json!({"messages": [{"role": "user"}]}), "messages[0]"),
             (json!({"messages": [{"role": "assistant", "content": ""}]}), "messages[0].role"),
             (json!({"messages": [{"role": "tool", "content": ""}]}), "messages[0].role"),
-            (json!({"messages": [{"role": "user", "content": ""}, {"role": "user", "content": ""}]}), "messages[1].role"),
+            (
+                json!({"messages": [{"role": "user", "content": ""}, {"role": "user", "content": ""}]}),
+                "messages[1].role",
+            ),
         ] {
             assert_eq!(read(&bad).unwrap_err().0, field, "{bad}");
         }

@@ -195,7 +195,9 @@ impl Session {
         match reason {
             Reason::Stop | Reason::StopString => {}
             Reason::Length => say(format_args!("alula: the answer was cut at {most} tokens (/set max-tokens)")),
-            Reason::Context => say(format_args!("alula: the answer ends here because the context of {context} tokens is full")),
+            Reason::Context => {
+                say(format_args!("alula: the answer ends here because the context of {context} tokens is full"))
+            }
             Reason::Cancelled => say("alula: stopped"),
             Reason::Failed(e) => return Err(e.into()),
         }

@@ -147,8 +147,17 @@ mod tests {
         assert_eq!(read, s);
         let before = s.clone();
         for (name, value) in [
-            ("temp", "hot"), ("temp", "-1"), ("temp", "NaN"), ("temp", "inf"), ("top-p", "0"), ("top-k", "-1"),
-            ("seed", "x"), ("logit-bias", "10=1"), ("logit-bias", "1"), ("colour", "1"), ("max-tokens", ""),
+            ("temp", "hot"),
+            ("temp", "-1"),
+            ("temp", "NaN"),
+            ("temp", "inf"),
+            ("top-p", "0"),
+            ("top-k", "-1"),
+            ("seed", "x"),
+            ("logit-bias", "10=1"),
+            ("logit-bias", "1"),
+            ("colour", "1"),
+            ("max-tokens", ""),
         ] {
             assert!(s.set(name, value, 10).is_err(), "{name} {value}");
         }
