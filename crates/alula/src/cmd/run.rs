@@ -6,7 +6,7 @@ use alula_engine::local::LoadOptions;
 use alula_engine::{Engine, Event, Logprobs, Options, Reason, Request};
 use alula_template::Input;
 use serde_json::{Map, Value, json};
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::time::Instant;
 
 /// Which argument is the model and which the prompt.
@@ -103,9 +103,7 @@ pub fn run(a: Run) -> Result<(), Fail> {
                         });
                         writeln!(out, "{report}")?;
                     } else {
-                        if out.is_terminal() {
-                            writeln!(out)?;
-                        }
+                        writeln!(out)?;
                         finish(reason)?;
                         for (token, l) in &logprobs {
                             let top: Vec<_> = l.top.iter().map(|(id, p)| format!("{:?} {p:.4}", piece(*id))).collect();

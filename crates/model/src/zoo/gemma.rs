@@ -49,7 +49,13 @@ fn gemma3(c: &Config<'_>) -> Result<Spec, ModelError> {
         _ => 6,
     };
     let ropes = [("full_attention", 1_000_000.0), ("sliding_attention", 10_000.0)];
-    gemma(c, 131_072, |i| (i + 1) % every != 0, wide, (None, None), &ropes)
+    let mut spec = gemma(c, 131_072, |i| (i + 1) % every != 0, wide, (None, None), &ropes)?;
+    for layer in &mut spec.layers {
+        // A cap on scores may stand in the configuration; transformers and llama.cpp ignore it here.
+        let Mixer::Attention(a) = &mut layer.mixer;
+        a.soft_cap = None;
+    }
+    Ok(spec)
 }
 
 fn gemma(
