@@ -1,0 +1,141 @@
+//! What goes wrong is said in one sentence, with nothing on standard output, and never a panic.
+
+use crate::common::*;
+use std::io::Read;
+
+#[test]
+fn wrong_command_lines_end_with_2() {
+    for args in [
+        &[][..],
+        &["fly"],
+        &["run", "--wings"],
+        &["run", "x", "--temp", "warm"],
+        &["run", "x", "--threads", "0"],
+        &["run", "x", "--threads", "99999999"],
+        &["run", "x", "-n", "-1"],
+        &["run", "x", "--ctx", "99999999999999999999999"],
+        &["run", "x", "--logit-bias", "1"],
+        &["run", "x", "--seed", "-1"],
+        &["run", "a", "b", "c"],
+        &["tokenize"],
+        &["eval", "logits", "builtin"],
+        &["completions", "csh"],
+    ] {
+        let err = alula(args).usage();
+        assert!(err.contains("error:") || err.contains("Usage"), "{args:?}: {err}");
+    }
+}
+
+#[test]
+fn what_cannot_be_done_ends_with_1() {
+    let folder = folder("errors");
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let whole = std::fs::read(builtin_file()).unwrap();
+    let strange = file("strange.gguf", &gguf(&[("general.architecture", Kv::Str("hippogriff"))]));
+    let cut = file("cut.gguf", &whole[..whole.len() / 2]);
+    let stub = file("stub.gguf", &whole[..100]);
+    let empty = file("empty.gguf", b"");
+    let text = file("text.gguf", b"This is no model.");
+    let bare = folder.join("bare");
+    std::fs::create_dir(&bare).unwrap();
+    let bare = bare.to_str().unwrap();
+    for (args, word) in [
+        (&["run", "./nope.gguf", "x"][..], "nope.gguf"),
+        (&["run", "./nope.gguf"], "nope.gguf"),
+        (&["run", "nonesuch", "x"], "nonesuch"),
+        (&["chat", "nonesuch"], "nonesuch"),
+        (&["show", "nonesuch"], "nonesuch"),
+        (&["tokenize", "nonesuch", "x"], "nonesuch"),
+        (&["run", &strange, "x"], "hippogriff"),
+        (&["run", &cut, "x"], "cut.gguf"),
+        (&["show", &cut], "cut.gguf"),
+        (&["run", &stub, "x"], "stub.gguf"),
+        (&["run", &empty, "x"], "empty.gguf"),
+        (&["tokenize", &text, "x"], "text.gguf"),
+        (&["run", bare, "x"], "config.json"),
+        (&["show", bare], "config.json"),
+        (&["run", "x", "--ctx", "513"], "512"),
+        (&["run", "x", "--ctx", "18446744073709551615"], "512"),
+        (&["run", "x", "--ctx", "0"], "context"),
+        (&["show", "builtin", "--ctx", "0"], "--ctx"),
+        (&["run", "x", "--temp", "NaN"], "temp"),
+        (&["run", "x", "--temp", "inf"], "temp"),
+        (&["run", "x", "--temp=-1"], "temp"),
+        (&["run", "x", "--top-p", "0"], "top_p"),
+        (&["run", "x", "--min-p", "2"], "min_p"),
+        (&["run", "x", "--typical-p", "0"], "typical_p"),
+        (&["run", "x", "--repeat-penalty", "0"], "repeat_penalty"),
+        (&["run", "x", "--logit-bias", "999999=1"], "999999"),
+        (&["run", "x", "--logit-bias", "1=NaN"], "logit_bias"),
+        (&["run", "x", "--stop", ""], "stop"),
+        (&["chat", "--temp", "NaN"], "temp"),
+        (&["chat", "--ctx", "513"], "512"),
+        (&["detokenize", "builtin", "999999"], "999999"),
+        (&["detokenize", "builtin", "one"], "one"),
+        (&["eval", "greedy", "builtin", "--ids", "999999"], "999999"),
+        (&["eval", "logits", "builtin", "--ids", "1", "--out", "/nonexistent/x.safetensors"], "x.safetensors"),
+        (&["eval", "perplexity", "builtin", "./nope.txt"], "nope.txt"),
+        (&["tokenize", "builtin", "--file", "./nope.txt"], "nope.txt"),
+        (&["man", &text], "text.gguf"),
+    ] {
+        let err = alula(args).refused();
+        assert!(err.contains(word), "{args:?} should name {word}: {err}");
+    }
+    let words = "word ".repeat(600);
+    let err = alula(&["run", &words]).refused();
+    assert!(err.contains("512") && err.contains("tokens"), "both numbers: {err}");
+    let mut c = command(&["run", "x"]);
+    c.env("ALULA_ISA", "mmx");
+    assert!(run_with(c, b"").refused().contains("mmx"));
+}
+
+#[test]
+fn input_that_is_no_text_is_refused() {
+    for args in [&["run"][..], &["tokenize", "builtin"], &["detokenize", "builtin"]] {
+        let err = with_input(args, b"caf\xe9 au lait").refused();
+        assert!(err.contains("UTF-8") && err.contains("byte 3"), "{args:?}: {err}");
+    }
+    let err = with_input(&["chat"], b"caf\xe9\n").refused();
+    assert!(err.contains("UTF-8") && err.contains("line 1"), "{err}");
+}
+
+#[test]
+fn absurd_but_possible_numbers_are_taken() {
+    let want = alula(&["run", "x", "--temp", "0", "-n", "3"]).ok();
+    for args in [
+        &["--top-k", "18446744073709551615"][..],
+        &["--repeat-last-n", "18446744073709551615"],
+        &["--threads", "64"],
+        &["--ctx", "512"],
+        &["--logit-bias", "1=0"],
+        &["--presence-penalty", "0", "--frequency-penalty=-0"],
+    ] {
+        assert_eq!(alula(&[&["run", "x", "--temp", "0", "-n", "3"], args].concat()).ok(), want, "{args:?}");
+    }
+    let all = ["run", "x", "--temp", "0", "-n", "1", "--json", "--logprobs", "18446744073709551615"];
+    let top = alula(&all).json()["logprobs"][0]["top_logprobs"].as_array().unwrap().len();
+    assert!((2000..5000).contains(&top), "the whole vocabulary: {top}");
+    let full = alula(&["run", "x", "-n", "18446744073709551615", "--ignore-end", "--json", "--ctx", "32"]).json();
+    assert_eq!(full["finish_reason"], "length");
+}
+
+/// `alula run … | head -c 1`.
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    for args in
+        [&["run", "Once upon a time", "-n", "200", "--seed", "1"][..], &["list"], &["show"], &["completions", "bash"]]
+    {
+        let mut child = command(args).spawn().unwrap();
+        let mut one = [0];
+        let mut out = child.stdout.take().unwrap();
+        out.read_exact(&mut one).unwrap();
+        drop(out);
+        let output = child.wait_with_output().unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), err.as_str()), (Some(0), ""), "{args:?}");
+    }
+}

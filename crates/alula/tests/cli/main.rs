@@ -1,0 +1,7 @@
+//! The binary as a person or a script sees it: what it prints, where, and how it ends.
+
+mod chat;
+mod common;
+mod errors;
+mod files;
+mod run;

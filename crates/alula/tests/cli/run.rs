@@ -1,0 +1,148 @@
+//! `alula run`: the same text however it is computed, and every way to ask for it.
+
+use crate::common::*;
+use serde_json::Value;
+
+const STORY: &str = "Once upon a time";
+
+/// What `run` writes, without the line end that it puts behind a text.
+#[track_caller]
+fn text(args: &[&str]) -> String {
+    alula(args).ok().strip_suffix('\n').expect("a line end").to_owned()
+}
+
+#[test]
+fn the_same_text_whatever_computes_it() {
+    let args = |threads| ["run", STORY, "--seed", "1", "-n", "24", "--threads", threads];
+    let want = alula(&args("1")).ok();
+    assert!(want.split_whitespace().count() > 8, "{want:?}");
+    assert_eq!(alula(&args("2")).ok(), want);
+    for isa in ["scalar", "avx2", "avx512", "avx512vnni", "neon"] {
+        let mut c = command(&args("2"));
+        c.env("ALULA_ISA", isa);
+        let ran = run_with(c, b"");
+        if ran.code == Some(0) {
+            assert_eq!(ran.out, want, "{isa}");
+        } else {
+            println!("skipped: {}", ran.refused().trim_end());
+        }
+    }
+    let other = alula(&["run", STORY, "--seed", "2", "-n", "24"]).ok();
+    assert_ne!(other, want, "another seed, another text");
+}
+
+#[test]
+fn stories260k_writes_what_others_write() {
+    let Some(folder) = shared("models/stories260k") else { return };
+    let expected = std::fs::read_to_string(folder.join("expected.txt")).unwrap();
+    for model in ["stories260k.gguf", "hf"] {
+        let model = folder.join(model);
+        let args = ["run", model.to_str().unwrap(), STORY, "--temp", "0", "-n", "120"];
+        let echoed = alula(&[&args[..], &["--echo"]].concat()).ok();
+        assert_eq!(echoed, expected, "{model:?}");
+        assert_eq!(format!("{STORY}{}", alula(&args).ok()), echoed, "{model:?}");
+    }
+}
+
+#[test]
+fn json_says_what_text_says() {
+    let args = ["run", STORY, "--temp", "0", "-n", "12"];
+    let text = text(&args);
+    let report = alula(&[&args[..], &["--json", "--logprobs", "3"]].concat()).json();
+    assert_eq!(report["text"], text.as_str());
+    assert_eq!(report["finish_reason"], "length");
+    assert_eq!(report["tokens"].as_array().unwrap().len(), 12);
+    assert!(report["prompt_tokens"].as_array().is_some_and(|ids| ids.len() > 2));
+    for time in ["load_ms", "first_token_ms", "prompt_ms", "generate_ms", "prompt_tps", "generate_tps"] {
+        assert!(report["timings"][time].as_f64().is_some_and(|t| t > 0.0), "{time} in {report}");
+    }
+    let chosen = report["logprobs"].as_array().unwrap();
+    assert_eq!(chosen.len(), 12);
+    for (one, id) in chosen.iter().zip(report["tokens"].as_array().unwrap()) {
+        let top = one["top_logprobs"].as_array().unwrap();
+        assert_eq!((&one["id"], top.len()), (id, 3));
+        // Greedy takes the likeliest, and probabilities fall.
+        assert_eq!((&one["id"], &one["logprob"]), (&top[0]["id"], &top[0]["logprob"]));
+        let logs: Vec<f64> = top.iter().map(|t| t["logprob"].as_f64().unwrap()).collect();
+        assert!(logs[0] <= 0.0 && logs.is_sorted_by(|a, b| a >= b), "{logs:?}");
+    }
+}
+
+#[test]
+fn seeds_are_told_and_give_the_text_again() {
+    let first = alula(&["run", STORY, "-n", "8", "--json"]).json();
+    let seed = first["seed"].as_u64().unwrap().to_string();
+    let again = alula(&["run", STORY, "-n", "8", "--json", "--seed", &seed]).json();
+    assert_eq!(first["tokens"], again["tokens"]);
+}
+
+#[test]
+fn prompts_come_from_the_line_or_from_standard_input() {
+    let want = alula(&["run", STORY, "--temp", "0", "-n", "8"]).ok();
+    let file = builtin_file();
+    let file = file.to_str().unwrap();
+    for args in [
+        &["run", "--temp", "0", "-n", "8"][..],
+        &["run", "-", "--temp", "0", "-n", "8"],
+        &["run", "builtin", "--temp", "0", "-n", "8"],
+        &["run", "builtin", "-", "--temp", "0", "-n", "8"],
+        &["run", file, "--temp", "0", "-n", "8"],
+    ] {
+        assert_eq!(with_input(args, format!("{STORY}\n").as_bytes()).ok(), want, "{args:?}");
+    }
+    assert_eq!(alula(&["run", file, STORY, "--temp", "0", "-n", "8"]).ok(), want);
+    let mut c = command(&["run", STORY]);
+    c.env("ALULA_TEMP", "0").env("ALULA_MAX_TOKENS", "8");
+    assert_eq!(run_with(c, b"").ok(), want, "flags from the environment");
+    assert_eq!(text(&["run", STORY, "-n", "0"]), "");
+    // Nothing at all is the beginning of a text for a model that has a token for it.
+    with_input(&["run", "-n", "4", "--seed", "1"], b"").ok();
+}
+
+#[test]
+fn stop_strings_end_the_text_before_them() {
+    let whole = text(&["run", STORY, "--temp", "0", "-n", "40"]);
+    let stop = whole.split_whitespace().nth(4).unwrap();
+    let cut = text(&["run", STORY, "--temp", "0", "-n", "40", "--stop", stop]);
+    assert_eq!(cut, whole[..whole.find(stop).unwrap()]);
+    let report = alula(&["run", STORY, "--temp", "0", "-n", "40", "--stop", "¿", "--stop", stop, "--json"]).json();
+    assert_eq!((report["text"].as_str(), report["finish_reason"].as_str()), (Some(cut.as_str()), Some("stop")));
+}
+
+#[test]
+fn biases_forbid_and_force() {
+    let tokens = |args: &[&str]| -> Vec<u64> {
+        let report = alula(&[&["run", STORY, "--temp", "0", "-n", "6", "--json"], args].concat()).json();
+        report["tokens"].as_array().unwrap().iter().map(|t| t.as_u64().unwrap()).collect()
+    };
+    let first = tokens(&[])[0];
+    assert_ne!(tokens(&["--logit-bias", &format!("{first}=-inf")])[0], first);
+    let word = with_input(&["tokenize", "builtin", " cat", "--ids", "--no-special"], b"").ok();
+    let id: u64 = word.trim().split(',').next().unwrap().parse().unwrap();
+    assert_eq!(tokens(&["--logit-bias", &format!("{id}=1000")]), [id; 6]);
+}
+
+#[test]
+fn statistics_go_to_standard_error() {
+    let ran = alula(&["run", STORY, "--temp", "0", "-n", "4", "--stats"]);
+    assert!(ran.err.contains("tokens/s"), "{ran:?}");
+    assert_eq!(ran.ok(), alula(&["run", STORY, "--temp", "0", "-n", "4"]).ok());
+}
+
+#[test]
+fn ids_in_ids_out() {
+    let ids = alula(&["tokenize", "builtin", STORY, "--ids"]).ok();
+    let greedy = alula(&["eval", "greedy", "builtin", "--ids", ids.trim(), "-n", "6", "--cache-type", "f16"]).ok();
+    let report = alula(&["run", STORY, "--temp", "0", "-n", "6", "--json"]).json();
+    let tokens: Vec<String> = report["tokens"].as_array().unwrap().iter().map(Value::to_string).collect();
+    assert_eq!(greedy.trim(), tokens.join(","));
+    let out = folder("logits").join("l.safetensors");
+    alula(&["eval", "logits", "builtin", "--ids", ids.trim(), "--out", out.to_str().unwrap()]).ok();
+    let file = alula_format::safetensors::SafeTensors::open(&out).unwrap();
+    let logits = file.tensor("logits").unwrap();
+    assert_eq!(logits.shape()[0], ids.trim().split(',').count());
+    let (width, all) = (logits.shape()[1], logits.to_f32());
+    let last = &all[all.len() - width..];
+    let best = (0..width).max_by(|&a, &b| last[a].total_cmp(&last[b])).unwrap();
+    assert_eq!(best.to_string(), tokens[0]);
+}
