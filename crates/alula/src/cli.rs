@@ -87,10 +87,22 @@ pub struct SamplingArgs {
     #[arg(long, env = "ALULA_REPEAT_LAST_N", default_value_t = 64, value_name = "N")]
     pub repeat_last_n: usize,
     /// Subtract this from the logits of recent tokens
-    #[arg(long, env = "ALULA_PRESENCE_PENALTY", default_value_t = 0.0, value_name = "X", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        env = "ALULA_PRESENCE_PENALTY",
+        default_value_t = 0.0,
+        value_name = "X",
+        allow_negative_numbers = true
+    )]
     pub presence_penalty: f32,
     /// Subtract this from them for each time they occurred
-    #[arg(long, env = "ALULA_FREQUENCY_PENALTY", default_value_t = 0.0, value_name = "X", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        env = "ALULA_FREQUENCY_PENALTY",
+        default_value_t = 0.0,
+        value_name = "X",
+        allow_negative_numbers = true
+    )]
     pub frequency_penalty: f32,
     /// Add X to the logit of token ID (repeatable; -inf forbids it)
     #[arg(long, env = "ALULA_LOGIT_BIAS", value_name = "ID=X", value_delimiter = ',', value_parser = bias)]

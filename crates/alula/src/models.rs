@@ -98,7 +98,12 @@ pub fn find(name: &str) -> Option<Place> {
 /// Whether a text is meant as a path, though nothing is there.
 pub fn looks_like_path(text: &str) -> bool {
     let one_word = !text.is_empty() && !text.contains(char::is_whitespace);
-    one_word && (text.ends_with(".gguf") || text.ends_with(".safetensors") || text.starts_with(['/', '~']) || text.starts_with("./") || text.starts_with("../"))
+    one_word
+        && (text.ends_with(".gguf")
+            || text.ends_with(".safetensors")
+            || text.starts_with(['/', '~'])
+            || text.starts_with("./")
+            || text.starts_with("../"))
 }
 
 /// What `name` stands for.

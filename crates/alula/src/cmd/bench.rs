@@ -59,7 +59,12 @@ pub fn bench(a: &Bench) -> Result<(), Fail> {
             if n > 0 {
                 let spread = |f: fn(f64, f64) -> f64| all.iter().copied().reduce(f).unwrap_or(0.0);
                 let (low, high) = (spread(f64::min), spread(f64::max));
-                writeln!(out, "{what:8} {n:5} tokens: {:10.2} tokens/s  ({low:.2} to {high:.2}, {} runs)", median(all), all.len())?;
+                writeln!(
+                    out,
+                    "{what:8} {n:5} tokens: {:10.2} tokens/s  ({low:.2} to {high:.2}, {} runs)",
+                    median(all),
+                    all.len()
+                )?;
             }
         }
     }

@@ -79,7 +79,8 @@ pub fn chat(a: Chat) -> Result<(), Fail> {
     }
     let mut reader = Reader::new(keyboard && std::io::stdout().is_terminal())?;
     if keyboard {
-        say(format_args!("{}, context {}; /help helps, Ctrl-D leaves", package.name, session.context()));
+        say(format_args!("{}, context of {} tokens", package.name, session.context()));
+        say("/help helps, Ctrl-D leaves");
     }
     loop {
         let result = match reader.next()? {

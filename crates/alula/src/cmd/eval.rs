@@ -97,7 +97,11 @@ fn perplexity(a: &Perplexity) -> Result<(), Fail> {
     check(&ids, spec.vocab)?;
     let ctx = a.ctx.unwrap_or(512.min(spec.context));
     if ctx < 4 || ids.len() < ctx {
-        return Err(format!("{file}: has {} tokens, fewer than one chunk of {ctx} (at least 4); give a longer text or a smaller --ctx", ids.len()).into());
+        return Err(format!(
+            "{file}: has {} tokens, fewer than one chunk of {ctx} (at least 4); give a longer text or a smaller --ctx",
+            ids.len()
+        )
+        .into());
     }
     let mut model = load(&package, &a.load, ctx, 64.min(ctx))?;
     let chunks = (ids.len() / ctx).min(a.chunks.unwrap_or(usize::MAX));

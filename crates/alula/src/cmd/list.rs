@@ -75,7 +75,7 @@ pub fn list(a: &List) -> Result<(), Fail> {
         writeln!(out, "{}", json!({"models": models, "directory": directory}))?;
         return Ok(());
     }
-    let head = ["NAME", "SIZE", "TYPE", "PARAMETERS", "ARCHITECTURE"].map(str::to_owned);
+    let head = ["NAME", "SIZE", "TYPE", "PARAMS", "ARCH"].map(str::to_owned);
     let lines: Vec<[String; 5]> = std::iter::once(head).chain(rows.iter().map(Row::to_text)).collect();
     let width = |i: usize| lines.iter().filter_map(|l| Some(l.get(i)?.chars().count())).max().unwrap_or(0);
     let [name, size, kind, parameters] = [width(0), width(1), width(2), width(3)];

@@ -114,8 +114,15 @@ pub fn run(a: Run) -> Result<(), Fail> {
                         eprintln!(
                             "load {:.1} ms; prompt {} tokens, {:.1} tokens/s; answer {} tokens, {:.1} tokens/s; first token after \
                              {:.1} ms; seed {}; weights {:.1} MB, cache up to {:.1} MB",
-                            ms(loaded), usage.prompt, usage.prompt_speed(), usage.generated, usage.generate_speed(),
-                            ms(usage.first_token()), usage.seed, memory.weights as f64 / 1e6, memory.cache as f64 / 1e6,
+                            ms(loaded),
+                            usage.prompt,
+                            usage.prompt_speed(),
+                            usage.generated,
+                            usage.generate_speed(),
+                            ms(usage.first_token()),
+                            usage.seed,
+                            memory.weights as f64 / 1e6,
+                            memory.cache as f64 / 1e6,
                         );
                     }
                 }

@@ -37,7 +37,7 @@ pub fn show(a: &Show) -> Result<(), Fail> {
     let parameters = header.types().iter().map(|t| t.elements).fold(0, u64::saturating_add);
     // A model that cannot run is shown all the same.
     let package = match parameters {
-        0 => Err("it has no weights, only a vocabulary".into()),
+        0 => Err("the file has no weights".into()),
         _ => place.open(),
     };
     let context = |p: &Package| a.ctx.unwrap_or_else(|| p.model.spec().context.min(DEFAULT_CONTEXT));

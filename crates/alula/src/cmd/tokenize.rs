@@ -24,7 +24,9 @@ pub fn tokenize(a: &Tokenize) -> Result<(), Fail> {
     let tokenizer = tokenizer(&a.model)?;
     let text = match &a.file {
         // A file is taken whole, also a line end at its end.
-        Some(f) => open::utf8(std::fs::read(f).map_err(|e| format!("{}: {e}", f.display()))?, &f.display().to_string())?,
+        Some(f) => {
+            open::utf8(std::fs::read(f).map_err(|e| format!("{}: {e}", f.display()))?, &f.display().to_string())?
+        }
         None => open::text(a.text.as_deref())?,
     };
     let ids = tokenizer.encode(&text, !a.no_special, !a.no_special)?;

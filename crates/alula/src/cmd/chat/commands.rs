@@ -12,14 +12,14 @@ type Run = fn(&mut Session, &str) -> Result<(), Fail>;
 /// Names, first the one that is shown; argument; what it does; how. Those without a way leave.
 static COMMANDS: &[(&[&str], &str, &str, Option<Run>)] = &[
     (&["help", "?"], "", "this list", Some(help)),
-    (&["system"], "TEXT", "the system message; none removes it", Some(system)),
-    (&["set"], "NAME VALUE", "change a setting; alone, show all", Some(set)),
-    (&["regen"], "", "answer the last message anew", Some(|s, _| s.regenerate())),
-    (&["save"], "FILE", "write the conversation as JSON", Some(save)),
-    (&["load"], "FILE", "read one", Some(load)),
-    (&["clear"], "", "forget the conversation", Some(clear)),
-    (&["stats"], "", "speeds and how full the context is", Some(stats)),
-    (&["exit", "quit", "bye"], "", "leave (also Ctrl-D)", None),
+    (&["system"], "TEXT", "the system message", Some(system)),
+    (&["set"], "NAME VALUE", "change a setting", Some(set)),
+    (&["regen"], "", "answer anew", Some(|s, _| s.regenerate())),
+    (&["save"], "FILE", "write the talk as JSON", Some(save)),
+    (&["load"], "FILE", "read one again", Some(load)),
+    (&["clear"], "", "forget the talk", Some(clear)),
+    (&["stats"], "", "speeds, context use", Some(stats)),
+    (&["exit", "quit", "bye"], "", "leave (or Ctrl-D)", None),
 ];
 
 /// Does a command; true if it leaves.
@@ -34,13 +34,20 @@ pub(super) fn run(session: &mut Session, name: &str, argument: &str) -> Result<b
     }
 }
 
+/// As narrow as the list above it: 40 columns.
+const HINTS: &str = "\
+/set alone lists the settings;
+/system none removes the message.
+A line that ends in \\ goes on; several
+lines go between \"\"\" and \"\"\".
+Ctrl-C stops an answer.";
+
 fn help(_: &mut Session, _: &str) -> Result<(), Fail> {
     for (names, argument, what, _) in COMMANDS {
         let usage = format!("/{} {argument}", names.first().unwrap_or(&""));
-        say(format_args!("{:18}{what}", usage));
+        say(format_args!("{:17}{what}", usage));
     }
-    say("A line that ends in \\ goes on in the next; several lines go between \"\"\" and \"\"\".");
-    say("Ctrl-C stops an answer.");
+    say(HINTS);
     Ok(())
 }
 
@@ -90,6 +97,9 @@ fn load(session: &mut Session, argument: &str) -> Result<(), Fail> {
     let named = |e: Fail| format!("{}: `sampling`: {e}", file.display());
     session.settings.read_json(&saved.sampling, vocab).map_err(named)?;
     say(format_args!("{} turns read from {}", saved.turns.len(), file.display()));
+    if saved.turns.last().is_some_and(|t| t.answer.is_none()) {
+        say("its last message has no answer yet; /regen answers it");
+    }
     session.system = saved.system;
     session.restart(saved.turns);
     Ok(())
@@ -106,14 +116,14 @@ fn stats(session: &mut Session, _: &str) -> Result<(), Fail> {
         let used = u.prompt + u.generated;
         say(format_args!("answer   {} tokens, {:.1} tokens/s", u.generated, u.generate_speed()));
         say(format_args!("prompt   {} tokens, {:.1} tokens/s", u.prompt, u.prompt_speed()));
-        say(format_args!("first    after {:.1} ms; seed {}", u.first_token().as_secs_f64() * 1e3, u.seed));
+        say(format_args!("first    after {:.1} ms", u.first_token().as_secs_f64() * 1e3));
+        say(format_args!("seed     {}", u.seed));
         say(format_args!("context  {used} of {context} tokens, {:.0} %", used as f64 / context as f64 * 100.0));
     } else {
         say(format_args!("context  0 of {context} tokens; no answer yet"));
     }
     say(format_args!("turns    {}, {} not seen any more", session.turns.len(), session.left_out()));
     let (memory, mb) = (session.memory(), |bytes: usize| bytes as f64 / 1e6);
-    let (weights, cache, work) = (mb(memory.weights), mb(memory.cache), mb(memory.work));
-    say(format_args!("memory   weights {weights:.1}, cache {cache:.1}, work {work:.1} MB"));
+    say(format_args!("memory   {:.1} MB weights, {:.1} MB cache", mb(memory.weights), mb(memory.cache)));
     Ok(())
 }

@@ -106,15 +106,25 @@ mod tests {
     use super::*;
     use crate::{models::Place, open};
 
-    /// What is said about the built-in model is what it takes.
-    #[test]
-    fn as_the_device_says() {
-        let package = Place::Builtin.open().unwrap();
-        let context = package.model.spec().context.min(300);
+    fn check(place: &Place, context: usize) {
+        let package = place.open().unwrap();
+        let context = context.min(package.model.spec().context);
         let said = estimate(&package, context).unwrap();
         let options = LoadOptions { context: Some(context), ..LoadOptions::default() };
         let is = open::load(&package, None, options).unwrap().memory();
-        assert_eq!((said.weights, said.cache), (is.weights, is.cache));
-        assert!(said.work.abs_diff(is.work) * 10 < is.work, "{} said, {} taken", said.work, is.work);
+        assert_eq!((said.weights, said.cache), (is.weights, is.cache), "{place:?}");
+        assert!(said.work.abs_diff(is.work) * 10 < is.work, "{place:?}: {} said, {} taken", said.work, is.work);
+    }
+
+    /// What is said about a model is what it takes when it is loaded: the built-in one, and one of every kind there is.
+    #[test]
+    fn as_the_device_says() {
+        check(&Place::Builtin, 300);
+        check(&Place::Builtin, 1);
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/parity");
+        for model in std::fs::read_dir(folder).unwrap().map(|m| m.unwrap().path()) {
+            let gguf = model.join("model.gguf");
+            [model, gguf].into_iter().filter(|p| p.exists()).for_each(|p| check(&Place::Path(p), 77));
+        }
     }
 }
