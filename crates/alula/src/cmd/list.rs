@@ -25,10 +25,8 @@ impl Row {
 
     /// The type of most elements; architecture; parameters.
     fn facts(h: &Header) -> (String, String, u64) {
-        let types = h.types();
-        let kind = types.first().map_or_else(|| "vocabulary".to_owned(), |t| t.name.clone());
-        let parameters = types.iter().map(|t| t.elements).fold(0, u64::saturating_add);
-        (kind, h.architecture().unwrap_or("?").to_owned(), parameters)
+        let kind = h.types().first().map_or_else(|| "vocabulary".to_owned(), |t| t.name.clone());
+        (kind, h.architecture().unwrap_or("?").to_owned(), h.parameters())
     }
 
     fn to_json(&self) -> Value {

@@ -34,7 +34,7 @@ pub fn show(a: &Show) -> Result<(), Fail> {
     let place = models::need(&a.model)?;
     let header = Header::open(&place)?;
     let path = if let models::Place::Path(p) = &place { Some(p) } else { None };
-    let parameters = header.types().iter().map(|t| t.elements).fold(0, u64::saturating_add);
+    let parameters = header.parameters();
     // A model that cannot run is shown all the same.
     let package = match parameters {
         0 => Err("the file has no weights".into()),
@@ -194,10 +194,20 @@ fn total(m: &Memory) -> usize {
     m.weights.saturating_add(m.cache).saturating_add(m.work)
 }
 
-/// A value for people: lists without brackets.
+/// A value for people; of a list, what is in it and how often.
 fn plain(value: &Value) -> String {
     match value {
-        Value::Array(all) => all.iter().map(plain).collect::<Vec<_>>().join(", "),
+        Value::Array(all) => {
+            let mut counts: Vec<(&Value, usize)> = Vec::new();
+            for v in all {
+                match counts.iter_mut().find(|(seen, _)| *seen == v) {
+                    Some((_, n)) => *n += 1,
+                    None => counts.push((v, 1)),
+                }
+            }
+            counts.into_iter().map(|(v, n)| format!("{} ({n}x)", plain(v))).collect::<Vec<_>>().join(", ")
+        }
+        Value::Null => "none".to_owned(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }
@@ -216,7 +226,7 @@ fn shape(spec: &Spec) -> Map<String, Value> {
         }
     };
     each("heads", &|Mixer::Attention(a), _| Some(a.heads));
-    each("key_heads", &|Mixer::Attention(a), _| Some(a.kv_heads));
+    each("kv_heads", &|Mixer::Attention(a), _| Some(a.kv_heads));
     each("head_size", &|Mixer::Attention(a), _| Some(a.key_dim));
     each("feed_forward", &|_, f| match f {
         Ffn::Plain { width, .. } | Ffn::Gated { width, .. } => Some(*width),

@@ -1,4 +1,5 @@
 //! The binary as a person or a script sees it: what it prints, where, and how it ends.
+#![allow(unreachable_pub)]
 
 mod chat;
 mod common;

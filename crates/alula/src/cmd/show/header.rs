@@ -26,6 +26,13 @@ pub(in crate::cmd) struct Type {
     pub(in crate::cmd) bytes: u64,
 }
 
+impl Type {
+    /// Whether these are weights: whole numbers are masks and the like.
+    fn weights(&self) -> bool {
+        !matches!(self.name.as_str(), "BOOL" | "U8" | "U16" | "U32" | "U64" | "I8" | "I16" | "I32" | "I64")
+    }
+}
+
 impl Header {
     /// Opens them.
     ///
@@ -70,7 +77,7 @@ impl Header {
         }
     }
 
-    /// The tensors by type, the type with the most elements first.
+    /// The tensors by type: weights first, and of those the type with the most elements.
     pub(in crate::cmd) fn types(&self) -> Vec<Type> {
         let mut types: Vec<Type> = Vec::new();
         for t in self.tensors() {
@@ -85,8 +92,13 @@ impl Header {
                 k.bytes = k.bytes.saturating_add(t.range().map_or(0, |r| r.len() as u64));
             }
         }
-        types.sort_by_key(|t| std::cmp::Reverse(t.elements));
+        types.sort_by_key(|t| (!t.weights(), std::cmp::Reverse(t.elements)));
         types
+    }
+
+    /// Elements of all weights.
+    pub(in crate::cmd) fn parameters(&self) -> u64 {
+        self.types().iter().filter(|t| t.weights()).map(|t| t.elements).fold(0, u64::saturating_add)
     }
 
     /// What the files call the architecture.
@@ -110,7 +122,11 @@ impl Header {
     pub(in crate::cmd) fn tokenizer(&self) -> Option<Result<Tokenizer, Fail>> {
         match self {
             Header::Gguf(g) => {
-                g.metadata.get("tokenizer.ggml.model")?;
+                // Files without one say so: `none`, in older ones `no_vocab`.
+                let kind: Option<&str> = g.metadata.find("tokenizer.ggml.model").ok().flatten();
+                if kind.is_none_or(|k| matches!(k, "none" | "no_vocab")) {
+                    return None;
+                }
                 Some(Tokenizer::from_gguf(&g.metadata, g.metadata.file()).map_err(Into::into))
             }
             Header::Folder(f, _) => {

@@ -31,7 +31,7 @@ impl WeightSource for Zeros {
 /// What the device makes of a `[16, cols]` matrix, and of one cache page of the model.
 fn strip(device: &CpuDevice, model: &Graph, dtype: DType, cols: usize) -> Result<Memory, Fail> {
     let mut g = Graph::new();
-    model.states().iter().for_each(|s| _ = g.state(s.clone()));
+    model.states().iter().for_each(|s| _ = g.state(*s));
     let table = g.weight(format!("1 {cols}"), &[1, cols]);
     let matrix = g.weight(format!("{STRIP} {cols}"), &[STRIP, cols]);
     let x = g.push("x", Op::Embed(Index::Tokens), &[], &[table])?;
@@ -92,7 +92,7 @@ pub(super) fn estimate(package: &Package, context: usize) -> Result<Memory, Fail
 fn dtype(package: &Package, name: &str) -> Result<DType, Fail> {
     let info = match package.model.files() {
         Files::Gguf(g) => g.info(name.split('[').next().unwrap_or(name)),
-        Files::Folder(_, s) => s.tensors().max_by_key(|t| t.elements()),
+        Files::Folder(_, s) => s.tensors().filter(|t| t.shape().len() == 2).max_by_key(|t| t.elements()),
     };
     let known = info.and_then(|t| t.dtype());
     known.ok_or_else(|| {
@@ -123,8 +123,13 @@ mod tests {
         check(&Place::Builtin, 1);
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/parity");
         for model in std::fs::read_dir(folder).unwrap().map(|m| m.unwrap().path()) {
-            let gguf = model.join("model.gguf");
-            [model, gguf].into_iter().filter(|p| p.exists()).for_each(|p| check(&Place::Path(p), 77));
+            let (folder, gguf) = (model.join("config.json").exists(), model.join("model.gguf"));
+            if folder {
+                check(&Place::Path(model), 77);
+            }
+            if gguf.exists() {
+                check(&Place::Path(gguf), 77);
+            }
         }
     }
 }
