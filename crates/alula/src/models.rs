@@ -64,7 +64,7 @@ fn entry(path: PathBuf) -> Option<Entry> {
     if path.is_dir() {
         let files = std::fs::read_dir(&path).ok()?.flatten();
         let bytes = files.filter_map(|f| f.metadata().ok()).filter(|m| m.is_file()).map(|m| m.len()).sum();
-        return path.join("config.json").is_file().then(|| Entry { name: file, bytes, path });
+        return path.join("config.json").is_file().then_some(Entry { name: file, bytes, path });
     }
     let stem = file.strip_suffix(".gguf")?;
     // A split model is known by its first part.
