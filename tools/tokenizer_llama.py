@@ -57,11 +57,13 @@ def main(ref, models, out):
     files = {p.stem: p.read_bytes() for p in models.glob("ggml-vocab-*.gguf")}
     gpt2, gemma = files["ggml-vocab-gpt-2"], files["ggml-vocab-gemma-4"]
     files |= {f"pre-{name}": with_pre(gpt2, name) for name in pres if name not in PLAIN}
-    # "gemma4" as a model fixes the way to cut; "gpt2" lets the name choose.
-    plain = gemma.replace(struct.pack("<Q", 20) + b"tokenizer.ggml.model" + struct.pack("<IQ", 8, 6) + b"gemma4",
-                          struct.pack("<Q", 20) + b"tokenizer.ggml.model" + struct.pack("<IQ", 8, 4) + b"gpt2")
-    if plain != gemma and b"tokenizer.ggml.pre" in plain:
-        files |= {f"pre-{name}": with_pre(plain, name) for name in PLAIN}
+    # "gemma4" as a model fixes the way to cut; "gpt2" lets a name choose, and "whitespace" cuts at spaces.
+    kv = lambda key, value: struct.pack("<Q", len(key)) + key + struct.pack("<IQ", 8, len(value)) + value
+    model, pre = b"tokenizer.ggml.model", b"tokenizer.ggml.pre"
+    for name in sorted(PLAIN):
+        kind = b"whitespace" if name == "whitespace" else b"gpt2"
+        head = gemma[:16] + struct.pack("<Q", struct.unpack_from("<Q", gemma, 16)[0] + 1) + kv(pre, name.encode())
+        files[f"pre-{name}"] = head + gemma[24:].replace(kv(model, b"gemma4"), kv(model, kind), 1)
     for name, blob in sorted(files.items()):
         path = out / f"{name}.gguf"
         path.write_bytes(blob)

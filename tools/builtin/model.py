@@ -15,10 +15,10 @@ from torch.nn import functional as F
 class Shape:
     vocab: int = 2048
     width: int = 256
-    layers: int = 5
-    heads: int = 8
+    layers: int = 4
+    heads: int = 4
     kv_heads: int = 2
-    ffn: int = 352
+    ffn: int = 384
     context: int = 512
     theta: float = 10000.0
     eps: float = 1e-5
@@ -86,8 +86,13 @@ class Decoder(nn.Module):
         self.output_norm = Norm(shape)
         for name, p in self.named_parameters():
             if p.dim() == 2:
-                last = name.endswith(("attn_output.weight", "ffn_down.weight"))
-                nn.init.normal_(p, std=0.02 if "token" in name else p.shape[1] ** -0.5 * (0.3 if last else 0.6))
+                nn.init.normal_(p, std=0.03 if "token" in name else p.shape[1] ** -0.5 * (0.3 if "ffn_down" in name else 0.6))
+        with torch.no_grad():
+            # Every head begins as a copier (what it sees is what it says), so that names are carried through a story early on.
+            for layer in self.blk:
+                value = layer.attn_v.weight.view(shape.kv_heads, shape.head, shape.width)
+                value = value.repeat_interleave(shape.heads // shape.kv_heads, 0).reshape(-1, shape.width)
+                layer.attn_output.weight.copy_(0.5 * value.T)
         for n, t in zip(("cos", "sin"), angles(shape, shape.context)):
             self.register_buffer(n, t, persistent=False)
 

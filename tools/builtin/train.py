@@ -109,7 +109,7 @@ def train(args):
         for o in opts:
             for g in o.param_groups:
                 g["lr"] = g["top"] * rate(step, args.steps)
-        groups = list(batches(tok, step, args.tokens, shape.context))
+        groups = list(batches(tok, step, args.tokens // (2 if step < 0.4 * args.steps else 1), shape.context))
         count = sum(l[:, 1:].sum().item() for _, l in groups)
         total = 0.0
         for ids, learned in groups:
@@ -123,7 +123,7 @@ def train(args):
         mean = total if mean is None else 0.9 * mean + 0.1 * total
         if step % 10 == 0:
             used = time.time() - begin
-            print(f"step {step} loss {mean:.4f} {used + spent:.0f} s {args.tokens * (step - start + 1) / used:.0f} tokens/s", flush=True)
+            print(f"step {step} loss {mean:.4f} {used + spent:.0f} s", flush=True)
         done = step + 1
         if done % 50 == 0 or done == args.steps:
             state = {"model": model.state_dict(), "opts": [o.state_dict() for o in opts], "step": done, "shape": shape.dict(),
@@ -139,8 +139,8 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--work", type=Path, default=ROOT / "target" / "builtin", help="where checkpoints and the tokenizer go")
     p.add_argument("--out", type=Path, default=ROOT / "crates/alula/assets/builtin.gguf")
-    p.add_argument("--steps", type=int, default=1500)
-    p.add_argument("--tokens", type=int, default=4096, help="tokens in a step")
+    p.add_argument("--steps", type=int, default=700)
+    p.add_argument("--tokens", type=int, default=4096, help="tokens in a step (half of it in the first two fifths of the run)")
     p.add_argument("--lr", type=float, default=3e-3)
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--resume", action="store_true")

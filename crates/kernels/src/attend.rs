@@ -129,7 +129,7 @@ fn put(kind: CacheType, x: &[f32], out: &mut [u8]) {
         }
         CacheType::F16 => {
             for (x, o) in x.iter().zip(out.chunks_exact_mut(2)) {
-                o.copy_from_slice(&half::f16::from_f32(*x).to_le_bytes());
+                o.copy_from_slice(&alula_simd::f32_to_f16(*x).to_le_bytes());
             }
         }
     }

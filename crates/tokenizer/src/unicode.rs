@@ -2,36 +2,8 @@
 
 static DATA: &[u8] = include_bytes!("unicode.bin");
 
-/// General categories, in the order of the table.
-pub(crate) const CATEGORIES: [&str; 30] = [
-    "Cn", "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po",
-    "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Co",
-];
-
-/// Scripts, in the order of the table.
-#[rustfmt::skip]
-pub(crate) const SCRIPTS: [&str; 138] = [
-    "Unknown", "Common", "Inherited", "Adlam", "Ahom", "Anatolian_Hieroglyphs", "Arabic", "Armenian", "Avestan",
-    "Balinese", "Bamum", "Bassa_Vah", "Batak", "Bengali", "Bhaiksuki", "Bopomofo", "Brahmi", "Braille", "Buginese",
-    "Buhid", "Canadian_Aboriginal", "Carian", "Caucasian_Albanian", "Chakma", "Cham", "Cherokee", "Coptic",
-    "Cuneiform", "Cypriot", "Cyrillic", "Deseret", "Devanagari", "Duployan", "Egyptian_Hieroglyphs", "Elbasan",
-    "Ethiopic", "Georgian", "Glagolitic", "Gothic", "Grantha", "Greek", "Gujarati", "Gurmukhi", "Han", "Hangul",
-    "Hanunoo", "Hatran", "Hebrew", "Hiragana", "Imperial_Aramaic", "Inscriptional_Pahlavi", "Inscriptional_Parthian",
-    "Javanese", "Kaithi", "Kannada", "Katakana", "Kayah_Li", "Kharoshthi", "Khmer", "Khojki", "Khudawadi", "Lao",
-    "Latin", "Lepcha", "Limbu", "Linear_A", "Linear_B", "Lisu", "Lycian", "Lydian", "Mahajani", "Malayalam",
-    "Mandaic", "Manichaean", "Marchen", "Meetei_Mayek", "Mende_Kikakui", "Meroitic_Cursive", "Meroitic_Hieroglyphs",
-    "Miao", "Modi", "Mongolian", "Mro", "Multani", "Myanmar", "Nabataean", "New_Tai_Lue", "Newa", "Nko", "Ogham",
-    "Ol_Chiki", "Old_Hungarian", "Old_Italic", "Old_North_Arabian", "Old_Permic", "Old_Persian", "Old_South_Arabian",
-    "Old_Turkic", "Oriya", "Osage", "Osmanya", "Pahawh_Hmong", "Palmyrene", "Pau_Cin_Hau", "Phags_Pa", "Phoenician",
-    "Psalter_Pahlavi", "Rejang", "Runic", "Samaritan", "Saurashtra", "Sharada", "Shavian", "Siddham", "SignWriting",
-    "Sinhala", "Sora_Sompeng", "Sundanese", "Syloti_Nagri", "Syriac", "Tagalog", "Tagbanwa", "Tai_Le", "Tai_Tham",
-    "Tai_Viet", "Takri", "Tamil", "Tangut", "Telugu", "Thaana", "Thai", "Tibetan", "Tifinagh", "Tirhuta", "Ugaritic",
-    "Vai", "Warang_Citi", "Yi",
-];
-
-/// A set of general categories, a bit for each.
+/// A set of general categories, a bit for each in the order of the table (`tools/unicode.py`).
 pub(crate) type Categories = u32;
-pub(crate) const LETTER: Categories = 0b11_1110;
 pub(crate) const MARK: Categories = 0b111 << 6;
 pub(crate) const NUMBER: Categories = 0b111 << 9;
 pub(crate) const PUNCTUATION: Categories = 0b111_1111 << 12;
@@ -65,11 +37,6 @@ pub(crate) fn category(c: char) -> Categories {
     1 << lookup(8, c)
 }
 
-/// The number of the script in [`SCRIPTS`]; 0 is unknown.
-pub(crate) fn script(c: char) -> u8 {
-    lookup(places().0, c)
-}
-
 /// The first code point of the canonical decomposition.
 pub(crate) fn decomposed(c: char) -> char {
     let cp = c as u32;
@@ -92,11 +59,6 @@ pub(crate) fn decomposed(c: char) -> char {
 /// The simple lower-case mapping; code points that are newer than the table map to themselves.
 pub(crate) fn lower(c: char) -> char {
     if category(c) == 1 { c } else { c.to_lowercase().next().unwrap_or(c) }
-}
-
-/// A character of words, as `\w` in Unicode regexes.
-pub(crate) fn is_word(c: char) -> bool {
-    c.is_alphabetic() || category(c) & (MARK | 1 << 9 | 1 << 12) != 0 || matches!(c, '\u{200c}' | '\u{200d}')
 }
 
 /// A CJK ideograph by BERT's ranges. (One of them begins at 2B920 where Unicode says 2B820; the models were trained so.)
@@ -144,14 +106,11 @@ mod tests {
     #[test]
     fn facts() {
         assert_eq!(category('a'), 1 << 2);
-        assert!(category('é') & LETTER != 0 && category('٣') & NUMBER != 0 && category('\u{301}') & MARK != 0);
+        assert!(category('٣') & NUMBER != 0 && category('\u{301}') & MARK != 0);
         assert!(category('«') & PUNCTUATION != 0 && category('€') & SYMBOL != 0 && category('\u{7}') & CONTROL != 0);
         assert_eq!(category('\u{2ffc}'), 1 << 22); // new in 15.1
-        assert_eq!(SCRIPTS[usize::from(script('漢'))], "Han");
-        assert_eq!(SCRIPTS[usize::from(script('ж'))], "Cyrillic");
         assert_eq!((decomposed('é'), decomposed('ậ'), decomposed('각'), decomposed('a')), ('e', 'a', '\u{1100}', 'a'));
         assert_eq!((lower('Ä'), lower('İ'), lower('ß')), ('ä', 'i', 'ß'));
-        assert!(is_word('_') && is_word('é') && is_word('3') && !is_word('-') && !is_word('½') && is_word('\u{301}'));
         for b in 0..=255 {
             assert_eq!(char_byte(byte_char(b)), Some(b));
         }

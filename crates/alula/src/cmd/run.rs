@@ -39,8 +39,8 @@ pub fn run(a: Run) -> Result<(), Fail> {
             tools: None,
             documents: None,
             add_generation_prompt: true,
-            bos_token: &token(tokenizer.bos()),
-            eos_token: &token(tokenizer.eos()),
+            bos_token: token(tokenizer.bos()),
+            eos_token: token(tokenizer.eos()),
             extra: &Map::new(),
             now: std::time::SystemTime::now().into(),
         })?;

@@ -47,9 +47,11 @@ fn a_conversation_is_remembered() {
         }
     }
     assert_eq!(ran.ok(), printed);
-    // The second answer depends on the first turn.
-    let alone = greedy("Tell me a story\nWhy?").ok();
-    assert_ne!(alone.lines().last(), greedy("Why?").ok().lines().last());
+    // Every prompt holds what was said before, until it is forgotten.
+    let ran = greedy("Hello\n/stats\nHello\n/stats\n/clear\nHello\n/stats\n");
+    let tokens = |l: &str| l.strip_prefix("prompt ")?.split_whitespace().next()?.parse::<usize>().ok();
+    let prompts: Vec<usize> = ran.err.lines().filter_map(tokens).collect();
+    assert!(prompts.len() == 3 && prompts[0] < prompts[1] && prompts[0] == prompts[2], "{ran:?}");
 }
 
 #[test]
@@ -144,11 +146,13 @@ fn files_that_are_no_conversation_change_nothing() {
 #[test]
 fn what_no_longer_fits_is_left_out_with_a_word() {
     let args = ["chat", "--temp", "0", "-n", "10", "--ctx", "96"];
-    let talk = "What is a byte?\n".repeat(12);
+    let file = folder("left-out").join("talk.json");
+    let talk = format!("{}/save {}\n", "What is a byte?\n".repeat(12), file.display());
     let ran = with_input(&args, talk.as_bytes());
     let told: Vec<&str> = ran.err.lines().filter(|l| l.contains("no longer sees")).collect();
     assert!(!told.is_empty() && told.iter().all(|l| l.contains("holds 96")), "{ran:?}");
-    assert_eq!(ran.ok().lines().count(), 12, "every message is answered");
+    let kept: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(kept["messages"].as_array().unwrap().len(), 24, "every message is answered, and all are kept");
     let long = format!("{}\nWhat is a byte?\n", "word ".repeat(200));
     let ran = with_input(&args, long.as_bytes());
     assert!(ran.err.contains("holds 96") && ran.err.contains("shorten"), "{ran:?}");

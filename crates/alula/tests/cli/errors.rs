@@ -118,7 +118,7 @@ fn absurd_but_possible_numbers_are_taken() {
     }
     let all = ["run", "x", "--temp", "0", "-n", "1", "--json", "--logprobs", "18446744073709551615"];
     let top = alula(&all).json()["logprobs"][0]["top_logprobs"].as_array().unwrap().len();
-    assert!((2000..5000).contains(&top), "the whole vocabulary: {top}");
+    assert!(top > 500, "the whole vocabulary: {top}");
     let full = alula(&["run", "x", "-n", "18446744073709551615", "--ignore-end", "--json", "--ctx", "32"]).json();
     assert_eq!(full["finish_reason"], "length");
 }

@@ -6,3 +6,4 @@ mod common;
 mod errors;
 mod files;
 mod run;
+mod terminal;

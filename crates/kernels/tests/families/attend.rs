@@ -104,7 +104,7 @@ impl Case {
         let &Case(heads, kv, dk, dv, window, cap, kind, _) = self;
         let cached = |x: f32| match kind {
             F32 => f64::from(x),
-            F16 => half::f16::from_f32(x).to_f64(),
+            F16 => f64::from(alula_tensor::f16_to_f32(alula_simd::f32_to_f16(x))),
         };
         let mut out = Vec::new();
         for row in 0..s.seqs.len() {

@@ -57,11 +57,7 @@ impl Isa for Neon {
     }
     #[inline(always)]
     fn load_f16(self, p: &[u16; 16]) -> F {
-        let mut out = [0f32; 16];
-        for (o, &h) in out.iter_mut().zip(p) {
-            *o = crate::Scalar.load_f16(&[h; 16])[0];
-        }
-        self.load(&out)
+        from_fn(|i| simd!(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p.as_ptr().add(4 * i))))))
     }
     #[inline(always)]
     fn load_bf16(self, p: &[u16; 16]) -> F {
@@ -75,9 +71,9 @@ impl Isa for Neon {
     }
     #[inline(always)]
     fn store_f16(self, v: F, p: &mut [u16; 16]) {
-        let mut lanes = [0f32; 16];
-        self.store(v, &mut lanes);
-        crate::Scalar.store_f16(lanes, p);
+        for (i, x) in v.into_iter().enumerate() {
+            simd!(vst1_u16(p.as_mut_ptr().add(4 * i), vreinterpret_u16_f16(vcvt_f16_f32(x))));
+        }
     }
     #[inline(always)]
     fn add(self, a: F, b: F) -> F {

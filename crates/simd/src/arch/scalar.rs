@@ -25,7 +25,7 @@ fn f16_to_f32(h: u16) -> f32 {
 }
 
 /// Single precision to half, to nearest even.
-fn f32_to_f16(x: f32) -> u16 {
+pub fn f32_to_f16(x: f32) -> u16 {
     let b = x.to_bits();
     let sign = (b >> 16 & 0x8000) as u16;
     let a = b & 0x7fff_ffff;

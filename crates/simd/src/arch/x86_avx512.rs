@@ -204,11 +204,11 @@ unsafe fn widening_dot4(acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
 
 level!(
     /// AVX-512 F, BW, DQ and VL (Skylake-X on).
-    Avx512, "avx512", ["avx512f", "avx512bw", "avx512dq", "avx512vl", "fma", "f16c"],
+    Avx512, "avx512", ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"],
     "avx512f,avx512bw,avx512dq,avx512vl,fma,f16c", widening_dot4
 );
 level!(
     /// The same with VNNI (Cascade Lake on).
-    Avx512Vnni, "avx512vnni", ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "fma", "f16c"],
+    Avx512Vnni, "avx512vnni", ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx2", "fma", "f16c"],
     "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,f16c", _mm512_dpbusd_epi32
 );

@@ -47,7 +47,7 @@ fn decode(text: &str) -> Option<Vec<u8>> {
             _ => return None,
         }))
     };
-    if text.len() % 4 != 0 || text.len() - digits.len() > 2 || digits.len() % 4 == 1 {
+    if !text.len().is_multiple_of(4) || text.len() - digits.len() > 2 || digits.len() % 4 == 1 {
         return None;
     }
     let mut out = Vec::with_capacity(digits.len() / 4 * 3 + 3);

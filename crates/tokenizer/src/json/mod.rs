@@ -97,6 +97,7 @@ fn named<'a>(config: Option<&'a Value>, key: &str) -> Option<&'a str> {
 /// Reads a `tokenizer.json`, and the `tokenizer_config.json` beside it.
 pub(crate) fn load(bytes: &[u8], config: Option<&Value>, file: &str) -> Result<(Parts, Engine), Error> {
     let outline = Outline::read(bytes, file)?;
+    let decoder = decode::Decoder::new(outline.decoder.as_ref(), file)?;
     let bad = |what: String| Error::Malformed { file: file.into(), field: "tokenizer.json".into(), what };
     let mut library: Library = guard(|| serde_json::from_slice(bytes))
         .ok_or_else(|| bad("makes the tokenizers library fail".into()))?
@@ -104,7 +105,6 @@ pub(crate) fn load(bytes: &[u8], config: Option<&Value>, file: &str) -> Result<(
     library.with_padding(None);
     // Without parameters it cannot fail.
     library.with_truncation(None).map_err(|e| bad(e.to_string()))?;
-    let decoder = decode::Decoder::new(outline.decoder.as_ref(), file)?;
 
     let added: BTreeMap<u32, hf::AddedToken> = library.get_added_tokens_decoder().into_iter().collect();
     let mut tokens: Vec<(u32, String)> = library.get_vocab(true).into_iter().map(|(text, id)| (id, text)).collect();
@@ -163,6 +163,9 @@ pub(crate) fn load(bytes: &[u8], config: Option<&Value>, file: &str) -> Result<(
         decoder,
     };
     let ends_of_nothing = engine.encode(&vocab, "", true, true)?;
+    if let Some(id) = ends_of_nothing.iter().find(|&&id| id as usize >= vocab.len()) {
+        return Err(bad(format!("adds the token {id} to texts, but has only {} tokens", vocab.len())));
+    }
     let first = ends_of_nothing.first().copied().filter(|&id| Some(id) != eos);
     let well_known = || {
         ["<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>", "[CLS]"]

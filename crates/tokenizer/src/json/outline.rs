@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
+use tokenizers::utils::SysRegex;
 
 use super::charsmap_check;
 use crate::error::{Error, clip};
@@ -203,17 +204,31 @@ fn check(part: &Value, left: &mut usize) -> Result<(), String> {
         Value::Array(parts) => parts.iter().try_for_each(|p| check(p, left)),
         Value::Object(fields) => {
             fields.values().try_for_each(|p| check(p, left))?;
-            match fields.get("type").and_then(Value::as_str) {
-                Some("FixedLength") if fields.get("length").and_then(Value::as_u64) == Some(0) => {
-                    Err("has a FixedLength of length 0".into())
+            // The library goes by the fields as much as by the type.
+            if fields.get("length").and_then(Value::as_u64) == Some(0) {
+                return Err("has a FixedLength of length 0".into());
+            }
+            if let Some(pattern) =
+                part.pointer("/pattern/Regex").and_then(Value::as_str).filter(|_| fields.contains_key("content"))
+            {
+                // It loses count of the characters.
+                let regex = SysRegex::new(pattern)
+                    .map_err(|e| format!("has a pattern that is none: {}", clip(&e.to_string())))?;
+                if regex.find_iter("").next().is_some() {
+                    return Err("replaces a pattern that matches nothing".into());
                 }
-                Some("TemplateProcessing") => template(part),
-                _ => match fields.get("precompiled_charsmap").and_then(Value::as_str) {
-                    Some(text) => {
-                        charsmap_check::check(text).map_err(|what| format!("has a precompiled_charsmap that {what}"))
-                    }
-                    None => Ok(()),
-                },
+            }
+            if fields.contains_key("single") {
+                template(part)?;
+            }
+            match fields.get("precompiled_charsmap").and_then(Value::as_str) {
+                Some(text) => {
+                    charsmap_check::check(text).map_err(|what| format!("has a precompiled_charsmap that {what}"))
+                }
+                None if part["type"] == "Precompiled" => {
+                    Err("has a Precompiled without its precompiled_charsmap".into())
+                }
+                None => Ok(()),
             }
         }
         _ => Ok(()),
