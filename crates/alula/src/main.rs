@@ -7,12 +7,19 @@ mod cli;
 mod cmd;
 mod models;
 mod open;
+mod speech;
 
 use clap::Parser;
+use std::io::Write;
 use std::process::ExitCode;
 
 /// What a command failed with; printed as one sentence.
 type Fail = Box<dyn std::error::Error + Send + Sync>;
+
+/// One line for the person, on standard error; if nobody can read it, it is lost.
+fn say(text: impl std::fmt::Display) {
+    _ = writeln!(std::io::stderr(), "{text}");
+}
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
@@ -23,7 +30,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(e) => {
-            eprintln!("alula: {e}");
+            say(format_args!("alula: {e}"));
             ExitCode::FAILURE
         }
     }

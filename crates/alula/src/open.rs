@@ -1,7 +1,7 @@
 //! From flags to a model that runs.
 
-use crate::Fail;
 use crate::cli::{Cache, SamplingArgs};
+use crate::{Fail, say};
 use alula_device::{CacheType, Cpu, CpuDevice};
 use alula_engine::Sampling;
 use alula_engine::local::{LoadOptions, Local, Package, Words};
@@ -78,7 +78,7 @@ pub fn text(argument: Option<&str>) -> Result<String, Fail> {
         _ => {
             let mut stdin = std::io::stdin().lock();
             if stdin.is_terminal() {
-                eprintln!("alula: reading the text from the keyboard; end it with Ctrl-D");
+                say("alula: reading the text from the keyboard; end it with Ctrl-D");
             }
             let mut bytes = Vec::new();
             stdin.read_to_end(&mut bytes)?;

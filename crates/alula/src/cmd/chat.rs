@@ -10,22 +10,17 @@ mod session;
 mod settings;
 
 use crate::cli::Chat;
-use crate::{Fail, models, open};
+use crate::{Fail, models, open, say};
 use alula_engine::local::LoadOptions;
 use input::{Input, Reader};
 use session::Session;
 use settings::Settings;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Tokens of a step: few enough that Ctrl-C is soon heard while a long prompt is computed.
 const STEP: usize = 128;
-
-/// One line for the person, on standard error; if nobody can read it, it is lost.
-pub(super) fn say(text: impl std::fmt::Display) {
-    _ = writeln!(std::io::stderr(), "{text}");
-}
 
 /// Ctrl-C: while an answer is written it stops that, else the program.
 #[derive(Clone, Default)]
@@ -74,9 +69,6 @@ pub fn chat(a: Chat) -> Result<(), Fail> {
     let settings = Settings::new(open::sampling(&a.sampling, None), a.max_tokens);
     let mut session = Session::open(&package, a.load.threads, options, settings, interrupt)?;
     session.system = a.system;
-    if package.template_source().is_none() {
-        say(format_args!("{} has no chat template; messages are written as ChatML", package.name));
-    }
     let mut reader = Reader::new(keyboard && std::io::stdout().is_terminal())?;
     if keyboard {
         say(format_args!("{}, context of {} tokens", package.name, session.context()));

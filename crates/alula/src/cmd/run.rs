@@ -1,12 +1,13 @@
 //! `alula run`: the continuation of a text.
 
 use crate::cli::Run;
-use crate::{Fail, models, open};
+use crate::speech::Speech;
+use crate::{Fail, models, open, say};
 use alula_engine::local::LoadOptions;
 use alula_engine::{Engine, Event, Logprobs, Options, Reason, Request};
-use alula_template::Input;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Which argument is the model and which the prompt.
@@ -29,23 +30,14 @@ pub fn run(a: Run) -> Result<(), Fail> {
     let package = place.open()?;
     let (tokenizer, words) = open::words(&package)?;
     let prompt = open::text(prompt.as_deref())?;
+    let mut stop = a.stop;
     let (shown, ids) = if a.chat || a.system.is_some() {
+        let speech = Speech::new(&package, Arc::clone(&tokenizer))?;
+        stop.extend(speech.stop());
         let mut messages = Vec::new();
         messages.extend(a.system.as_ref().map(|s| json!({"role": "system", "content": s})));
         messages.push(json!({"role": "user", "content": prompt}));
-        let token = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
-        let text = package.template()?.render(&Input {
-            messages: &Value::Array(messages),
-            tools: None,
-            documents: None,
-            add_generation_prompt: true,
-            bos_token: token(tokenizer.bos()),
-            eos_token: token(tokenizer.eos()),
-            extra: &Map::new(),
-            now: std::time::SystemTime::now().into(),
-        })?;
-        let ids = tokenizer.encode(&text, false, true)?;
-        (text, ids)
+        speech.prompt(messages)?
     } else {
         let ids = tokenizer.encode(&prompt, true, false)?;
         (prompt, ids)
@@ -58,7 +50,7 @@ pub fn run(a: Run) -> Result<(), Fail> {
         prompt: ids.clone(),
         max_tokens: Some(a.max_tokens),
         sampling: open::sampling(&a.sampling, a.logprobs),
-        stop: a.stop,
+        stop,
         ignore_end: a.ignore_end,
         ..Request::default()
     })?;
@@ -107,11 +99,11 @@ pub fn run(a: Run) -> Result<(), Fail> {
                         finish(reason)?;
                         for (token, l) in &logprobs {
                             let top: Vec<_> = l.top.iter().map(|(id, p)| format!("{:?} {p:.4}", piece(*id))).collect();
-                            eprintln!("{:?} {:.4}  [{}]", piece(*token), l.chosen, top.join(", "));
+                            say(format_args!("{:?} {:.4}  [{}]", piece(*token), l.chosen, top.join(", ")));
                         }
                     }
                     if a.stats {
-                        eprintln!(
+                        say(format_args!(
                             "load {:.1} ms; prompt {} tokens, {:.1} tokens/s; answer {} tokens, {:.1} tokens/s; first token after \
                              {:.1} ms; seed {}; weights {:.1} MB, cache up to {:.1} MB",
                             ms(loaded),
@@ -123,7 +115,7 @@ pub fn run(a: Run) -> Result<(), Fail> {
                             usage.seed,
                             memory.weights as f64 / 1e6,
                             memory.cache as f64 / 1e6,
-                        );
+                        ));
                     }
                 }
             }

@@ -123,6 +123,25 @@ fn absurd_but_possible_numbers_are_taken() {
     assert_eq!(full["finish_reason"], "length");
 }
 
+/// A full disk behind standard output is said, behind standard error is borne.
+#[test]
+#[cfg(target_os = "linux")]
+fn full_disks_are_no_panic() {
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    for args in
+        [&["run", "x", "-n", "3"][..], &["list"], &["show"], &["chat", "-n", "3"], &["tokenize", "builtin", "x"]]
+    {
+        let mut c = command(args);
+        c.stdout(full());
+        assert!(run_with(c, b"hello\n").refused().contains("space"), "{args:?}");
+    }
+    for (args, code) in [(&["run", "x", "-n", "3", "--stats"][..], 0), (&["run", "./nope.gguf"], 1), (&["chat"], 0)] {
+        let mut c = command(args);
+        c.stderr(full());
+        assert_eq!(run_with(c, b"/help\n").code, Some(code), "{args:?}");
+    }
+}
+
 /// `alula run … | head -c 1`.
 #[test]
 fn a_reader_that_goes_away_is_no_error() {

@@ -1,9 +1,8 @@
 //! The commands of a conversation, one row each.
 
 use super::saved::{self, Saved};
-use super::say;
 use super::session::Session;
-use crate::Fail;
+use crate::{Fail, say};
 use std::path::PathBuf;
 
 /// Does a command with its argument.

@@ -1,7 +1,6 @@
 //! What the person says: lines, blocks in `"""`, lines that go on after a backslash, commands.
 
-use super::say;
-use crate::Fail;
+use crate::{Fail, say};
 use rustyline::config::Config;
 use rustyline::error::ReadlineError;
 use rustyline::{ColorMode, DefaultEditor};

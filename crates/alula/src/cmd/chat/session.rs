@@ -1,17 +1,14 @@
 //! A conversation with a loaded model.
 
+use super::Interrupt;
 use super::settings::Settings;
-use super::{Interrupt, say};
-use crate::{Fail, open};
+use crate::speech::Speech;
+use crate::{Fail, open, say};
 use alula_device::Memory;
 use alula_engine::local::{LoadOptions, Local, Package};
 use alula_engine::{Engine, Event, Id, Options, Reason, Request, Runner, Usage};
-use alula_template::{Input, Template};
-use alula_tokenizer::Tokenizer;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use std::io::{IsTerminal, Write};
-use std::sync::Arc;
-use std::time::SystemTime;
 
 /// A message and its answer; there is none if it failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,10 +24,7 @@ pub(super) struct Session {
     pub(super) turns: Vec<Turn>,
     pub(super) settings: Settings,
     engine: Engine<Local>,
-    tokenizer: Arc<Tokenizer>,
-    template: Template,
-    /// The template is the fall-back.
-    borrowed: bool,
+    speech: Speech,
     /// Oldest turns that the model no longer sees.
     left_out: usize,
     /// How often the last message was answered anew.
@@ -48,8 +42,11 @@ impl Session {
         settings: Settings,
         interrupt: Interrupt,
     ) -> Result<Session, Fail> {
-        let template = package.template()?;
         let (tokenizer, words) = open::words(package)?;
+        let speech = Speech::new(package, tokenizer)?;
+        if speech.borrowed() {
+            say(format_args!("{} has no chat template; messages are written as ChatML", package.name));
+        }
         settings.sampling.check(package.model.spec().vocab)?;
         let local = open::load(package, threads, options)?;
         Ok(Session {
@@ -58,9 +55,7 @@ impl Session {
             turns: Vec::new(),
             settings,
             engine: Engine::new(local, Some(words), Options::default()),
-            tokenizer,
-            template,
-            borrowed: package.template_source().is_none(),
+            speech,
             left_out: 0,
             again: 0,
             last: None,
@@ -131,19 +126,7 @@ impl Session {
             messages.push(json!({"role": "user", "content": turn.message}));
             messages.extend(turn.answer.as_ref().map(|a| json!({"role": "assistant", "content": a})));
         }
-        let token = |id: Option<u32>| id.and_then(|id| self.tokenizer.token(id)).unwrap_or_default();
-        let text = self.template.render(&Input {
-            messages: &Value::Array(messages),
-            tools: None,
-            documents: None,
-            add_generation_prompt: true,
-            bos_token: token(self.tokenizer.bos()),
-            eos_token: token(self.tokenizer.eos()),
-            extra: &Map::new(),
-            now: SystemTime::now().into(),
-        })?;
-        // A model's own template writes what begins a text, the fall-back leaves it to the tokenizer.
-        Ok(self.tokenizer.encode(&text, self.borrowed, true)?)
+        Ok(self.speech.prompt(messages)?.1)
     }
 
     /// The prompt, without the oldest turns if they no longer fit.
@@ -177,10 +160,8 @@ impl Session {
         let prompt = self.fit()?;
         let mut sampling = self.settings.sampling.clone();
         sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(self.again));
-        // ChatML's end is many tokens for a model that does not know it.
-        let stop = if self.borrowed { vec!["<|im_end|>".to_owned()] } else { Vec::new() };
         let max_tokens = self.settings.max_tokens.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
-        let request = Request { prompt, max_tokens, sampling, stop, ..Request::default() };
+        let request = Request { prompt, max_tokens, sampling, stop: self.speech.stop(), ..Request::default() };
         let id = self.engine.submit(request)?;
         self.interrupt.busy(true);
         let result = self.stream(id);
