@@ -94,7 +94,7 @@ fn ctrl_c_stops_the_answer_and_ctrl_d_the_program() {
     t.keys("\x1b[A"); // the line before
     t.wait("Tell me a story.");
     t.keys("\x15/stats\r");
-    t.wait("turns    1,");
+    t.wait("turns    1\r");
     t.wait(">>> ");
     t.keys("\x04");
     assert_eq!(t.code(), Some(0));

@@ -15,7 +15,7 @@ static COMMANDS: &[(&[&str], &str, &str, Option<Run>)] = &[
     (&["set"], "NAME VALUE", "change a setting", Some(set)),
     (&["regen"], "", "answer anew", Some(|s, _| s.regenerate())),
     (&["save"], "FILE", "write the talk as JSON", Some(save)),
-    (&["load"], "FILE", "read one again", Some(load)),
+    (&["load"], "FILE", "read it again", Some(load)),
     (&["clear"], "", "forget the talk", Some(clear)),
     (&["stats"], "", "speeds, context use", Some(stats)),
     (&["exit", "quit", "bye"], "", "leave (or Ctrl-D)", None),
@@ -121,7 +121,11 @@ fn stats(session: &mut Session, _: &str) -> Result<(), Fail> {
     } else {
         say(format_args!("context  0 of {context} tokens; no answer yet"));
     }
-    say(format_args!("turns    {}, {} not seen any more", session.turns.len(), session.left_out()));
+    let unseen = match session.left_out() {
+        0 => String::new(),
+        n => format!(", the oldest {n} no longer seen"),
+    };
+    say(format_args!("turns    {}{unseen}", session.turns.len()));
     let (memory, mb) = (session.memory(), |bytes: usize| bytes as f64 / 1e6);
     say(format_args!("memory   {:.1} MB weights, {:.1} MB cache", mb(memory.weights), mb(memory.cache)));
     Ok(())
