@@ -95,8 +95,8 @@ pub fn run(a: Run) -> Result<(), Fail> {
                         });
                         writeln!(out, "{report}")?;
                     } else {
-                        writeln!(out)?;
                         finish(reason)?;
+                        writeln!(out)?;
                         for (token, l) in &logprobs {
                             let top: Vec<_> = l.top.iter().map(|(id, p)| format!("{:?} {p:.4}", piece(*id))).collect();
                             say(format_args!("{:?} {:.4}  [{}]", piece(*token), l.chosen, top.join(", ")));
