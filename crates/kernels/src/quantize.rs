@@ -7,7 +7,7 @@ use alula_simd::{Isa, Kernel};
 /// Elements per block.
 pub(crate) const QK: usize = 32;
 
-/// 32 activations: x[i] ≈ scale · q[i].
+/// 32 activations, each about its code times the scale.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[repr(C)]
 pub struct QBlock {
