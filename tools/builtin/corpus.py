@@ -289,10 +289,8 @@ class Corpus:
         return [(self.vary(self.pick(qs)), a)]
 
     def sum_turn(self):
-        x, y = self.rng.randint(0, 20), self.rng.randint(0, 20)
+        x, y = self.rng.randint(0, 10), self.rng.randint(0, 10)
         op = self.pick("++-*")
-        if op == "*":
-            x, y = self.rng.randint(0, 10), self.rng.randint(0, 10)
         if op == "-" and x < y:
             x, y = y, x
         z = {"+": x + y, "-": x - y, "*": x * y}[op]
@@ -472,7 +470,7 @@ class Corpus:
         return [(BOS if self.chance(0.93) else "", False), (text + EOS, True)]
 
     def document(self):
-        return self.chat() if self.chance(0.65) else self.plain()
+        return self.chat() if self.chance(0.55) else self.plain()
 
 
 def first_person(text):
