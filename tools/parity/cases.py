@@ -73,6 +73,10 @@ CASES = {
     "llama_f32": Case("llama", dict(num_key_value_heads=4, intermediate_size=40, num_hidden_layers=1, rms_norm_eps=1e-5), stored="float32"),
     "llama_hub": Case("llama", dict(num_key_value_heads=4), old=True, drop=("head_dim", "num_key_value_heads", "rope_theta", "attention_bias", "mlp_bias", "pad_token_id"),
                       add={"rope_scaling": None, "pretraining_tp": 1}, names="inv_freq", note="as old hub files: few keys, leftover rotary buffers"),
+    "llama_two_heads": Case("llama", dict(num_hidden_layers=1), add={"tie_word_embeddings": True}, note="says tied, but the file has a head of its own, which counts"),
+    "llama_both_ropes": Case("llama", dict(num_hidden_layers=1, rope_parameters=rope("yarn", 30000.0, factor=4.0, original_max_position_embeddings=64)),
+                             add={"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}, "rope_theta": 30000.0,
+                                  "rope_parameters": rope("linear", 20000.0, factor=2.5)}, note="both dialects at once: the old one counts"),
     # Mistral
     "mistral": Case("mistral", dict(rms_norm_eps=1e-5), old=True, gguf="bf16"),
     "mistral_window": Case("mistral", dict(head_dim=20, sliding_window=8, rope_parameters=rope("default", 1e6))),
@@ -122,6 +126,10 @@ CASES = {
     "gemma3_linear": Case("gemma3", dict(rms_norm_eps=1e-5, num_hidden_layers=4, num_attention_heads=3, num_key_value_heads=3, query_pre_attn_scalar=30, sliding_window=11, intermediate_size=24, rope_parameters=dict(
         sliding_attention=rope("default", 5000.0), full_attention=rope("linear", 2e5, factor=8.0))), old=True, add={"sliding_window_pattern": 3},
         note="scaling on the full layers only; pattern given as a number"),
+    "gemma3_defaults": Case("gemma3", dict(num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=4, head_dim=8, query_pre_attn_scalar=256, intermediate_size=24, rope_parameters=dict(
+        sliding_attention=rope("default", 10000.0), full_attention=rope("linear", 1e6, factor=8.0))), old=True,
+        drop=("num_attention_heads", "num_key_value_heads", "query_pre_attn_scalar", "rms_norm_eps", "rope_theta", "rope_local_base_freq", "tie_word_embeddings", "hidden_activation"),
+        note="as the 4B on the hub, which leaves out what is the default"),
     "gemma3_cap": Case("gemma3", dict(num_hidden_layers=3, head_dim=20, query_pre_attn_scalar=20, final_logit_softcapping=1.3, attn_logit_softcapping=4.0, intermediate_size=40,
                        num_key_value_heads=4, layer_types=["full_attention", "sliding_attention", "full_attention"]), extra=True),
 }

@@ -102,12 +102,17 @@ impl Error {
     }
 }
 
-/// A name out of a file, fit for a message: at most 96 characters, nothing that moves a terminal's cursor.
+/// A name out of a file, fit for a message: at most 96 characters.
 pub(crate) fn clip(name: &str) -> String {
+    clip_to(name, 96)
+}
+
+/// Text out of a file, fit for a message: at most `longest` characters, nothing that moves a terminal's cursor.
+pub fn clip_to(text: &str, longest: usize) -> String {
     let mut out = String::new();
-    for (i, c) in name.chars().enumerate() {
+    for (i, c) in text.chars().enumerate() {
         match c {
-            _ if i == 96 => {
+            _ if i == longest => {
                 out.push('…');
                 break;
             }

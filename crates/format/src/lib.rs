@@ -14,4 +14,4 @@ pub mod hf;
 pub mod safetensors;
 
 pub use catalog::TensorInfo;
-pub use error::{Error, ErrorKind};
+pub use error::{Error, ErrorKind, clip_to};

@@ -4,6 +4,7 @@
 
 use crate::ModelError;
 use crate::weights::Weights;
+use alula_format::clip_to;
 use alula_format::gguf::Metadata;
 use alula_graph::Unary;
 use serde_json::Value;
@@ -54,7 +55,7 @@ impl<'a> Config<'a> {
 
     /// An error about `key`, named as in the file.
     pub fn error(&self, key: &str, why: impl Into<String>) -> ModelError {
-        ModelError::Config { file: self.file.to_owned(), field: self.name(key), why: why.into() }
+        ModelError::Config { file: self.file.to_owned(), field: self.name(key), why: clip_to(&why.into(), 300) }
     }
 
     fn name(&self, key: &str) -> String {
@@ -196,13 +197,22 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// Query heads, key heads, columns of a key head and of a value head.
+    /// Query heads, key heads, columns of a key head and of a value head. `head_dim`, and in `config.json` also
+    /// `counts` of query and key heads, stand for what is not written.
     ///
     /// # Errors
     /// Missing, or they do not divide.
-    pub fn heads(&self, head_dim: Option<usize>) -> Result<(usize, usize, usize, usize), ModelError> {
-        let heads = self.need("attention.head_count")?;
-        let kv = self.size("attention.head_count_kv")?.unwrap_or(heads);
+    pub fn heads(
+        &self,
+        head_dim: Option<usize>,
+        counts: Option<(usize, usize)>,
+    ) -> Result<(usize, usize, usize, usize), ModelError> {
+        let counts = counts.filter(|_| !self.is_gguf());
+        let heads = match (self.size("attention.head_count")?, counts) {
+            (None, Some((heads, _))) => heads,
+            _ => self.need("attention.head_count")?,
+        };
+        let kv = self.size("attention.head_count_kv")?.unwrap_or(counts.map_or(heads, |c| c.1));
         if kv == 0 || heads % kv != 0 {
             return Err(self.error("attention.head_count_kv", format!("is {kv}, which does not divide {heads} heads")));
         }
@@ -243,9 +253,10 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// Whether the head is the token embedding.
+    /// Whether the head is the token embedding: a head of its own in the file counts, whatever `tie_word_embeddings`
+    /// says (as in transformers 5).
     pub fn tied(&self) -> bool {
-        self.flag("tie_word_embeddings") == Some(true) || self.shape("output.weight").is_none()
+        self.shape("output.weight").is_none()
     }
 
     /// Longest sequence.

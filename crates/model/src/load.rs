@@ -3,6 +3,7 @@
 use crate::weights::{Store, Weights};
 use crate::zoo::{Arch, ZOO, known};
 use crate::{Config, Dialect, ModelError, Spec, build};
+use alula_format::clip_to;
 use alula_format::gguf::Gguf;
 use alula_format::hf::Folder;
 use alula_format::safetensors::SafeTensors;
@@ -117,7 +118,7 @@ impl Model {
 }
 
 fn find(file: &str, arch: &str, is: impl Fn(&Arch) -> bool) -> Result<&'static Arch, ModelError> {
-    let unknown = || ModelError::Architecture { file: file.into(), arch: arch.into(), known: known() };
+    let unknown = || ModelError::Architecture { file: file.into(), arch: clip_to(arch, 96), known: known() };
     ZOO.iter().find(|a| is(a)).copied().ok_or_else(unknown)
 }
 

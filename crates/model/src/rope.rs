@@ -203,12 +203,13 @@ fn gguf(c: &Config<'_>, d: Defaults) -> Result<(f64, usize, Scaling), ModelError
 }
 
 fn hf(c: &Config<'_>, d: Defaults) -> Result<(f64, usize, Scaling), ModelError> {
-    // transformers 5 writes `rope_parameters`, earlier ones `rope_scaling` beside `rope_theta`.
-    let parameters = c.json("rope_parameters").map(|p| d.layer_type.and_then(|t| p.get(t)).unwrap_or(p));
+    // transformers 5 writes `rope_parameters`, earlier ones `rope_scaling` beside `rope_theta`; where a file has both, the
+    // old one counts, over the new one where layer types have their own.
     let swa = d.layer_type == Some("sliding_attention");
-    let old = if swa { None } else { c.json("rope_scaling") };
-    let p = parameters.or(old);
-    let get = |key: &str| p.and_then(|p| p.get(key)).filter(|v| !v.is_null());
+    let old = c.json("rope_scaling").filter(|p| !swa && p.as_object().is_some_and(|p| !p.is_empty()));
+    let new = c.json("rope_parameters").and_then(|p| d.layer_type.map_or(Some(p), |t| p.get(t)));
+    let new = new.filter(|_| old.is_none() || d.layer_type.is_some());
+    let get = |key: &str| [old, new].into_iter().flatten().find_map(|p| p.get(key)).filter(|v| !v.is_null());
     let number = |key: &str| match get(key) {
         None => Ok(None),
         Some(v) => match v.as_f64().filter(|v| v.is_finite()) {

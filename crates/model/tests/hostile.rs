@@ -166,6 +166,11 @@ fn messages_say_where_and_what() {
         message("\"num_hidden_layers\": ", "\"num_hidden_layers\": 9000"),
         format!("config.json: `num_hidden_layers` is {}; expected 1 to 4096", message_layers(&text))
     );
+    // What the file says is shown, but neither all of it nor what would move the cursor.
+    let long = message("\"hidden_act\": \"silu\"", &format!("\"hidden_act\": \"a\\n{}\"", "b".repeat(100_000)));
+    assert!(long.starts_with("config.json: `hidden_act` is `a\\nbbb") && long.len() < 500, "{long}");
+    let long = message("\"model_type\": \"llama\"", &format!("\"model_type\": \"\\u001b{}\"", "b".repeat(100_000)));
+    assert!(long.starts_with("config.json: the architecture `\\u{1b}bbb") && long.len() < 500, "{long}");
     assert!(message("\"intermediate_size\": ", "\"intermediate_size\": 1").contains("but the configuration asks for"));
     let missing = Model::open(Path::new("/nowhere/model.gguf")).err().unwrap().to_string();
     assert!(missing.starts_with("/nowhere/model.gguf: ") && missing.contains("give a GGUF file"), "{missing}");

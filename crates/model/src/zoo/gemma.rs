@@ -30,8 +30,11 @@ const NORMS: &[Name] = &[
 /// Gemma 1 calls the norm of its feed-forward as Llama does.
 const FFN_NORM: &[Name] = &[Name("blk.{}.ffn_norm", "model.layers.{}.post_attention_layernorm", Fix::PlusOne)];
 
+/// Query and key heads of Gemma 2 and 3 where `config.json` leaves them out, as Gemma 3 4B's does.
+const COUNTS: Option<(usize, usize)> = Some((8, 4));
+
 fn gemma1(c: &Config<'_>) -> Result<Spec, ModelError> {
-    let mut spec = gemma(c, 8192, |_| false, false, (None, None), &[("", 10_000.0)])?;
+    let mut spec = gemma(c, 8192, |_| false, false, None, (None, None), &[("", 10_000.0)])?;
     spec.layers.iter_mut().for_each(|l| l.place = Place::Pre);
     Ok(spec)
 }
@@ -39,7 +42,7 @@ fn gemma1(c: &Config<'_>) -> Result<Spec, ModelError> {
 fn gemma2(c: &Config<'_>) -> Result<Spec, ModelError> {
     // The 27B model scales scores by width / heads; GGUF does not say so.
     let wide = c.is_gguf() && c.layers()? == 46;
-    gemma(c, 8192, |i| i % 2 == 0, wide, (Some(50.0), Some(30.0)), &[("", 10_000.0)])
+    gemma(c, 8192, |i| i % 2 == 0, wide, COUNTS, (Some(50.0), Some(30.0)), &[("", 10_000.0)])
 }
 
 fn gemma3(c: &Config<'_>) -> Result<Spec, ModelError> {
@@ -49,7 +52,10 @@ fn gemma3(c: &Config<'_>) -> Result<Spec, ModelError> {
         _ => 6,
     };
     let ropes = [("full_attention", 1_000_000.0), ("sliding_attention", 10_000.0)];
-    let mut spec = gemma(c, 131_072, |i| (i + 1) % every != 0, wide, (None, None), &ropes)?;
+    if c.flag("use_bidirectional_attention") == Some(true) {
+        return Err(c.error("use_bidirectional_attention", "is true; only models that read from left to right run"));
+    }
+    let mut spec = gemma(c, 131_072, |i| (i + 1) % every != 0, wide, COUNTS, (None, None), &ropes)?;
     for layer in &mut spec.layers {
         // A cap on scores may stand in the configuration; transformers and llama.cpp ignore it here.
         let Mixer::Attention(a) = &mut layer.mixer;
@@ -63,15 +69,20 @@ fn gemma(
     context: usize,
     local: impl Fn(usize) -> bool,
     wide: bool,
+    counts: Option<(usize, usize)>,
     caps: (Option<f64>, Option<f64>),
     ropes: &[(&'static str, f64)],
 ) -> Result<Spec, ModelError> {
     let (vocab, width) = c.embedding()?;
-    let (heads, kv_heads, key_dim, value_dim) = c.heads(Some(256))?;
+    let (heads, kv_heads, key_dim, value_dim) = c.heads(Some(256), counts)?;
     let norm = Norm { kind: NormKind::Rms, eps: c.float("attention.layer_norm_rms_epsilon", 1e-6)? };
     let ffn = Ffn::Gated { act: c.activation(Unary::GeluTanh)?, width: c.need("feed_forward_length")? };
-    let derived = if wide { width / heads } else { key_dim };
-    let scalar = c.float("query_pre_attn_scalar", derived as f64)?; // every published file has it
+    let derived = match (wide, counts) {
+        (true, _) => width / heads,
+        (_, Some(_)) if !c.is_gguf() => 256,
+        _ => key_dim,
+    };
+    let scalar = c.float("query_pre_attn_scalar", derived as f64)?;
     let caps = if c.is_gguf() { (None, None) } else { caps };
     let soft_cap = c.cap("attn_logit_softcapping", caps.0)?;
     let window = c.window(Some(4096))?;
@@ -101,7 +112,7 @@ fn gemma(
         layers: c.windowed(c.layers()?, local)?.into_iter().map(layer).collect(),
         ropes: ropes.iter().map(table).collect::<Result<_, _>>()?,
         norm,
-        tied: c.flag("tie_word_embeddings").unwrap_or(true) || c.tied(),
+        tied: c.tied(),
         soft_cap: c.cap("final_logit_softcapping", caps.1)?,
     })
 }

@@ -22,7 +22,7 @@ const NAMES: &[Name] = &[
 
 fn spec(c: &Config<'_>) -> Result<Spec, ModelError> {
     let (vocab, width) = c.embedding()?;
-    let (heads, kv_heads, key_dim, value_dim) = c.heads(None)?;
+    let (heads, kv_heads, key_dim, value_dim) = c.heads(None, None)?;
     let norm = Norm { kind: NormKind::Layer, eps: c.float("attention.layer_norm_epsilon", 1e-5)? };
     let ffn = Ffn::Plain {
         act: c.activation(Unary::GeluTanh)?,
@@ -45,8 +45,7 @@ fn spec(c: &Config<'_>) -> Result<Spec, ModelError> {
         layers: (0..c.layers()?).map(layer).collect(),
         ropes: vec![],
         norm,
-        // The head is always the embedding; some GGUF files carry a copy of it.
-        tied: c.flag("tie_word_embeddings").unwrap_or(true) && (!c.is_gguf() || c.tied()),
+        tied: c.tied(),
         soft_cap: None,
     })
 }
