@@ -1,6 +1,7 @@
 //! Flags. Each has an environment variable; help, completions and man pages are made from here.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::{FalseyValueParser, Resettable};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// Run language models on this machine.
@@ -10,6 +11,26 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// The command line, with what holds for all flags: a value may begin with a dash (`--temp -1` is a wrong temperature, no
+/// wrong flag), a variable that is empty counts as absent, and switches are on by any value but 0, no, off and the like.
+pub fn command() -> clap::Command {
+    fn each(command: clap::Command) -> clap::Command {
+        let flag = |a: clap::Arg| {
+            let a = match a.get_env().is_some_and(|name| std::env::var_os(name).is_some_and(|v| v.is_empty())) {
+                true => a.env(Resettable::Reset),
+                false => a,
+            };
+            match a.get_action() {
+                ArgAction::SetTrue => a.value_parser(FalseyValueParser::new()),
+                ArgAction::Set | ArgAction::Append if a.get_long().is_some() => a.allow_hyphen_values(true),
+                _ => a,
+            }
+        };
+        command.mut_args(flag).mut_subcommands(each)
+    }
+    each(Cli::command())
 }
 
 const EXAMPLES: &str = "\
@@ -87,22 +108,10 @@ pub struct SamplingArgs {
     #[arg(long, env = "ALULA_REPEAT_LAST_N", default_value_t = 64, value_name = "N")]
     pub repeat_last_n: usize,
     /// Subtract this from the logits of recent tokens
-    #[arg(
-        long,
-        env = "ALULA_PRESENCE_PENALTY",
-        default_value_t = 0.0,
-        value_name = "X",
-        allow_negative_numbers = true
-    )]
+    #[arg(long, env = "ALULA_PRESENCE_PENALTY", default_value_t = 0.0, value_name = "X")]
     pub presence_penalty: f32,
     /// Subtract this from them for each time they occurred
-    #[arg(
-        long,
-        env = "ALULA_FREQUENCY_PENALTY",
-        default_value_t = 0.0,
-        value_name = "X",
-        allow_negative_numbers = true
-    )]
+    #[arg(long, env = "ALULA_FREQUENCY_PENALTY", default_value_t = 0.0, value_name = "X")]
     pub frequency_penalty: f32,
     /// Add X to the logit of token ID (repeatable; -inf forbids it)
     #[arg(long, env = "ALULA_LOGIT_BIAS", value_name = "ID=X", value_delimiter = ',', value_parser = bias)]
@@ -279,7 +288,7 @@ pub struct Logits {
     /// Model
     pub model: String,
     /// Token ids, separated by commas; taken as they are
-    #[arg(long, env = "ALULA_IDS", value_delimiter = ',', required = true, value_name = "IDS")]
+    #[arg(long, env = "ALULA_IDS", value_delimiter = ',', required = true, value_name = "IDS", value_parser = id)]
     pub ids: Vec<u32>,
     /// File to write: tensor `logits`, [tokens, vocabulary], F32
     #[arg(long, env = "ALULA_OUT", value_name = "F")]
@@ -289,6 +298,11 @@ pub struct Logits {
     pub step: usize,
     #[command(flatten)]
     pub load: EvalLoad,
+}
+
+/// A token id, with blanks around it.
+fn id(text: &str) -> Result<u32, String> {
+    text.trim().parse().map_err(|_| "give token ids as numbers separated by commas".to_owned())
 }
 
 fn step(text: &str) -> Result<usize, String> {
@@ -301,7 +315,7 @@ pub struct Greedy {
     /// Model
     pub model: String,
     /// Token ids, separated by commas; taken as they are
-    #[arg(long, env = "ALULA_IDS", value_delimiter = ',', required = true, value_name = "IDS")]
+    #[arg(long, env = "ALULA_IDS", value_delimiter = ',', required = true, value_name = "IDS", value_parser = id)]
     pub ids: Vec<u32>,
     /// Ids to add; end tokens do not stop it
     #[arg(long, short = 'n', env = "ALULA_MAX_TOKENS", default_value_t = 64, value_name = "N")]
@@ -369,11 +383,10 @@ pub struct Man {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn flags_are_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     /// Every flag of every command reads `ALULA_` and its name.
@@ -388,6 +401,6 @@ mod tests {
             }
             c.get_subcommands().for_each(check);
         }
-        check(&Cli::command());
+        check(&command());
     }
 }

@@ -9,7 +9,7 @@ mod models;
 mod open;
 mod speech;
 
-use clap::Parser;
+use clap::FromArgMatches;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -22,7 +22,8 @@ fn say(text: impl std::fmt::Display) {
 }
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let matches = cli::command().get_matches();
+    let cli = cli::Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     match cmd::run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader of our output has gone (`alula … | head`): there is nothing left to do.

@@ -33,7 +33,7 @@ pub enum LoadError {
     },
     /// More positions than the model was made for.
     #[error(
-        "{file}: a context of {asked} tokens was asked for, but the model was made for {longest}; ask for at most that"
+        "{file}: a context of {asked} tokens was asked for, but the model was made for {longest}; ask for 1 to {longest}"
     )]
     Context {
         /// File.

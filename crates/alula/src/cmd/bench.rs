@@ -11,12 +11,13 @@ use std::time::Instant;
 
 /// `alula bench [MODEL]`.
 pub fn bench(a: &Bench) -> Result<(), Fail> {
-    if a.runs == 0 || a.prompt + a.r#gen == 0 {
+    let tokens = a.prompt.saturating_add(a.r#gen);
+    if a.runs == 0 || tokens == 0 {
         return Err("give at least one run of at least one token".into());
     }
     let package = models::need(&a.model)?.open()?;
-    let context = a.load.ctx.unwrap_or(a.prompt + a.r#gen);
-    if context < a.prompt + a.r#gen {
+    let context = a.load.ctx.unwrap_or(tokens);
+    if context < tokens {
         return Err(format!("{} + {} tokens do not fit a context of {context}; raise --ctx", a.prompt, a.r#gen).into());
     }
     let options =

@@ -63,7 +63,8 @@ fn logits(a: &Logits) -> Result<(), Fail> {
 
 fn greedy(a: &Greedy) -> Result<(), Fail> {
     let package = models::need(&a.model)?.open()?;
-    let model = load(&package, &a.load, a.ids.len() + a.max_tokens, 64)?;
+    // A sequence has room for at least one token beyond its prompt.
+    let model = load(&package, &a.load, a.ids.len().saturating_add(a.max_tokens.max(1)), 64)?;
     let mut engine = Engine::new(model, None, Options::default());
     engine.submit(Request {
         prompt: a.ids.clone(),
@@ -96,10 +97,16 @@ fn perplexity(a: &Perplexity) -> Result<(), Fail> {
     let spec = package.model.spec();
     check(&ids, spec.vocab)?;
     let ctx = a.ctx.unwrap_or(512.min(spec.context));
-    if ctx < 4 || ids.len() < ctx {
+    if ctx < 4 {
+        return Err(format!("--ctx is {ctx}; a chunk has at least 4 tokens").into());
+    }
+    if a.chunks == Some(0) {
+        return Err("--chunks is 0; give at least 1".into());
+    }
+    if ids.len() < ctx {
+        let n = ids.len();
         return Err(format!(
-            "{file}: has {} tokens, fewer than one chunk of {ctx} (at least 4); give a longer text or a smaller --ctx",
-            ids.len()
+            "{file}: has {n} tokens, fewer than one chunk of {ctx}; give a longer text or a smaller --ctx (at least 4)"
         )
         .into());
     }

@@ -1,14 +1,13 @@
 //! Shell completions and man pages, made from the flags.
 
 use crate::Fail;
-use crate::cli::{Cli, Completions, Man};
-use clap::CommandFactory;
+use crate::cli::{Completions, Man, command};
 use std::io::Write;
 
 /// `alula completions SHELL`.
 pub fn completions(a: &Completions) -> Result<(), Fail> {
     let mut out = Vec::new();
-    clap_complete::generate(a.shell, &mut Cli::command(), "alula", &mut out);
+    clap_complete::generate(a.shell, &mut command(), "alula", &mut out);
     std::io::stdout().write_all(&out)?;
     Ok(())
 }
@@ -16,6 +15,6 @@ pub fn completions(a: &Completions) -> Result<(), Fail> {
 /// `alula man FOLDER`.
 pub fn man(a: &Man) -> Result<(), Fail> {
     std::fs::create_dir_all(&a.folder).map_err(|e| format!("{}: {e}", a.folder.display()))?;
-    clap_mangen::generate_to(Cli::command(), &a.folder).map_err(|e| format!("{}: {e}", a.folder.display()))?;
+    clap_mangen::generate_to(command(), &a.folder).map_err(|e| format!("{}: {e}", a.folder.display()))?;
     Ok(())
 }

@@ -35,7 +35,7 @@ pub fn tokenize(a: &Tokenize) -> Result<(), Fail> {
         writeln!(out, "{}", join(&ids))?;
     } else {
         for id in ids {
-            writeln!(out, "{id:>7}  {:?}", tokenizer.decode(&[id], false))?;
+            writeln!(out, "{id:>7}  {:?}", String::from_utf8_lossy(&tokenizer.token_bytes(id)))?;
         }
     }
     Ok(())

@@ -16,6 +16,9 @@ fn wrong_command_lines_end_with_2() {
         &["run", "x", "--ctx", "99999999999999999999999"],
         &["run", "x", "--logit-bias", "1"],
         &["run", "x", "--seed", "-1"],
+        &["run", "x", "--logit-bias", "-1=1"],
+        &["eval", "greedy", "builtin", "--ids", "-1"],
+        &["eval", "greedy", "builtin", "--ids", ""],
         &["run", "a", "b", "c"],
         &["tokenize"],
         &["eval", "logits", "builtin"],
@@ -23,6 +26,11 @@ fn wrong_command_lines_end_with_2() {
     ] {
         let err = alula(args).usage();
         assert!(err.contains("error:") || err.contains("Usage"), "{args:?}: {err}");
+        assert_eq!(
+            err.contains("unexpected argument"),
+            ["--wings", "c"].iter().any(|w| args.contains(w)),
+            "{args:?}: {err}"
+        );
     }
 }
 
@@ -65,6 +73,13 @@ fn what_cannot_be_done_ends_with_1() {
         (&["run", "x", "--temp", "NaN"], "temp"),
         (&["run", "x", "--temp", "inf"], "temp"),
         (&["run", "x", "--temp=-1"], "temp"),
+        (&["run", "x", "--temp", "-1"], "temp"),
+        (&["run", "x", "--min-p", "-0.5"], "min_p"),
+        (&["run", "x", "--presence-penalty", "-inf"], "presence_penalty"),
+        (&["bench", "--prompt", "18446744073709551615"], "512"),
+        (&["eval", "greedy", "builtin", "--ids", "1,2", "-n", "18446744073709551615"], "512"),
+        (&["eval", "perplexity", "builtin", "Cargo.toml", "--ctx", "3"], "at least 4"),
+        (&["eval", "perplexity", "builtin", "Cargo.toml", "--ctx", "8", "--chunks", "0"], "--chunks"),
         (&["run", "x", "--top-p", "0"], "top_p"),
         (&["run", "x", "--min-p", "2"], "min_p"),
         (&["run", "x", "--typical-p", "0"], "typical_p"),

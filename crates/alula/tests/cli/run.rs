@@ -56,6 +56,9 @@ fn json_says_what_text_says() {
     for time in ["load_ms", "first_token_ms", "prompt_ms", "generate_ms", "prompt_tps", "generate_tps"] {
         assert!(report["timings"][time].as_f64().is_some_and(|t| t > 0.0), "{time} in {report}");
     }
+    // A token's text is what it adds to a text, blanks and all.
+    let pieces = report["logprobs"].as_array().unwrap().iter().map(|l| l["token"].as_str().unwrap());
+    assert_eq!(pieces.collect::<String>(), text);
     let chosen = report["logprobs"].as_array().unwrap();
     assert_eq!(chosen.len(), 12);
     for (one, id) in chosen.iter().zip(report["tokens"].as_array().unwrap()) {
@@ -94,6 +97,11 @@ fn prompts_come_from_the_line_or_from_standard_input() {
     let mut c = command(&["run", STORY]);
     c.env("ALULA_TEMP", "0").env("ALULA_MAX_TOKENS", "8");
     assert_eq!(run_with(c, b"").ok(), want, "flags from the environment");
+    for (value, json) in [("1", true), ("true", true), ("yes", true), ("0", false), ("off", false), ("", false)] {
+        let mut c = command(&["run", STORY, "--temp", "0", "-n", "8"]);
+        c.env("ALULA_JSON", value).env("ALULA_TOP_K", "");
+        assert_eq!(run_with(c, b"").ok().starts_with('{'), json, "ALULA_JSON={value:?}");
+    }
     assert_eq!(text(&["run", STORY, "-n", "0"]), "");
     // Nothing at all is the beginning of a text for a model that has a token for it.
     with_input(&["run", "-n", "4", "--seed", "1"], b"").ok();
@@ -117,6 +125,8 @@ fn biases_forbid_and_force() {
     };
     let first = tokens(&[])[0];
     assert_ne!(tokens(&["--logit-bias", &format!("{first}=-inf")])[0], first);
+    let dashes = ["--stop", "--- no", "--logit-bias", &format!("{first}=-inf")];
+    assert_ne!(tokens(&dashes)[0], first);
     let word = with_input(&["tokenize", "builtin", " cat", "--ids", "--no-special"], b"").ok();
     let id: u64 = word.trim().split(',').next().unwrap().parse().unwrap();
     assert_eq!(tokens(&["--logit-bias", &format!("{id}=1000")]), [id; 6]);
@@ -132,6 +142,7 @@ fn statistics_go_to_standard_error() {
 #[test]
 fn ids_in_ids_out() {
     let ids = alula(&["tokenize", "builtin", STORY, "--ids"]).ok();
+    assert_eq!(alula(&["eval", "greedy", "builtin", "--ids", "1, 2", "-n", "0"]).ok(), "\n");
     let greedy = alula(&["eval", "greedy", "builtin", "--ids", ids.trim(), "-n", "6", "--cache-type", "f16"]).ok();
     let report = alula(&["run", STORY, "--temp", "0", "-n", "6", "--json"]).json();
     let tokens: Vec<String> = report["tokens"].as_array().unwrap().iter().map(Value::to_string).collect();
