@@ -45,7 +45,9 @@ impl Speech {
             now: SystemTime::now().into(),
         });
         let text = text.map_err(|e| match e {
-            Error::Refused(why) => format!("the model's chat template refuses this conversation: {why}"),
+            Error::Refused(why) => {
+                format!("the model's chat template refuses this conversation: {}", alula_format::clip_to(&why, 500))
+            }
             e => e.to_string(),
         })?;
         // A model's own template writes what begins a text, the fall-back leaves it to the tokenizer.

@@ -151,7 +151,11 @@ pub(crate) fn rope(c: &Config<'_>, d: Defaults) -> Result<Rope, ModelError> {
         }
         _ => {}
     }
-    Ok(Rope { table: scaling.table(base, dims), style: d.style })
+    let table = scaling.table(base, dims);
+    if !table.inv_freq.iter().chain([&table.factor]).all(|x| x.is_finite()) {
+        return Err(c.error("rope.scaling", "makes rotations that are no finite numbers; its factors must be above 0"));
+    }
+    Ok(Rope { table, style: d.style })
 }
 
 fn gguf(c: &Config<'_>, d: Defaults) -> Result<(f64, usize, Scaling), ModelError> {
@@ -162,10 +166,11 @@ fn gguf(c: &Config<'_>, d: Defaults) -> Result<(f64, usize, Scaling), ModelError
         return Ok((base, dims, Scaling::None));
     }
     let Dialect::Gguf(meta, arch) = c.dialect else { return Ok((base, dims, Scaling::None)) };
-    let factor = c.number("rope.scaling.factor")?.or(c.number("rope.scale_linear")?).unwrap_or(1.0);
+    let factor = c.number("rope.scaling.factor")?.or(c.number("rope.scale_linear")?);
+    let factor = factor.filter(|f| *f != 0.0).unwrap_or(1.0); // 0 says that there is none
     let original = c.number("rope.scaling.original_context_length")?;
     let attention = c.number("rope.scaling.attn_factor")?;
-    let kind = meta.find::<&str>(&format!("{arch}.rope.scaling.type"))?.unwrap_or("none");
+    let kind = meta.find::<&str>(&format!("{arch}.rope.scaling.type"))?;
     let factors = (c.values("rope_factors_short.weight")?, c.values("rope_factors_long.weight")?);
     if let (Some(short), Some(long)) = factors {
         let original = original.ok_or_else(|| c.error("rope.scaling.original_context_length", "is missing"))?;
@@ -177,9 +182,10 @@ fn gguf(c: &Config<'_>, d: Defaults) -> Result<(f64, usize, Scaling), ModelError
         let attention = attention.unwrap_or(1.0);
         return Ok((base, dims, Scaling::Factors { factors: f, attention }));
     }
-    let scaling = match kind {
-        "none" if factor == 1.0 => Scaling::None,
-        "none" | "linear" => Scaling::Linear(factor),
+    let scaling = match kind.unwrap_or("linear") {
+        "none" => Scaling::None,
+        "linear" if factor == 1.0 => Scaling::None,
+        "linear" => Scaling::Linear(factor),
         "yarn" => Scaling::Yarn {
             factor,
             original: original.unwrap_or(c.context(4096)? as f64),

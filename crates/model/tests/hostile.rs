@@ -171,10 +171,33 @@ fn messages_say_where_and_what() {
     assert!(long.starts_with("config.json: `hidden_act` is `a\\nbbb") && long.len() < 500, "{long}");
     let long = message("\"model_type\": \"llama\"", &format!("\"model_type\": \"\\u001b{}\"", "b".repeat(100_000)));
     assert!(long.starts_with("config.json: the architecture `\\u{1b}bbb") && long.len() < 500, "{long}");
+    assert!(message("\"factor\": 8.0", "\"factor\": 0").contains("above 0"));
     assert!(message("\"intermediate_size\": ", "\"intermediate_size\": 1").contains("but the configuration asks for"));
     let missing = Model::open(Path::new("/nowhere/model.gguf")).err().unwrap().to_string();
     assert!(missing.starts_with("/nowhere/model.gguf: ") && missing.contains("give a GGUF file"), "{missing}");
     std::fs::remove_dir_all(folder("llama3", &text, "messages")).unwrap();
+}
+
+/// GGUF's `rope.scaling`, as llama.cpp takes it: a factor of 0 is none, and so is any factor of type `none`.
+#[test]
+fn a_scaling_that_says_none_is_none() {
+    let bytes = std::fs::read(root().join("gemma3_scaled/model.gguf")).unwrap();
+    let at = |key: &str| bytes.windows(key.len()).position(|w| w == key.as_bytes()).unwrap() + key.len() + 4;
+    let (factor, kind, name) = (at("rope.scaling.factor"), at("rope.scaling.type"), at("general.name"));
+    assert_eq!((&bytes[factor..factor + 4], &bytes[kind + 8..kind + 14]), (&8f32.to_le_bytes()[..], &b"linear"[..]));
+    let first = |bytes: Vec<u8>| {
+        let model = Model::from_gguf(Gguf::from_bytes(bytes, "m.gguf").unwrap(), "m.gguf").unwrap();
+        model.spec().ropes[0].table.inv_freq[0]
+    };
+    let mut zero = bytes.clone();
+    zero[factor..factor + 4].copy_from_slice(&0f32.to_le_bytes());
+    // The name, which comes first, grows by what the type shrinks, so that everything else stays where it is.
+    assert!(name < kind);
+    let mut off = bytes.clone();
+    off.splice(kind..kind + 14, [&4u64.to_le_bytes()[..], b"none"].concat());
+    off.splice(name + 8..name + 8, *b"xx");
+    off[name] += 2;
+    assert_eq!([first(bytes), first(zero), first(off)], [0.125, 1.0, 1.0]);
 }
 
 /// `9000` before the number that stands there.

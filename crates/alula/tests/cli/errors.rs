@@ -100,6 +100,15 @@ fn what_cannot_be_done_ends_with_1() {
         let err = alula(args).refused();
         assert!(err.contains(word), "{args:?} should name {word}: {err}");
     }
+    // What a template says when it refuses is one line too.
+    let mut refusing = whole.clone();
+    let key = b"tokenizer.chat_template";
+    let at = whole.windows(key.len()).position(|w| w == key).unwrap() + key.len() + 12;
+    let len = u64::from_le_bytes(whole[at - 8..at].try_into().unwrap()) as usize;
+    let template = format!("{:x<width$}#}}", "{{ raise_exception('no\\nway') }}{#", width = len - 2);
+    refusing[at..at + len].copy_from_slice(template.as_bytes());
+    let err = alula(&["run", &file("refuses.gguf", &refusing), "x", "--chat"]).refused();
+    assert!(err.contains("no\\nway"), "{err}");
     let words = "word ".repeat(600);
     let err = alula(&["run", &words]).refused();
     assert!(err.contains("512") && err.contains("tokens"), "both numbers: {err}");
