@@ -5,7 +5,7 @@
 use crate::ModelError;
 use crate::weights::Weights;
 use alula_format::clip_to;
-use alula_format::gguf::Metadata;
+use alula_format::gguf::{self, Metadata};
 use alula_graph::Unary;
 use serde_json::Value;
 
@@ -162,11 +162,23 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// Which layers look only at a window: from `layer_types` where `config.json` has it, else by `rule`.
+    /// Which layers look only at a window: from `layer_types` where `config.json` has it, or GGUF's pattern (a truth
+    /// value per layer, or the number of layers of which the last looks at everything), else by `rule`.
     ///
     /// # Errors
     /// An unknown type, or not one per layer.
     pub fn windowed(&self, layers: usize, rule: impl Fn(usize) -> bool) -> Result<Vec<bool>, ModelError> {
+        if let Dialect::Gguf(meta, arch) = self.dialect {
+            let pattern = "attention.sliding_window_pattern";
+            let key = format!("{arch}.{pattern}");
+            if let Some(gguf::Value::Array(_)) = meta.get(&key) {
+                let each: Vec<bool> = meta.need(&key)?;
+                let each = each.get(..layers).map(<[bool]>::to_vec);
+                return each.ok_or_else(|| self.error(pattern, format!("must list {layers} layers")));
+            }
+            let every = self.size(pattern)?;
+            return Ok((0..layers).map(|i| every.map_or_else(|| rule(i), |n| n == 0 || i % n < n - 1)).collect());
+        }
         let Some(types) = self.json("layer_types") else { return Ok((0..layers).map(rule).collect()) };
         let types = types.as_array().filter(|t| t.len() == layers);
         let types = types.ok_or_else(|| self.error("layer_types", format!("must list {layers} layers")))?;

@@ -123,5 +123,10 @@ fn find(file: &str, arch: &str, is: impl Fn(&Arch) -> bool) -> Result<&'static A
 }
 
 fn spec(row: &Arch, dialect: Dialect<'_>, weights: &Weights) -> Result<Spec, ModelError> {
-    (row.spec)(&Config { dialect, file: &weights.file, weights })
+    let config = Config { dialect, file: &weights.file, weights };
+    // Mixtral's GGUF files say `llama`.
+    match config.is_gguf().then(|| config.size("expert_count")).transpose()?.flatten() {
+        Some(n) if n > 0 => Err(config.error("expert_count", format!("is {n}; mixtures of experts do not run yet"))),
+        _ => (row.spec)(&config),
+    }
 }

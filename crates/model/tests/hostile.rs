@@ -200,6 +200,43 @@ fn a_scaling_that_says_none_is_none() {
     assert_eq!([first(bytes), first(zero), first(off)], [0.125, 1.0, 1.0]);
 }
 
+/// A GGUF file with one more pair, and a filler that keeps its tensors aligned.
+fn with_pair(bytes: &[u8], key: &str, kind: u32, value: &[u8]) -> Vec<u8> {
+    let pair = |key: &str, kind: u32, value: &[u8]| {
+        [&(key.len() as u64).to_le_bytes(), key.as_bytes(), &kind.to_le_bytes(), value].concat()
+    };
+    let mut new = pair(key, kind, value);
+    let fill = (32 - (new.len() + 8 + 1 + 4 + 8) % 32) % 32;
+    new.extend(pair("x", 8, &[&(fill as u64).to_le_bytes()[..], &vec![b'x'; fill]].concat()));
+    let mut out = bytes.to_vec();
+    out[16] += 2;
+    out.splice(24..24, new);
+    out
+}
+
+#[test]
+fn gguf_says_which_layers_have_a_window() {
+    let bytes = std::fs::read(root().join("gemma3/model.gguf")).unwrap();
+    let key = "gemma3.attention.sliding_window_pattern";
+    let windows = |bytes: Vec<u8>| -> Result<String, String> {
+        let model =
+            Model::from_gguf(Gguf::from_bytes(bytes, "m.gguf").unwrap(), "m.gguf").map_err(|e| e.to_string())?;
+        let each = |l: &alula_model::Layer| {
+            let alula_model::Mixer::Attention(a) = &l.mixer;
+            if a.window.is_some() { 'w' } else { '-' }
+        };
+        Ok(model.spec().layers.iter().map(each).collect())
+    };
+    let array = |each: &[u8]| [&7u32.to_le_bytes()[..], &(each.len() as u64).to_le_bytes(), each].concat();
+    assert_eq!(windows(bytes.clone()).unwrap(), "wwwww-");
+    assert_eq!(windows(with_pair(&bytes, key, 4, &3u32.to_le_bytes())).unwrap(), "ww-ww-");
+    assert_eq!(windows(with_pair(&bytes, key, 4, &0u32.to_le_bytes())).unwrap(), "wwwwww");
+    assert_eq!(windows(with_pair(&bytes, key, 9, &array(&[0, 1, 0, 0, 1, 1]))).unwrap(), "-w--ww");
+    assert!(windows(with_pair(&bytes, key, 9, &array(&[0, 1]))).unwrap_err().contains("must list 6 layers"));
+    let experts = windows(with_pair(&bytes, "gemma3.expert_count", 4, &8u32.to_le_bytes())).unwrap_err();
+    assert_eq!(experts, "m.gguf: `gemma3.expert_count` is 8; mixtures of experts do not run yet");
+}
+
 /// `9000` before the number that stands there.
 fn message_layers(text: &str) -> String {
     let rest = text.split_once("\"num_hidden_layers\": ").unwrap().1;
