@@ -24,7 +24,6 @@ const KEYS: &[(&str, &[&str])] = &[
     ("attention.sliding_window", &["sliding_window"]),
     ("attn_logit_softcapping", &["attn_logit_softcapping"]),
     ("final_logit_softcapping", &["final_logit_softcapping"]),
-    ("activation", &["hidden_act", "hidden_activation", "activation_function"]),
 ];
 
 /// Where a configuration comes from.
@@ -190,12 +189,12 @@ impl<'a> Config<'a> {
         types.iter().map(each).collect()
     }
 
-    /// The activation function by `config.json`'s name for it, or `default`.
+    /// The activation function that `config.json` names at `key`, or `default`.
     ///
     /// # Errors
     /// An unknown name.
-    pub fn activation(&self, default: Unary) -> Result<Unary, ModelError> {
-        match self.json("activation").map(|v| v.as_str().unwrap_or_default()) {
+    pub fn activation(&self, key: &str, default: Unary) -> Result<Unary, ModelError> {
+        match self.json(key).map(|v| v.as_str().unwrap_or_default()) {
             None => Ok(default),
             Some("silu" | "swish") => Ok(Unary::Silu),
             Some("gelu" | "gelu_python") => Ok(Unary::Gelu),
@@ -203,9 +202,7 @@ impl<'a> Config<'a> {
                 Ok(Unary::GeluTanh)
             }
             Some("relu") => Ok(Unary::Relu),
-            Some(other) => {
-                Err(self.error("activation", format!("is `{other}`; supported are silu, gelu, gelu_new, relu")))
-            }
+            Some(other) => Err(self.error(key, format!("is `{other}`; supported are silu, gelu, gelu_new, relu"))),
         }
     }
 

@@ -35,7 +35,13 @@ const COUNTS: Option<(usize, usize)> = Some((8, 4));
 
 fn gemma1(c: &Config<'_>) -> Result<Spec, ModelError> {
     let mut spec = gemma(c, 8192, |_| false, false, None, (None, None), &[("", 10_000.0)])?;
-    spec.layers.iter_mut().for_each(|l| l.place = Place::Pre);
+    for layer in &mut spec.layers {
+        layer.place = Place::Pre;
+        // The first files say `gelu` and mean its approximation.
+        if let Ffn::Gated { act: act @ Unary::Gelu, .. } = &mut layer.ffn {
+            *act = Unary::GeluTanh;
+        }
+    }
     Ok(spec)
 }
 
@@ -76,7 +82,8 @@ fn gemma(
     let (vocab, width) = c.embedding()?;
     let (heads, kv_heads, key_dim, value_dim) = c.heads(Some(256), counts)?;
     let norm = Norm { kind: NormKind::Rms, eps: c.float("attention.layer_norm_rms_epsilon", 1e-6)? };
-    let ffn = Ffn::Gated { act: c.activation(Unary::GeluTanh)?, width: c.need("feed_forward_length")? };
+    let act = if counts.is_some() { "hidden_activation" } else { "hidden_act" };
+    let ffn = Ffn::Gated { act: c.activation(act, Unary::GeluTanh)?, width: c.need("feed_forward_length")? };
     let derived = match (wide, counts) {
         (true, _) => width / heads,
         (_, Some(_)) if !c.is_gguf() => 256,

@@ -25,7 +25,7 @@ fn spec(c: &Config<'_>) -> Result<Spec, ModelError> {
     let (heads, kv_heads, key_dim, value_dim) = c.heads(None, None)?;
     let norm = Norm { kind: NormKind::Layer, eps: c.float("attention.layer_norm_epsilon", 1e-5)? };
     let ffn = Ffn::Plain {
-        act: c.activation(Unary::GeluTanh)?,
+        act: c.activation("activation_function", Unary::GeluTanh)?,
         width: c.size("feed_forward_length")?.filter(|w| *w > 0).unwrap_or(4 * width),
     };
     let plain = if c.flag("scale_attn_weights") == Some(false) { 1.0 } else { 1.0 / (key_dim as f32).sqrt() };
