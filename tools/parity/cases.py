@@ -116,7 +116,8 @@ CASES = {
         add={"rope_scaling": {"type": "longrope", "short_factor": _factors(6, 1.0, 0.02), "long_factor": _factors(6, 1.2, 1.9), "attention_factor": 1.21}}),
     # Gemma
     "gemma": Case("gemma", dict(num_key_value_heads=1), old=True, gguf="bf16"),
-    "gemma_hub": Case("gemma", dict(num_hidden_layers=1), old=True, add={"hidden_act": "gelu", "hidden_activation": None}, note="as the hub's first files: gelu is its approximation"),
+    "gemma_hub": Case("gemma", dict(num_hidden_layers=1), old=True, add={"hidden_act": "gelu", "hidden_activation": None, "final_logit_softcapping": 1.2, "query_pre_attn_scalar": 50},
+                      note="as the hub's first files: gelu is its approximation; what is Gemma 2's counts for nothing"),
     "gemma2": Case("gemma2", dict(attn_logit_softcapping=5.5, final_logit_softcapping=1.7), gguf="bf16"),
     "gemma2_act": Case("gemma2", dict(num_hidden_layers=1, hidden_activation="gelu_pytorch_tanh"), add={"hidden_act": "gelu"}, note="hidden_activation counts, not hidden_act"),
     "gemma2_nocap": Case("gemma2", dict(attn_logit_softcapping=None, final_logit_softcapping=None, query_pre_attn_scalar=50, head_dim=20)),

@@ -37,11 +37,14 @@ fn gemma1(c: &Config<'_>) -> Result<Spec, ModelError> {
     let mut spec = gemma(c, 8192, |_| false, false, None, (None, None), &[("", 10_000.0)])?;
     for layer in &mut spec.layers {
         layer.place = Place::Pre;
+        let Mixer::Attention(a) = &mut layer.mixer;
+        (a.scale, a.soft_cap) = (1.0 / (a.key_dim as f32).sqrt(), None);
         // The first files say `gelu` and mean its approximation.
         if let Ffn::Gated { act: act @ Unary::Gelu, .. } = &mut layer.ffn {
             *act = Unary::GeluTanh;
         }
     }
+    spec.soft_cap = None;
     Ok(spec)
 }
 
