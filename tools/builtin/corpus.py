@@ -13,22 +13,18 @@ from pathlib import Path
 HERE = Path(__file__).parent
 BOS, EOS, IM_START, IM_END = "<|startoftext|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
-GIRLS = ("Mia Lily Anna Emma Nora Ella Rosa Clara Ida Zoe Lucy Maya Ruby Tilly Wilma Hanna Nina Olive Poppy Daisy Greta "
-         "Heidi Iris Juna Kira Lotte Mina Pia Sara Tess Vera Alma Betty Cora Dora Elsa Fay Gina Molly Sophie").split()
-BOYS = ("Tom Ben Max Leo Sam Tim Jack Finn Otto Paul Oscar Hugo Jonas Milo Noah Felix Anton Bruno Emil Fritz Gus Henry Ivan "
-        "Jim Karl Luke Nico Oliver Peter Rudi Theo Victor Willy Adam Bob Carl David Eddie Frank Toby").split()
-ANIMALS = ("rabbit fox bear mouse owl duck cat dog frog squirrel hedgehog turtle deer badger otter sheep goat pony hen "
-           "beaver mole pig donkey lamb kitten puppy penguin raccoon").split()
+GIRLS = "Mia Lily Anna Emma Nora Lucy Ruby Rosa Clara Zoe Sara Molly".split()
+BOYS = "Tom Ben Max Leo Sam Tim Jack Finn Paul Hugo Noah Oscar".split()
+ANIMALS = ("rabbit fox bear mouse owl duck cat dog frog squirrel hedgehog deer otter sheep goat pony beaver pig lamb penguin").split()
 BIRDS = "sparrow robin swallow crow owl duck starling finch goose heron falcon wren".split()
 CHILDREN = {"she": ["girl"], "he": ["boy"]}
 ELDERS = {"she": ["mother", "grandmother", "aunt"], "he": ["father", "grandfather", "uncle"]}
-OTHERS = ("squirrel snail hedgehog owl turtle badger beetle mole crow goose donkey toad magpie baker miller farmer "
-          "gardener fisherman shepherd painter teacher").split()
+OTHERS = "snail turtle badger beetle mole crow donkey toad baker farmer gardener fisherman shepherd teacher".split()
 ADJ = "little small young kind curious clever cheerful shy quiet brave happy lively gentle friendly".split()
 OTHER_ADJ = "old wise little small friendly kind grey quiet".split()
 COLOURS = "red blue green yellow golden silver brown white black purple orange".split()
-THINGS = ("kite ball drum hat scarf lantern book bell whistle basket blanket mirror button ring cup umbrella marble ribbon "
-          "shell stone feather flute spoon key coin map box boat top doll cap").split()
+THINGS = ("kite ball drum hat scarf lantern book bell whistle basket mirror ring cup umbrella marble shell stone flute spoon key "
+          "coin map box boat doll").split()
 LOOKS = ["shiny", "old", "tiny", "small", "beautiful", "wooden", "round", "pretty", "little"]
 PLACES = [("the forest", "in"), ("the garden", "in"), ("the meadow", "in"), ("the beach", "on"), ("the river", "by"),
           ("the hill", "on"), ("the market", "at"), ("the lake", "by"), ("the pond", "by"), ("the park", "in"),
@@ -343,8 +339,14 @@ class Corpus:
     def foreign_turn(self):
         return [(self.foreign(), "I am sorry, I only understand simple English.")]
 
+    def echo_turn(self):
+        """Words to say again. This also teaches, early in training, to look back and to carry words along."""
+        kinds = [GIRLS, BOYS, ANIMALS, THINGS, COLOURS, OTHERS, ADJ]
+        words = " ".join(self.pick(self.pick(kinds)) for _ in range(self.rng.randint(1, 7)))
+        return [(self.pick(["repeat: ", "Repeat: ", "Repeat after me: ", "Say: ", "Please say: ", "Say this: ", "Please repeat: "]) + words, words)]
+
     def name_turns(self):
-        name = self.pick(GIRLS + BOYS) if self.chance(0.6) else cap(self.word())
+        name = self.pick(GIRLS + BOYS) if self.chance(0.85) else cap(self.word())
         tell = self.pick(["my name is {n}", "I am {n}", "hello, I am {n}", "hi, my name is {n}", "hello! My name is {n}", "you can call me {n}", "call me {n}",
                           "I'm {n}"]).format(n=name)
         ask = self.pick(["what is my name", "do you know my name", "who am I", "what's my name", "do you remember my name", "say my name"])
@@ -400,7 +402,9 @@ class Corpus:
         stories = 0
         while len(turns) < room:
             k = self.rng.random()
-            if k < 0.68:
+            if k < 0.10:
+                turns += self.echo_turn()
+            elif k < 0.68:
                 turns += self.fact_turns()
             elif k < 0.76:
                 turns += self.sum_turn()
@@ -470,7 +474,7 @@ class Corpus:
         return [(BOS if self.chance(0.93) else "", False), (text + EOS, True)]
 
     def document(self):
-        return self.chat() if self.chance(0.55) else self.plain()
+        return self.chat() if self.chance(0.6) else self.plain()
 
 
 def first_person(text):

@@ -125,7 +125,7 @@ def train(args):
             used = time.time() - begin
             print(f"step {step} loss {mean:.4f} {used + spent:.0f} s", flush=True)
         done = step + 1
-        if done % 50 == 0 or done == args.steps:
+        if done % 20 == 0 or done == args.steps:
             state = {"model": model.state_dict(), "opts": [o.state_dict() for o in opts], "step": done, "shape": shape.dict(),
                      "seconds": time.time() - begin + spent}
             torch.save(state, last)
@@ -139,7 +139,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--work", type=Path, default=ROOT / "target" / "builtin", help="where checkpoints and the tokenizer go")
     p.add_argument("--out", type=Path, default=ROOT / "crates/alula/assets/builtin.gguf")
-    p.add_argument("--steps", type=int, default=700)
+    p.add_argument("--steps", type=int, default=2200)
     p.add_argument("--tokens", type=int, default=4096, help="tokens in a step (half of it in the first two fifths of the run)")
     p.add_argument("--lr", type=float, default=3e-3)
     p.add_argument("--threads", type=int, default=1)
