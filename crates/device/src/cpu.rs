@@ -330,7 +330,7 @@ impl Plan for CpuPlan {
                     let x = if matrix.quantized() {
                         let blocks = &mut self.blocks[..x.len() / 32];
                         if *fresh {
-                            kernels::quantize(ctx, x, blocks);
+                            kernels::quantize(ctx, x, x.len() / matrix.cols(), blocks);
                         }
                         Input::Q8(blocks)
                     } else {

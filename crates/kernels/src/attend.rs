@@ -248,8 +248,8 @@ impl Head<'_> {
         let mut g = 0;
         while g < group {
             match group - g {
-                8.. if I::TILE >= 8 => self.scores::<I, E, 8>(isa, &mut g, stride),
-                4.. if I::TILE >= 4 => self.scores::<I, E, 4>(isa, &mut g, stride),
+                8.. if I::TILE.1 >= 6 => self.scores::<I, E, 8>(isa, &mut g, stride),
+                4.. if I::TILE.1 >= 4 => self.scores::<I, E, 4>(isa, &mut g, stride),
                 2.. => self.scores::<I, E, 2>(isa, &mut g, stride),
                 _ => self.scores::<I, E, 1>(isa, &mut g, stride),
             }
@@ -260,8 +260,8 @@ impl Head<'_> {
         let mut g = 0;
         while g < group {
             match group - g {
-                8.. if I::TILE >= 8 => self.mix::<I, E, 8, 2>(isa, &mut g, stride),
-                4.. if I::TILE >= 4 => self.mix::<I, E, 4, 4>(isa, &mut g, stride),
+                8.. if I::TILE.1 >= 6 => self.mix::<I, E, 8, 2>(isa, &mut g, stride),
+                4.. if I::TILE.1 >= 4 => self.mix::<I, E, 4, 4>(isa, &mut g, stride),
                 2.. => self.mix::<I, E, 2, 4>(isa, &mut g, stride),
                 _ => self.mix::<I, E, 1, 4>(isa, &mut g, stride),
             }

@@ -7,6 +7,8 @@
 
 mod attend;
 mod buf;
+mod dots;
+mod float;
 mod map;
 mod matmul;
 mod norm;

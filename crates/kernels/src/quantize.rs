@@ -7,36 +7,51 @@ use alula_simd::{Isa, Kernel};
 /// Elements per block.
 pub(crate) const QK: usize = 32;
 
-/// 32 activations, each about its code times the scale.
+/// 32 activations, each about its code times the scale. It fills a cache line.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub struct QBlock {
     /// Codes, -127..=127.
     pub q: [i8; QK],
     /// Largest magnitude / 127; 0 where that magnitude is below 127 / [`f32::MAX`] and NaN where an element is not
-    /// finite: such a block has codes 0, so that sums stay 0 or become NaN.
+    /// finite: such a block has codes 0, so that products stay 0 or become NaN.
     pub scale: f32,
-    /// Sums of the codes of each half.
-    pub sums: [i32; 2],
+    /// Minus the sums of the codes of each half, and of all.
+    pub less: [i32; 3],
+    /// The same times `scale`: what a weight's minimum is multiplied by.
+    pub mins: [f32; 3],
 }
 
-/// Quantises rows of 32-element blocks: `x` holds `32 * out.len()` elements.
-pub fn quantize(ctx: Ctx<'_>, x: &[f32], out: &mut [QBlock]) {
-    assert_eq!(x.len(), out.len() * QK);
+/// Blocks of a row that lie together; see [`quantize`].
+pub(crate) const RUNS: usize = 8;
+
+/// Quantises `rows` rows of 32-element blocks: `x` holds `32 * out.len()` elements.
+///
+/// In `out` each row's first 8 blocks come first, row by row, then each row's next 8, and so on: so do the kernels read
+/// them. A single row's blocks lie as they are.
+///
+/// # Panics
+/// If the sizes do not fit together.
+pub fn quantize(ctx: Ctx<'_>, x: &[f32], rows: usize, out: &mut [QBlock]) {
+    assert!(x.len() == out.len() * QK && (out.is_empty() || rows > 0 && out.len().is_multiple_of(rows)));
     const CHUNK: usize = 64;
     let n = out.len();
     let shared = Shared::new(out);
     ctx.pool.run(n.div_ceil(CHUNK), x.len() > WORTH_SPLITTING, |task, _| {
-        let (start, len) = (task * CHUNK, CHUNK.min(n - task * CHUNK));
+        let (first, len) = (task * CHUNK, CHUNK.min(n - task * CHUNK));
         // SAFETY: one task a chunk; chunks are disjoint.
         #[allow(unsafe_code)]
-        let out = unsafe { shared.part(start, len) };
-        ctx.cpu.run(Blocks { x: &x[start * QK..][..len * QK], out });
+        let out = unsafe { shared.part(first, len) };
+        ctx.cpu.run(Blocks { x, rows, width: n / rows, first, out });
     });
 }
 
+/// Some blocks of the result, from block `first` on. A row has `width` blocks.
 struct Blocks<'a> {
     x: &'a [f32],
+    rows: usize,
+    width: usize,
+    first: usize,
     out: &'a mut [QBlock],
 }
 
@@ -44,30 +59,49 @@ impl Kernel for Blocks<'_> {
     type Output = ();
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let (halves, _) = self.x.as_chunks::<16>();
-        for (h, block) in halves.chunks_exact(2).zip(self.out) {
-            let v = [isa.load(&h[0]), isa.load(&h[1])];
-            let abs = v.map(|v| isa.max(v, isa.sub(isa.splat(0.0), v)));
-            let amax = isa.max_lane(isa.max(abs[0], abs[1]));
-            // 0 times a number is 0, unless it is infinite or NaN.
-            let zero = isa.splat(0.0);
-            let finite = isa.sum(isa.fma(v[0], zero, isa.mul(v[1], zero))) == 0.0;
-            let inverse = 127.0 / amax;
-            if !finite || inverse.is_infinite() {
-                *block = QBlock { scale: if finite { 0.0 } else { f32::NAN }, ..QBlock::default() };
-                continue;
-            }
-            let inverse = isa.splat(inverse);
-            block.scale = amax / 127.0;
-            for (i, v) in v.into_iter().enumerate() {
-                let mut q = [0i32; 16];
-                isa.store_i(isa.round(isa.mul(v, inverse)), &mut q);
-                for (b, q) in block.q[16 * i..].iter_mut().zip(q) {
-                    *b = q as i8;
-                }
-                block.sums[i] = block.q[16 * i..][..16].iter().map(|&q| i32::from(q)).sum();
-            }
+        let mut done = 0;
+        while done < self.out.len() {
+            let at = self.first + done;
+            let column = at / (self.rows * RUNS) * RUNS;
+            let together = RUNS.min(self.width - column);
+            let (row, j) = ((at - column * self.rows) / together, (at - column * self.rows) % together);
+            let n = (together - j).min(self.out.len() - done);
+            let x = &self.x[(row * self.width + column + j) * QK..][..n * QK];
+            each(isa, x, &mut self.out[done..done + n]);
+            done += n;
         }
+    }
+}
+
+/// Quantises neighbouring blocks.
+#[inline(always)]
+fn each<I: Isa>(isa: I, x: &[f32], out: &mut [QBlock]) {
+    let (halves, _) = x.as_chunks::<16>();
+    for (h, block) in halves.chunks_exact(2).zip(out) {
+        let v = [isa.load(&h[0]), isa.load(&h[1])];
+        let abs = v.map(|v| isa.max(v, isa.sub(isa.splat(0.0), v)));
+        let amax = isa.max_lane(isa.max(abs[0], abs[1]));
+        // 0 times a number is 0, unless it is infinite or NaN.
+        let zero = isa.splat(0.0);
+        let finite = isa.sum(isa.fma(v[0], zero, isa.mul(v[1], zero))) == 0.0;
+        let inverse = 127.0 / amax;
+        if !finite || inverse.is_infinite() {
+            let scale = if finite { 0.0 } else { f32::NAN };
+            *block = QBlock { scale, mins: [scale; 3], ..QBlock::default() };
+            continue;
+        }
+        let inverse = isa.splat(inverse);
+        block.scale = amax / 127.0;
+        for (i, v) in v.into_iter().enumerate() {
+            let mut q = [0i32; 16];
+            isa.store_i(isa.round(isa.mul(v, inverse)), &mut q);
+            for (b, q) in block.q[16 * i..].iter_mut().zip(q) {
+                *b = q as i8;
+            }
+            block.less[i] = -block.q[16 * i..][..16].iter().map(|&q| i32::from(q)).sum::<i32>();
+        }
+        block.less[2] = block.less[0] + block.less[1];
+        block.mins = block.less.map(|s| block.scale * s as f32);
     }
 }
 
@@ -83,7 +117,7 @@ mod tests {
         let pool = Pool::new(1);
         for cpu in Cpu::all() {
             let mut out = vec![QBlock::default(); 10];
-            quantize(Ctx { cpu, pool: &pool }, &x, &mut out);
+            quantize(Ctx { cpu, pool: &pool }, &x, 1, &mut out);
             for (b, x) in out.iter().zip(x.chunks(32)) {
                 let amax = x.iter().fold(0f32, |m, v| m.max(v.abs()));
                 assert_eq!(b.scale, amax / 127.0);
@@ -93,8 +127,8 @@ mod tests {
                             <= f64::from(amax) / 254.0 * 1.0001
                     );
                 }
-                assert_eq!(b.sums[0], b.q[..16].iter().map(|&q| i32::from(q)).sum::<i32>());
-                assert_eq!(b.sums[1], b.q[16..].iter().map(|&q| i32::from(q)).sum::<i32>());
+                let less = [0..16, 16..32, 0..32].map(|h| -b.q[h].iter().map(|&q| i32::from(q)).sum::<i32>());
+                assert_eq!((b.less, b.mins), (less, less.map(|s| b.scale * s as f32)));
             }
         }
     }

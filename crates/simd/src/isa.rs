@@ -19,17 +19,26 @@ pub trait Kernel {
 pub trait Isa: Copy + Send + Sync + 'static {
     /// The name that `ALULA_ISA` takes.
     const NAME: &'static str;
-    /// Rows of a register tile that fit beside their accumulators (a hint for matrix kernels; never changes bits).
-    const TILE: usize;
+    /// Register tile of matrix kernels: panels of 16 outputs by rows of the left operand, as many as have room for
+    /// their accumulators (a hint; never changes bits).
+    const TILE: (usize, usize);
+    /// Whether [`dot4`](Isa::dot4) is so fast that [`dot4_small`](Isa::dot4_small) gains nothing.
+    const DOT4: bool;
     /// 16 × f32.
     type F: Copy;
     /// 16 × i32.
     type I: Copy;
     /// 64 bytes: four per lane.
     type B: Copy;
+    /// 32 × i16: two per lane.
+    type S: Copy;
 
     /// Runs a kernel with this level's instructions enabled.
     fn enter<K: Kernel>(self, kernel: K) -> K::Output;
+
+    /// Says that the cache line at `p`, which may be any address, will be read soon.
+    #[inline(always)]
+    fn prefetch(self, _p: *const u8) {}
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F;
@@ -72,21 +81,33 @@ pub trait Isa: Copy + Send + Sync + 'static {
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
     /// Wrapping difference.
     fn sub_i(self, a: Self::I, b: Self::I) -> Self::I;
-    /// Shift left by 23, the place of a float's exponent.
-    fn shl23(self, v: Self::I) -> Self::I;
+    /// Lanes shifted left, each by its own number of bits; 32 leave 0.
+    fn shl(self, v: Self::I, by: Self::I) -> Self::I;
     /// Integers to floats, to nearest even.
     fn to_f(self, v: Self::I) -> Self::F;
     /// The bits of floats.
     fn bits(self, v: Self::F) -> Self::I;
     /// Floats from bits.
     fn with_bits(self, v: Self::I) -> Self::F;
+    /// Integers from memory.
+    fn load_i(self, p: &[i32; 16]) -> Self::I;
+    /// Lanes from signed bytes.
+    fn load_i8(self, p: &[i8; 16]) -> Self::I;
     /// Integers to memory.
     fn store_i(self, v: Self::I, p: &mut [i32; 16]);
 
     /// 64 bytes from memory.
     fn load_b(self, p: &[u8; 64]) -> Self::B;
-    /// Low and high half of every byte.
-    fn nibbles(self, v: Self::B) -> (Self::B, Self::B);
+    /// 64 bytes to memory.
+    fn store_b(self, v: Self::B, p: &mut [u8; 64]);
+    /// All bytes `x`.
+    fn splat_b(self, x: u8) -> Self::B;
+    /// Bitwise and.
+    fn and_b(self, a: Self::B, b: Self::B) -> Self::B;
+    /// Bitwise or.
+    fn or_b(self, a: Self::B, b: Self::B) -> Self::B;
+    /// The bits of every pair of bytes (little endian) moved to the right, or to the left if `by` is negative.
+    fn shift_b(self, v: Self::B, by: i32) -> Self::B;
     /// A table for [`lookup`](Isa::lookup).
     fn table(self, t: &[u8; 16]) -> Self::B;
     /// `table[index]` for 64 indices, each below 16.
@@ -94,4 +115,10 @@ pub trait Isa: Copy + Send + Sync + 'static {
     /// Per lane: `acc` plus the dot product of the lane's four unsigned bytes in `w` with the four signed bytes of
     /// `x` (little endian). Exact: no intermediate saturates.
     fn dot4(self, acc: Self::I, w: Self::B, x: i32) -> Self::I;
+    /// No sums yet.
+    fn zero_s(self) -> Self::S;
+    /// [`dot4`](Isa::dot4) in two halves of two products each. The sums must stay inside an i16.
+    fn dot4_small(self, acc: Self::S, w: Self::B, x: i32) -> Self::S;
+    /// `acc` plus both halves.
+    fn widen(self, acc: Self::I, s: Self::S) -> Self::I;
 }

@@ -35,7 +35,7 @@ pub fn exp<I: Isa>(isa: I, x: I::F) -> I::F {
     let y = isa.add(y, isa.splat(1.0));
     // y is in [0.7, 1.42]; adding n to its exponent multiplies by 2^n. The product is normal: exp(EXP_MIN) is above
     // the smallest normal number, exp(EXP_MAX) far below the largest.
-    let y = isa.with_bits(isa.add_i(isa.bits(y), isa.shl23(n)));
+    let y = isa.with_bits(isa.add_i(isa.bits(y), isa.shl(n, isa.splat_i(23))));
     isa.select_lt(x, isa.splat(EXP_MIN), isa.splat(0.0), y)
 }
 

@@ -66,28 +66,33 @@ pub struct Format {
     pub codes: Option<Codes>,
 }
 
-/// A block as small integers: `x[i] = scale[i / group] * code[i] - min[i / group]`.
+/// A block as small integers: `x[i] = (d * scale[i / group]) * code[i] - dmin * min[i / group]`.
 ///
 /// Evaluated in `f32` in just that order it equals [`Format::decode`] to the bit.
 #[derive(Clone, Copy, Debug)]
 pub struct Codes {
     /// Elements that share a scale: 16, 32 or 256.
     pub group: usize,
-    /// `Some`: every code is one of these values, so that a kernel can keep 4-bit indices (short tables repeat
-    /// their last value). `None`: any `i8`.
+    /// No code is smaller than this,
+    pub low: i8,
+    /// nor larger than `low + 2^bits - 1`.
+    pub bits: u32,
+    /// `Some`: every code is one of these values, so that a kernel can keep 4-bit indices.
     pub table: Option<[i8; 16]>,
+    /// Whether groups have scales (and minimums) of their own; else those are all 1.
+    pub has_scales: bool,
     /// Whether the format has minimums.
     pub has_min: bool,
     /// Unpacks exactly one block: `bytes` in, `block` codes, `block / group` scales and as many minimums out.
-    /// Minimums are untouched unless `has_min`.
+    /// Returns `d` and `dmin`. Minimums mean nothing unless `has_min`.
     ///
     /// # Panics
     /// If a slice is shorter than that.
     pub unpack: Unpack,
 }
 
-/// Block bytes to codes, scales and minimums; see [`Codes::unpack`].
-pub type Unpack = fn(block: &[u8], codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]);
+/// Block bytes to codes, scales and minimums, and `[d, dmin]`; see [`Codes::unpack`].
+pub type Unpack = fn(block: &[u8], codes: &mut [i8], scales: &mut [i8], mins: &mut [i8]) -> [f32; 2];
 
 /// Every format, in the order of [`DType`]. Sizes, groups and tables of the block formats stand in their files.
 pub static FORMATS: &[Format] = &[

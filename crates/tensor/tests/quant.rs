@@ -49,15 +49,18 @@ fn codes_give_the_same_values_and_keep_to_their_table() {
         let mut seen = std::collections::BTreeSet::new();
         for (block, want) in bytes.chunks(format.bytes).zip(want.chunks(format.block)) {
             let groups = format.block / view.group;
-            let (mut codes, mut scales, mut mins) = (vec![i8::MIN; format.block], vec![0.0; groups], vec![7.0; groups]);
-            (view.unpack)(block, &mut codes, &mut scales, &mut mins);
+            let (mut codes, mut scales, mut mins) = (vec![i8::MIN; format.block], vec![7; groups], vec![7; groups]);
+            let [d, dmin] = (view.unpack)(block, &mut codes, &mut scales, &mut mins);
             let value = |i: usize| {
-                let product = scales[i / view.group] * f32::from(codes[i]);
-                if view.has_min { product - mins[i / view.group] } else { product }
+                let product = d * f32::from(scales[i / view.group]) * f32::from(codes[i]);
+                if view.has_min { product - dmin * f32::from(mins[i / view.group]) } else { product }
             };
             let got: Vec<f32> = (0..format.block).map(value).collect();
             check(format, &got, want, "codes");
-            assert!(view.has_min || mins.iter().all(|&m| m == 7.0), "{} writes minimums", format.name);
+            let all_one = view.has_scales || scales.iter().chain(&mins).all(|&s| s == 1);
+            assert!(all_one, "{} has scales that its row denies", format.name);
+            let in_range = |c: &i8| (0..1 << view.bits).contains(&(i32::from(*c) - i32::from(view.low)));
+            assert!(codes.iter().all(in_range), "{}", format.name);
             if let Some(table) = view.table {
                 assert!(codes.iter().all(|c| table.contains(c)), "{}", format.name);
             }

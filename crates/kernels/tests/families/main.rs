@@ -49,7 +49,7 @@ fn scalar<R>(f: impl FnOnce(Ctx<'_>) -> R) -> R {
 }
 
 /// The rows that calls are made with.
-const ROWS: [usize; 11] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 65];
+const ROWS: [usize; 15] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 23, 33, 65, 130];
 
 /// Equal bits; any NaN equals any other.
 #[track_caller]

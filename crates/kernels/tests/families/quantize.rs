@@ -12,13 +12,16 @@ fn reference(x: &[f32]) -> QBlock {
         for (q, x) in block.q.iter_mut().zip(x) {
             *q = (x * (127.0 / amax)).round_ties_even() as i8;
         }
-        block.sums = [0, 16].map(|h| block.q[h..h + 16].iter().map(|&q| i32::from(q)).sum());
+        block.less = [0..16, 16..32, 0..32].map(|h| -block.q[h].iter().map(|&q| i32::from(q)).sum::<i32>());
     }
+    block.mins = block.less.map(|s| block.scale * s as f32);
     block
 }
 
 fn equal(a: &QBlock, b: &QBlock) -> bool {
-    (a.q, a.sums) == (b.q, b.sums) && (a.scale.to_bits() == b.scale.to_bits() || a.scale.is_nan() && b.scale.is_nan())
+    let floats = |b: &QBlock| [b.scale, b.mins[0], b.mins[1], b.mins[2]];
+    let same = |(a, b): (f32, f32)| a == b || a.is_nan() && b.is_nan();
+    (a.q, a.less) == (b.q, b.less) && floats(a).into_iter().zip(floats(b)).all(same)
 }
 
 /// A block from a function of the index.
@@ -56,17 +59,17 @@ fn every_block_has_the_documented_codes() {
     let want: Vec<QBlock> = cases.iter().map(|x| reference(x)).collect();
     let x = cases.concat();
     everywhere(|ctx, at| {
-        let mut got = vec![QBlock { q: [7; 32], scale: 7.0, sums: [7; 2] }; want.len()];
-        quantize(ctx, &x, &mut got);
+        let mut got = vec![QBlock { q: [7; 32], scale: 7.0, less: [7; 3], mins: [7.0; 3] }; want.len()];
+        quantize(ctx, &x, 1, &mut got);
         for (i, (got, want)) in got.iter().zip(&want).enumerate() {
             assert!(equal(got, want), "{:?}, {at}: {got:?}, not {want:?}", cases[i]);
         }
         for (x, want) in cases.iter().zip(&want).take(200) {
             let mut alone = [QBlock::default()];
-            quantize(ctx, x, &mut alone);
+            quantize(ctx, x, 1, &mut alone);
             assert!(equal(&alone[0], want), "{at}");
         }
-        quantize(ctx, &[], &mut []);
+        quantize(ctx, &[], 0, &mut []);
     });
 }
 
@@ -74,7 +77,7 @@ fn every_block_has_the_documented_codes() {
 fn codes_are_the_nearest_ones() {
     let x = Rng::new(4).floats(32 * 50);
     let mut blocks = vec![QBlock::default(); 50];
-    scalar(|ctx| quantize(ctx, &x, &mut blocks));
+    scalar(|ctx| quantize(ctx, &x, 1, &mut blocks));
     for (b, x) in blocks.iter().zip(x.chunks(32)) {
         for (&q, &x) in b.q.iter().zip(x) {
             let error = f64::from(q) * f64::from(b.scale) - f64::from(x);
@@ -86,5 +89,27 @@ fn codes_are_the_nearest_ones() {
 #[test]
 #[should_panic]
 fn other_lengths_panic() {
-    scalar(|ctx| quantize(ctx, &[0.0; 33], &mut [QBlock::default()]));
+    scalar(|ctx| quantize(ctx, &[0.0; 33], 1, &mut [QBlock::default()]));
+}
+
+#[test]
+fn rows_lie_in_columns_of_eight_blocks() {
+    let mut r = Rng::new(5);
+    for (rows, width) in [(1, 20), (2, 8), (3, 1), (5, 9), (40, 19)] {
+        let x = r.floats(rows * width * 32);
+        everywhere(|ctx, at| {
+            let (mut got, mut plain) = (vec![QBlock::default(); rows * width], vec![QBlock::default(); rows * width]);
+            quantize(ctx, &x, rows, &mut got);
+            quantize(ctx, &x, 1, &mut plain);
+            let mut got = got.iter();
+            for column in (0..width).step_by(8) {
+                for row in 0..rows {
+                    for i in column..width.min(column + 8) {
+                        let want = &plain[row * width + i];
+                        assert!(got.next().is_some_and(|got| equal(got, want)), "{rows} × {width}, {row}, {i}, {at}");
+                    }
+                }
+            }
+        });
+    }
 }

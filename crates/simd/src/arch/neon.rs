@@ -31,15 +31,18 @@ type B = [uint8x16_t; 4];
 
 impl Isa for Neon {
     const NAME: &'static str = "neon";
-    const TILE: usize = 2;
+    const TILE: (usize, usize) = (1, 4);
+    const DOT4: bool = false;
     type F = F;
     type I = I;
     type B = B;
+    type S = [int16x8_t; 4];
 
     #[inline(always)]
     fn enter<K: Kernel>(self, kernel: K) -> K::Output {
         /// # Safety
         /// The machine has NEON.
+        #[inline(never)]
         #[target_feature(enable = "neon")]
         unsafe fn inner<K: Kernel>(isa: Neon, kernel: K) -> K::Output {
             kernel.run(isa)
@@ -137,8 +140,8 @@ impl Isa for Neon {
         from_fn(|i| simd!(vsubq_s32(a[i], b[i])))
     }
     #[inline(always)]
-    fn shl23(self, v: I) -> I {
-        from_fn(|i| simd!(vshlq_n_s32::<23>(v[i])))
+    fn shl(self, v: I, by: I) -> I {
+        from_fn(|i| simd!(vshlq_s32(v[i], by[i])))
     }
     #[inline(always)]
     fn to_f(self, v: I) -> F {
@@ -153,6 +156,18 @@ impl Isa for Neon {
         from_fn(|i| simd!(vreinterpretq_f32_s32(v[i])))
     }
     #[inline(always)]
+    fn load_i(self, p: &[i32; 16]) -> I {
+        from_fn(|i| simd!(vld1q_s32(p.as_ptr().add(4 * i))))
+    }
+    #[inline(always)]
+    fn load_i8(self, p: &[i8; 16]) -> I {
+        simd!({
+            let v = vld1q_s8(p.as_ptr());
+            let (low, high) = (vmovl_s8(vget_low_s8(v)), vmovl_high_s8(v));
+            [vmovl_s16(vget_low_s16(low)), vmovl_high_s16(low), vmovl_s16(vget_low_s16(high)), vmovl_high_s16(high)]
+        })
+    }
+    #[inline(always)]
     fn store_i(self, v: I, p: &mut [i32; 16]) {
         for (i, x) in v.into_iter().enumerate() {
             simd!(vst1q_s32(p.as_mut_ptr().add(4 * i), x));
@@ -163,9 +178,27 @@ impl Isa for Neon {
         from_fn(|i| simd!(vld1q_u8(p.as_ptr().add(16 * i))))
     }
     #[inline(always)]
-    fn nibbles(self, v: B) -> (B, B) {
-        let low = from_fn(|i| simd!(vandq_u8(v[i], vdupq_n_u8(15))));
-        (low, from_fn(|i| simd!(vshrq_n_u8::<4>(v[i]))))
+    fn store_b(self, v: B, p: &mut [u8; 64]) {
+        for (i, x) in v.into_iter().enumerate() {
+            simd!(vst1q_u8(p.as_mut_ptr().add(16 * i), x));
+        }
+    }
+    #[inline(always)]
+    fn splat_b(self, x: u8) -> B {
+        simd!([vdupq_n_u8(x); 4])
+    }
+    #[inline(always)]
+    fn and_b(self, a: B, b: B) -> B {
+        from_fn(|i| simd!(vandq_u8(a[i], b[i])))
+    }
+    #[inline(always)]
+    fn or_b(self, a: B, b: B) -> B {
+        from_fn(|i| simd!(vorrq_u8(a[i], b[i])))
+    }
+    #[inline(always)]
+    fn shift_b(self, v: B, by: i32) -> B {
+        let n = simd!(vdupq_n_s16(-by as i16));
+        v.map(|v| simd!(vreinterpretq_u8_u16(vshlq_u16(vreinterpretq_u16_u8(v), n))))
     }
     #[inline(always)]
     fn table(self, t: &[u8; 16]) -> B {
@@ -188,5 +221,24 @@ impl Isa for Neon {
                 vaddq_s32(acc[i], vpaddq_s32(a, b))
             })
         })
+    }
+    #[inline(always)]
+    fn zero_s(self) -> [int16x8_t; 4] {
+        simd!([vdupq_n_s16(0); 4])
+    }
+    #[inline(always)]
+    fn dot4_small(self, acc: [int16x8_t; 4], w: B, x: i32) -> [int16x8_t; 4] {
+        // Codes are below 128 here, so they may be taken as signed.
+        from_fn(|i| {
+            simd!({
+                let (w, x) = (vreinterpretq_s8_u8(w[i]), vreinterpretq_s8_s32(vdupq_n_s32(x)));
+                let (low, high) = (vmull_s8(vget_low_s8(w), vget_low_s8(x)), vmull_high_s8(w, x));
+                vaddq_s16(acc[i], vpaddq_s16(low, high))
+            })
+        })
+    }
+    #[inline(always)]
+    fn widen(self, acc: I, s: [int16x8_t; 4]) -> I {
+        from_fn(|i| simd!(vpadalq_s16(acc[i], s[i])))
     }
 }

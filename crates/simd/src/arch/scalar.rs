@@ -1,4 +1,5 @@
-//! Portable code: the reference that the others equal to the bit.
+//! Portable code: the reference that the others equal to the bit. Its longer operations are calls, so that kernels
+//! compile in a bearable time.
 
 use crate::{Isa, Kernel};
 use std::array::from_fn;
@@ -46,10 +47,12 @@ pub fn f32_to_f16(x: f32) -> u16 {
 
 impl Isa for Scalar {
     const NAME: &'static str = "scalar";
-    const TILE: usize = 2;
+    const TILE: (usize, usize) = (1, 1);
+    const DOT4: bool = true;
     type F = F;
     type I = I;
     type B = B;
+    type S = [i16; 32];
 
     fn enter<K: Kernel>(self, kernel: K) -> K::Output {
         kernel.run(self)
@@ -63,7 +66,7 @@ impl Isa for Scalar {
     fn load(self, p: &[f32; 16]) -> F {
         *p
     }
-    #[inline(always)]
+    #[inline(never)]
     fn load_f16(self, p: &[u16; 16]) -> F {
         p.map(f16_to_f32)
     }
@@ -75,7 +78,7 @@ impl Isa for Scalar {
     fn store(self, v: F, p: &mut [f32; 16]) {
         *p = v;
     }
-    #[inline(always)]
+    #[inline(never)]
     fn store_f16(self, v: F, p: &mut [u16; 16]) {
         *p = v.map(f32_to_f16);
     }
@@ -91,11 +94,11 @@ impl Isa for Scalar {
     fn mul(self, a: F, b: F) -> F {
         from_fn(|i| a[i] * b[i])
     }
-    #[inline(always)]
+    #[inline(never)]
     fn div(self, a: F, b: F) -> F {
         from_fn(|i| a[i] / b[i])
     }
-    #[inline(always)]
+    #[inline(never)]
     fn fma(self, a: F, b: F, c: F) -> F {
         from_fn(|i| a[i].mul_add(b[i], c[i]))
     }
@@ -146,8 +149,8 @@ impl Isa for Scalar {
         from_fn(|i| a[i].wrapping_sub(b[i]))
     }
     #[inline(always)]
-    fn shl23(self, v: I) -> I {
-        v.map(|x| x << 23)
+    fn shl(self, v: I, by: I) -> I {
+        from_fn(|i| v[i].checked_shl(by[i] as u32).unwrap_or(0))
     }
     #[inline(always)]
     fn to_f(self, v: I) -> F {
@@ -162,6 +165,14 @@ impl Isa for Scalar {
         v.map(|x| f32::from_bits(x as u32))
     }
     #[inline(always)]
+    fn load_i(self, p: &[i32; 16]) -> I {
+        *p
+    }
+    #[inline(always)]
+    fn load_i8(self, p: &[i8; 16]) -> I {
+        p.map(i32::from)
+    }
+    #[inline(always)]
     fn store_i(self, v: I, p: &mut [i32; 16]) {
         *p = v;
     }
@@ -170,20 +181,52 @@ impl Isa for Scalar {
         *p
     }
     #[inline(always)]
-    fn nibbles(self, v: B) -> (B, B) {
-        (v.map(|x| x & 15), v.map(|x| x >> 4))
+    fn store_b(self, v: B, p: &mut [u8; 64]) {
+        *p = v;
+    }
+    #[inline(always)]
+    fn splat_b(self, x: u8) -> B {
+        [x; 64]
+    }
+    #[inline(always)]
+    fn and_b(self, a: B, b: B) -> B {
+        from_fn(|i| a[i] & b[i])
+    }
+    #[inline(always)]
+    fn or_b(self, a: B, b: B) -> B {
+        from_fn(|i| a[i] | b[i])
+    }
+    #[inline(never)]
+    fn shift_b(self, v: B, by: i32) -> B {
+        from_fn(|i| {
+            let pair = u16::from_le_bytes([v[i & !1], v[i | 1]]);
+            (if by < 0 { pair << -by } else { pair >> by }).to_le_bytes()[i % 2]
+        })
     }
     #[inline(always)]
     fn table(self, t: &[u8; 16]) -> B {
         from_fn(|i| t[i % 16])
     }
-    #[inline(always)]
+    #[inline(never)]
     fn lookup(self, table: B, index: B) -> B {
         index.map(|i| table[usize::from(i & 15)])
     }
-    #[inline(always)]
+    #[inline(never)]
     fn dot4(self, acc: I, w: B, x: i32) -> I {
         let x = x.to_le_bytes().map(|b| i32::from(b as i8));
         from_fn(|i| (0..4).fold(acc[i], |a, j| a.wrapping_add(i32::from(w[4 * i + j]) * x[j])))
+    }
+    #[inline(always)]
+    fn zero_s(self) -> [i16; 32] {
+        [0; 32]
+    }
+    #[inline(never)]
+    fn dot4_small(self, acc: [i16; 32], w: B, x: i32) -> [i16; 32] {
+        let x = x.to_le_bytes().map(|b| i16::from(b as i8));
+        from_fn(|i| (0..2).fold(acc[i], |a, j| a.wrapping_add(i16::from(w[2 * i + j]).wrapping_mul(x[i % 2 * 2 + j]))))
+    }
+    #[inline(never)]
+    fn widen(self, acc: I, s: [i16; 32]) -> I {
+        from_fn(|i| acc[i].wrapping_add(i32::from(s[2 * i]) + i32::from(s[2 * i + 1])))
     }
 }

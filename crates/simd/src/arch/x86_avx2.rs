@@ -35,15 +35,18 @@ type I = [__m256i; 2];
 
 impl Isa for Avx2 {
     const NAME: &'static str = "avx2";
-    const TILE: usize = 2;
+    const TILE: (usize, usize) = (1, 4);
+    const DOT4: bool = false;
     type F = F;
     type I = I;
     type B = I;
+    type S = I;
 
     #[inline(always)]
     fn enter<K: Kernel>(self, kernel: K) -> K::Output {
         /// # Safety
         /// The machine has the enabled features.
+        #[inline(never)]
         #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn inner<K: Kernel>(isa: Avx2, kernel: K) -> K::Output {
             kernel.run(isa)
@@ -162,8 +165,8 @@ impl Isa for Avx2 {
         both!(_mm256_sub_epi32(a, b))
     }
     #[inline(always)]
-    fn shl23(self, v: I) -> I {
-        simd!([_mm256_slli_epi32::<23>(v[0]), _mm256_slli_epi32::<23>(v[1])])
+    fn shl(self, v: I, by: I) -> I {
+        both!(_mm256_sllv_epi32(v, by))
     }
     #[inline(always)]
     fn to_f(self, v: I) -> F {
@@ -176,6 +179,24 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn with_bits(self, v: I) -> F {
         both!(_mm256_castsi256_ps(v))
+    }
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        simd!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
+    }
+    #[inline(always)]
+    fn load_i(self, p: &[i32; 16]) -> I {
+        simd!({
+            let p: *const __m256i = p.as_ptr().cast();
+            [_mm256_loadu_si256(p), _mm256_loadu_si256(p.add(1))]
+        })
+    }
+    #[inline(always)]
+    fn load_i8(self, p: &[i8; 16]) -> I {
+        simd!({
+            let v = _mm_loadu_si128(p.as_ptr().cast());
+            [_mm256_cvtepi8_epi32(v), _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(v))]
+        })
     }
     #[inline(always)]
     fn store_i(self, v: I, p: &mut [i32; 16]) {
@@ -193,10 +214,30 @@ impl Isa for Avx2 {
         })
     }
     #[inline(always)]
-    fn nibbles(self, v: I) -> (I, I) {
+    fn store_b(self, v: I, p: &mut [u8; 64]) {
         simd!({
-            let mask = _mm256_set1_epi8(15);
-            (v.map(|x| _mm256_and_si256(x, mask)), v.map(|x| _mm256_and_si256(_mm256_srli_epi16::<4>(x), mask)))
+            let p: *mut __m256i = p.as_mut_ptr().cast();
+            _mm256_storeu_si256(p, v[0]);
+            _mm256_storeu_si256(p.add(1), v[1])
+        })
+    }
+    #[inline(always)]
+    fn splat_b(self, x: u8) -> I {
+        simd!([_mm256_set1_epi8(x as i8); 2])
+    }
+    #[inline(always)]
+    fn and_b(self, a: I, b: I) -> I {
+        both!(_mm256_and_si256(a, b))
+    }
+    #[inline(always)]
+    fn or_b(self, a: I, b: I) -> I {
+        both!(_mm256_or_si256(a, b))
+    }
+    #[inline(always)]
+    fn shift_b(self, v: I, by: i32) -> I {
+        simd!({
+            let n = _mm_cvtsi32_si128(by.abs());
+            v.map(|v| if by < 0 { _mm256_sll_epi16(v, n) } else { _mm256_srl_epi16(v, n) })
         })
     }
     #[inline(always)]
@@ -223,5 +264,20 @@ impl Isa for Avx2 {
             }
             out
         })
+    }
+    #[inline(always)]
+    fn zero_s(self) -> I {
+        simd!([_mm256_setzero_si256(); 2])
+    }
+    #[inline(always)]
+    fn dot4_small(self, acc: I, w: I, x: i32) -> I {
+        simd!({
+            let x = _mm256_set1_epi32(x);
+            [0, 1].map(|i| _mm256_add_epi16(acc[i], _mm256_maddubs_epi16(w[i], x)))
+        })
+    }
+    #[inline(always)]
+    fn widen(self, acc: I, s: I) -> I {
+        simd!([0, 1].map(|i| _mm256_add_epi32(acc[i], _mm256_madd_epi16(s[i], _mm256_set1_epi16(1)))))
     }
 }

@@ -14,7 +14,7 @@ macro_rules! simd {
 }
 
 macro_rules! level {
-    ($(#[$doc:meta])* $token:ident, $name:literal, [$($feature:tt),*], $enable:tt, $dot4:ident) => {
+    ($(#[$doc:meta])* $token:ident, $name:literal, [$($feature:tt),*], $enable:tt, $vnni:literal, $dot4:ident) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug)]
         pub struct $token(());
@@ -28,15 +28,18 @@ macro_rules! level {
 
         impl Isa for $token {
             const NAME: &'static str = $name;
-            const TILE: usize = 8;
+            const TILE: (usize, usize) = (2, 6);
+            const DOT4: bool = $vnni;
             type F = __m512;
             type I = __m512i;
             type B = __m512i;
+            type S = __m512i;
 
             #[inline(always)]
             fn enter<K: Kernel>(self, kernel: K) -> K::Output {
                 /// # Safety
                 /// The machine has the enabled features.
+                #[inline(never)]
                 #[target_feature(enable = $enable)]
                 unsafe fn inner<K: Kernel>(isa: $token, kernel: K) -> K::Output {
                     kernel.run(isa)
@@ -141,8 +144,8 @@ macro_rules! level {
                 simd!(_mm512_sub_epi32(a, b))
             }
             #[inline(always)]
-            fn shl23(self, v: __m512i) -> __m512i {
-                simd!(_mm512_slli_epi32::<23>(v))
+            fn shl(self, v: __m512i, by: __m512i) -> __m512i {
+                simd!(_mm512_sllv_epi32(v, by))
             }
             #[inline(always)]
             fn to_f(self, v: __m512i) -> __m512 {
@@ -157,6 +160,18 @@ macro_rules! level {
                 simd!(_mm512_castsi512_ps(v))
             }
             #[inline(always)]
+            fn prefetch(self, p: *const u8) {
+                simd!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
+            }
+            #[inline(always)]
+            fn load_i(self, p: &[i32; 16]) -> __m512i {
+                simd!(_mm512_loadu_si512(p.as_ptr().cast()))
+            }
+            #[inline(always)]
+            fn load_i8(self, p: &[i8; 16]) -> __m512i {
+                simd!(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.as_ptr().cast())))
+            }
+            #[inline(always)]
             fn store_i(self, v: __m512i, p: &mut [i32; 16]) {
                 simd!(_mm512_storeu_si512(p.as_mut_ptr().cast(), v))
             }
@@ -165,10 +180,26 @@ macro_rules! level {
                 simd!(_mm512_loadu_si512(p.as_ptr().cast()))
             }
             #[inline(always)]
-            fn nibbles(self, v: __m512i) -> (__m512i, __m512i) {
+            fn store_b(self, v: __m512i, p: &mut [u8; 64]) {
+                simd!(_mm512_storeu_si512(p.as_mut_ptr().cast(), v))
+            }
+            #[inline(always)]
+            fn splat_b(self, x: u8) -> __m512i {
+                simd!(_mm512_set1_epi8(x as i8))
+            }
+            #[inline(always)]
+            fn and_b(self, a: __m512i, b: __m512i) -> __m512i {
+                simd!(_mm512_and_si512(a, b))
+            }
+            #[inline(always)]
+            fn or_b(self, a: __m512i, b: __m512i) -> __m512i {
+                simd!(_mm512_or_si512(a, b))
+            }
+            #[inline(always)]
+            fn shift_b(self, v: __m512i, by: i32) -> __m512i {
                 simd!({
-                    let mask = _mm512_set1_epi8(15);
-                    (_mm512_and_si512(v, mask), _mm512_and_si512(_mm512_srli_epi16::<4>(v), mask))
+                    let n = _mm_cvtsi32_si128(by.abs());
+                    if by < 0 { _mm512_sll_epi16(v, n) } else { _mm512_srl_epi16(v, n) }
                 })
             }
             #[inline(always)]
@@ -182,6 +213,18 @@ macro_rules! level {
             #[inline(always)]
             fn dot4(self, acc: __m512i, w: __m512i, x: i32) -> __m512i {
                 simd!($dot4(acc, w, _mm512_set1_epi32(x)))
+            }
+            #[inline(always)]
+            fn zero_s(self) -> __m512i {
+                simd!(_mm512_setzero_si512())
+            }
+            #[inline(always)]
+            fn dot4_small(self, acc: __m512i, w: __m512i, x: i32) -> __m512i {
+                simd!(_mm512_add_epi16(acc, _mm512_maddubs_epi16(w, _mm512_set1_epi32(x))))
+            }
+            #[inline(always)]
+            fn widen(self, acc: __m512i, s: __m512i) -> __m512i {
+                simd!(_mm512_add_epi32(acc, _mm512_madd_epi16(s, _mm512_set1_epi16(1))))
             }
         }
     };
@@ -205,10 +248,10 @@ unsafe fn widening_dot4(acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
 level!(
     /// AVX-512 F, BW, DQ and VL (Skylake-X on).
     Avx512, "avx512", ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c"],
-    "avx512f,avx512bw,avx512dq,avx512vl,fma,f16c", widening_dot4
+    "avx512f,avx512bw,avx512dq,avx512vl,fma,f16c", false, widening_dot4
 );
 level!(
     /// The same with VNNI (Cascade Lake on).
     Avx512Vnni, "avx512vnni", ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx2", "fma", "f16c"],
-    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,f16c", _mm512_dpbusd_epi32
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,f16c", true, _mm512_dpbusd_epi32
 );

@@ -1,6 +1,6 @@
 //! IQ4_NL: `f16` scale, 16 bytes of indices into 16 uneven values.
 
-use super::{Block, nibbles};
+use super::{Block, Range, nibbles};
 use crate::float::f16_at;
 
 pub(crate) struct Iq4Nl;
@@ -11,10 +11,11 @@ pub(super) const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1
 impl Block for Iq4Nl {
     const BLOCK: usize = 32;
     const BYTES: usize = 18;
+    const CODES: Range = Range { low: -127, bits: 8 };
     const TABLE: Option<[i8; 16]> = Some(VALUES);
 
-    fn unpack(block: &[u8], codes: &mut [i8], scales: &mut [f32], _: &mut [f32]) {
-        scales[0] = f16_at(block, 0);
+    fn unpack(block: &[u8], codes: &mut [i8], _: &mut [i8], _: &mut [i8]) -> [f32; 2] {
         nibbles(&block[2..18], codes, |q| VALUES[usize::from(q & 15)]);
+        [f16_at(block, 0), 0.0]
     }
 }

@@ -25,6 +25,13 @@ pub(crate) mod tq2_0;
 const MAX_BLOCK: usize = 256;
 const MAX_GROUPS: usize = 16;
 
+/// The codes that a format has: from `low`, `2^bits` of them at most.
+#[derive(Clone, Copy)]
+pub(crate) struct Range {
+    pub(crate) low: i8,
+    pub(crate) bits: u32,
+}
+
 /// One block format; see [`Codes`] for what the members mean.
 pub(crate) trait Block {
     /// Elements in a block.
@@ -33,42 +40,52 @@ pub(crate) trait Block {
     const BYTES: usize;
     /// Elements that share a scale.
     const GROUP: usize = Self::BLOCK;
-    /// The values that codes take, where there are at most 16.
+    /// The codes.
+    const CODES: Range;
+    /// The values that codes take, where they are not all of a range.
     const TABLE: Option<[i8; 16]> = None;
-    /// Whether `mins` is written.
+    /// Whether `scales` is written; else they are 1.
+    const SCALES: bool = false;
+    /// Whether there are minimums. They are written if scales are; else they are 1.
     const HAS_MIN: bool = false;
-    /// Unpacks one block of exactly `BYTES` bytes.
-    fn unpack(block: &[u8], codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]);
+    /// Unpacks one block of exactly `BYTES` bytes. Returns the scale of scales and that of minimums.
+    fn unpack(block: &[u8], codes: &mut [i8], scales: &mut [i8], mins: &mut [i8]) -> [f32; 2];
 }
 
 /// The row of a block format for the table.
 pub(crate) const fn row<B: Block>(dtype: DType, name: &'static str, gguf_id: u32) -> Format {
     assert!(B::BLOCK <= MAX_BLOCK && B::BLOCK / B::GROUP <= MAX_GROUPS);
-    Format {
-        dtype,
-        name,
-        gguf_id,
-        block: B::BLOCK,
-        bytes: B::BYTES,
-        decode: decode::<B>,
-        codes: Some(Codes { group: B::GROUP, table: B::TABLE, has_min: B::HAS_MIN, unpack: unpack::<B> }),
-    }
+    let codes = Codes {
+        group: B::GROUP,
+        low: B::CODES.low,
+        bits: B::CODES.bits,
+        table: B::TABLE,
+        has_scales: B::SCALES,
+        has_min: B::HAS_MIN,
+        unpack: unpack::<B>,
+    };
+    Format { dtype, name, gguf_id, block: B::BLOCK, bytes: B::BYTES, decode: decode::<B>, codes: Some(codes) }
 }
 
 /// Cuts the slices to size once, so that the bodies need no bounds checks.
-fn unpack<B: Block>(block: &[u8], codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
+fn unpack<B: Block>(block: &[u8], codes: &mut [i8], scales: &mut [i8], mins: &mut [i8]) -> [f32; 2] {
     let groups = B::BLOCK / B::GROUP;
-    let mins = if B::HAS_MIN { &mut mins[..groups] } else { mins };
-    B::unpack(&block[..B::BYTES], &mut codes[..B::BLOCK], &mut scales[..groups], mins);
+    let (scales, mins) = (&mut scales[..groups], &mut mins[..groups]);
+    if !B::SCALES {
+        scales.fill(1);
+        mins.fill(1);
+    }
+    B::unpack(&block[..B::BYTES], &mut codes[..B::BLOCK], scales, mins)
 }
 
 fn decode<B: Block>(bytes: &[u8], out: &mut [f32]) {
     debug_assert_eq!(bytes.len() / B::BYTES, out.len() / B::BLOCK);
-    let (mut codes, mut scales, mut mins) = ([0i8; MAX_BLOCK], [0f32; MAX_GROUPS], [0f32; MAX_GROUPS]);
+    let (mut codes, mut scales, mut mins) = ([0i8; MAX_BLOCK], [0i8; MAX_GROUPS], [0i8; MAX_GROUPS]);
     for (block, out) in bytes.chunks_exact(B::BYTES).zip(out.chunks_exact_mut(B::BLOCK)) {
-        unpack::<B>(block, &mut codes, &mut scales, &mut mins);
+        let [d, dmin] = unpack::<B>(block, &mut codes, &mut scales, &mut mins);
         let groups = out.chunks_exact_mut(B::GROUP).zip(codes.chunks_exact(B::GROUP));
         for ((out, codes), (&scale, &min)) in groups.zip(scales.iter().zip(&mins)) {
+            let (scale, min) = (d * f32::from(scale), dmin * f32::from(min));
             for (out, &code) in out.iter_mut().zip(codes) {
                 let product = scale * f32::from(code);
                 *out = if B::HAS_MIN { product - min } else { product };
@@ -87,23 +104,12 @@ fn nibbles(packed: &[u8], codes: &mut [i8], code: impl Fn(u8) -> i8) {
     }
 }
 
-/// The table `from, from + 1, ..., to`, its last value repeated to fill it.
-const fn ramp(from: i8, to: i8) -> [i8; 16] {
-    let mut table = [to; 16];
-    let mut i = 0;
-    while from + i < to {
-        table[i as usize] = from + i;
-        i += 1;
-    }
-    table
-}
-
 /// Scale and minimum of group `j` (of 8) out of the twelve bytes of Q4_K and Q5_K, six bits each.
 #[inline]
-fn scale_min_6bit(packed: &[u8], j: usize) -> (f32, f32) {
+fn scale_min_6bit(packed: &[u8], j: usize) -> (i8, i8) {
     let (scale, min) = match j {
         0..4 => (packed[j] & 63, packed[j + 4] & 63),
         _ => (packed[j + 4] & 15 | packed[j - 4] >> 6 << 4, packed[j + 4] >> 4 | packed[j] >> 6 << 4),
     };
-    (f32::from(scale), f32::from(min))
+    (scale as i8, min as i8)
 }

@@ -1,7 +1,7 @@
 //! MXFP4: a power-of-two scale (E8M0), 16 bytes of E2M1 floats; codes are their doubles, so the scale is halved.
 //! Source: OCP Microscaling Formats (MX) 1.0. The NaN scale 255 reads as 2^127, as ggml reads it.
 
-use super::{Block, nibbles};
+use super::{Block, Range, nibbles};
 
 pub(crate) struct Mxfp4;
 
@@ -10,14 +10,16 @@ const VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -1
 impl Block for Mxfp4 {
     const BLOCK: usize = 32;
     const BYTES: usize = 17;
+    const CODES: Range = Range { low: -12, bits: 8 };
     const TABLE: Option<[i8; 16]> = Some(VALUES);
 
-    fn unpack(block: &[u8], codes: &mut [i8], scales: &mut [f32], _: &mut [f32]) {
+    fn unpack(block: &[u8], codes: &mut [i8], _: &mut [i8], _: &mut [i8]) -> [f32; 2] {
         // 2^(e - 128); below e = 2 the result is subnormal.
-        scales[0] = f32::from_bits(match block[0] {
+        let d = f32::from_bits(match block[0] {
             e @ 0..2 => 0x0020_0000 << e,
             e => u32::from(e - 1) << 23,
         });
         nibbles(&block[1..17], codes, |q| VALUES[usize::from(q & 15)]);
+        [d, 0.0]
     }
 }

@@ -1,6 +1,6 @@
 //! Q2_K: 16 bytes of 4-bit scale and minimum, 64 bytes of 2-bit codes, `f16` scale of scales, `f16` scale of minimums.
 
-use super::{Block, ramp};
+use super::{Block, Range};
 use crate::float::f16_at;
 
 pub(crate) struct Q2K;
@@ -8,17 +8,18 @@ pub(crate) struct Q2K;
 impl Block for Q2K {
     const BLOCK: usize = 256;
     const BYTES: usize = 84;
+    const CODES: Range = Range { low: 0, bits: 2 };
+    const SCALES: bool = true;
     const GROUP: usize = 16;
-    const TABLE: Option<[i8; 16]> = Some(ramp(0, 3));
     const HAS_MIN: bool = true;
 
-    fn unpack(block: &[u8], codes: &mut [i8], scales: &mut [f32], mins: &mut [f32]) {
-        let (d, dmin) = (f16_at(block, 80), f16_at(block, 82));
+    fn unpack(block: &[u8], codes: &mut [i8], scales: &mut [i8], mins: &mut [i8]) -> [f32; 2] {
         for ((scale, min), &packed) in scales.iter_mut().zip(mins).zip(&block[..16]) {
-            *scale = d * f32::from(packed & 15);
-            *min = dmin * f32::from(packed >> 4);
+            *scale = (packed & 15) as i8;
+            *min = (packed >> 4) as i8;
         }
         two_bits(&block[16..80], codes);
+        [f16_at(block, 80), f16_at(block, 82)]
     }
 }
 

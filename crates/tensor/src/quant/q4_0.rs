@@ -1,6 +1,6 @@
 //! Q4_0: `f16` scale, 16 bytes of nibbles; codes -8..=7.
 
-use super::{Block, nibbles, ramp};
+use super::{Block, Range, nibbles};
 use crate::float::f16_at;
 
 pub(crate) struct Q4_0;
@@ -8,10 +8,10 @@ pub(crate) struct Q4_0;
 impl Block for Q4_0 {
     const BLOCK: usize = 32;
     const BYTES: usize = 18;
-    const TABLE: Option<[i8; 16]> = Some(ramp(-8, 7));
+    const CODES: Range = Range { low: -8, bits: 4 };
 
-    fn unpack(block: &[u8], codes: &mut [i8], scales: &mut [f32], _: &mut [f32]) {
-        scales[0] = f16_at(block, 0);
+    fn unpack(block: &[u8], codes: &mut [i8], _: &mut [i8], _: &mut [i8]) -> [f32; 2] {
         nibbles(&block[2..18], codes, |q| q as i8 - 8);
+        [f16_at(block, 0), 0.0]
     }
 }

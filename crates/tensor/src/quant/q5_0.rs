@@ -1,6 +1,6 @@
 //! Q5_0: `f16` scale, 32 fifth bits, 16 bytes of nibbles; codes -16..=15.
 
-use super::{Block, nibbles};
+use super::{Block, Range, nibbles};
 use crate::float::f16_at;
 
 pub(crate) struct Q5_0;
@@ -8,11 +8,12 @@ pub(crate) struct Q5_0;
 impl Block for Q5_0 {
     const BLOCK: usize = 32;
     const BYTES: usize = 22;
+    const CODES: Range = Range { low: -16, bits: 5 };
 
-    fn unpack(block: &[u8], codes: &mut [i8], scales: &mut [f32], _: &mut [f32]) {
-        scales[0] = f16_at(block, 0);
+    fn unpack(block: &[u8], codes: &mut [i8], _: &mut [i8], _: &mut [i8]) -> [f32; 2] {
         five_bits(&block[2..6], &block[6..22], codes);
         codes.iter_mut().for_each(|q| *q -= 16);
+        [f16_at(block, 0), 0.0]
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A byte is its digits as a base-3 fraction, first digit most significant, scaled to 256.
 
-use super::{Block, ramp};
+use super::{Block, Range};
 use crate::float::f16_at;
 
 pub(crate) struct Tq1_0;
@@ -10,10 +10,9 @@ pub(crate) struct Tq1_0;
 impl Block for Tq1_0 {
     const BLOCK: usize = 256;
     const BYTES: usize = 54;
-    const TABLE: Option<[i8; 16]> = Some(ramp(-1, 1));
+    const CODES: Range = Range { low: -1, bits: 2 };
 
-    fn unpack(block: &[u8], codes: &mut [i8], scales: &mut [f32], _: &mut [f32]) {
-        scales[0] = f16_at(block, 52);
+    fn unpack(block: &[u8], codes: &mut [i8], _: &mut [i8], _: &mut [i8]) -> [f32; 2] {
         let (first, rest) = codes.split_at_mut(160);
         let (second, third) = rest.split_at_mut(80);
         for (packed, codes) in [(&block[..32], first), (&block[32..48], second), (&block[48..52], third)] {
@@ -25,5 +24,6 @@ impl Block for Tq1_0 {
                 power = power.wrapping_mul(3);
             }
         }
+        [f16_at(block, 52), 0.0]
     }
 }

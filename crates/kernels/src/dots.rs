@@ -1,0 +1,349 @@
+//! Products of block-quantised weights with 8-bit activations: a tile of panels by rows.
+//!
+//! For every scale of the weights, in ascending order: the exact integer sum of its codes' products, then one fused
+//! multiply-add with the product of both scales, then, where the format has minimums, one with the minimum and
+//! `QBlock::mins`. How codes lie in memory, how they are unpacked and how many products an instruction takes change
+//! no bit.
+#![allow(unsafe_code)]
+#![allow(clippy::needless_range_loop)] // row t of several arrays
+
+use crate::pack::{Blocks, LINE};
+use crate::quantize::{QBlock, QK, RUNS};
+use alula_simd::{Isa, LANES};
+use std::array::from_fn;
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+
+/// Steps of 4 inputs in a run of 32.
+const STEPS: usize = QK / 4;
+
+/// How a run of 32 inputs of 16 rows lies in memory.
+pub(crate) trait Codes {
+    /// Lines of a run.
+    const LINES: usize;
+    /// Steps whose products [`Isa::dot4_small`] may add up: 8 · 4 codes below 2⁴, and half as many for each bit
+    /// more. 0 where the codes are too large for it.
+    const SMALL: usize;
+    /// Whether there are two scales to a run.
+    const HALVES: bool;
+    /// The codes of a step.
+    ///
+    /// # Safety
+    /// `p` points to the run's lines.
+    unsafe fn step<I: Isa>(isa: I, p: *const [u8; LINE], table: I::B, step: usize) -> I::B;
+}
+
+/// The low four bits of a step's codes.
+#[inline(always)]
+unsafe fn low<I: Isa>(isa: I, p: *const [u8; LINE], step: usize) -> I::B {
+    // SAFETY: by the contract of `Codes::step`.
+    let v = isa.load_b(unsafe { &*p.add(step % 4) });
+    isa.and_b(if step < 4 { v } else { isa.shift_b(v, 4) }, isa.splat_b(15))
+}
+
+macro_rules! codes {
+    ($(#[$doc:meta])* $name:ident, $lines:literal, $small:literal, $halves:literal, |$isa:ident, $p:ident, $table:ident, $step:ident| $body:expr) => {
+        $(#[$doc])*
+        pub(crate) struct $name;
+        impl Codes for $name {
+            const LINES: usize = $lines;
+            const SMALL: usize = $small;
+            const HALVES: bool = $halves;
+            #[inline(always)]
+            unsafe fn step<I: Isa>($isa: I, $p: *const [u8; LINE], $table: I::B, $step: usize) -> I::B {
+                // SAFETY: by the contract.
+                unsafe { $body }
+            }
+        }
+    };
+}
+
+codes!(
+    /// Four bits.
+    Four, 4, 8, false, |isa, p, _table, step| low(isa, p, step)
+);
+codes!(
+    /// Four bits, two scales.
+    FourHalves, 4, 8, true, |isa, p, _table, step| low(isa, p, step)
+);
+codes!(
+    /// Four-bit indices.
+    Table, 4, 0, false, |isa, p, table, step| isa.lookup(table, low(isa, p, step))
+);
+codes!(
+    /// Five bits.
+    Five, 5, 4, false, |isa, p, _table, step| {
+        let high = isa.shift_b(isa.load_b(&*p.add(4)), step as i32 - 4);
+        isa.or_b(low(isa, p, step), isa.and_b(high, isa.splat_b(16)))
+    }
+);
+codes!(
+    /// Six bits, two scales.
+    SixHalves, 6, 2, true, |isa, p, _table, step| {
+        let high = isa.shift_b(isa.load_b(&*p.add(4 + step / 4)), 2 * (step as i32 % 4) - 4);
+        isa.or_b(low(isa, p, step), isa.and_b(high, isa.splat_b(48)))
+    }
+);
+codes!(
+    /// Bytes.
+    Eight, 8, 0, false, |isa, p, _table, step| isa.load_b(&*p.add(step))
+);
+/// Codes of the size of `C`, expanded to bytes.
+struct Wide<C>(PhantomData<C>);
+
+impl<C: Codes> Codes for Wide<C> {
+    const LINES: usize = STEPS;
+    const SMALL: usize = C::SMALL;
+    const HALVES: bool = C::HALVES;
+    #[inline(always)]
+    unsafe fn step<I: Isa>(isa: I, p: *const [u8; LINE], table: I::B, step: usize) -> I::B {
+        // SAFETY: by the contract.
+        unsafe { Eight::step(isa, p, table, step) }
+    }
+}
+
+/// What of a run is not codes: scales and minimums of one panel, in single precision; one of each, or one per half.
+#[derive(Clone, Copy)]
+struct Factors<F> {
+    scale: [F; 2],
+    min: [F; 2],
+}
+
+/// Adds a run of 32 inputs to `acc`.
+///
+/// # Safety
+/// `w` points to the runs of `P` panels.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "a register tile has many parts")]
+unsafe fn run<I: Isa, C: Codes, const P: usize, const T: usize>(
+    isa: I,
+    w: [*const [u8; LINE]; P],
+    table: I::B,
+    factors: [Factors<I::F>; P],
+    mins: bool,
+    shift: I::I,
+    x: [&QBlock; T],
+    acc: &mut [[I::F; T]; P],
+) {
+    // Σ (code + offset) q - offset Σ q = Σ code · q
+    let mut sums = [[[shift; 2]; T]; P];
+    for t in 0..T {
+        for half in 0..1 + usize::from(C::HALVES) {
+            let start = isa.shl(isa.splat_i(x[t].less[if C::HALVES { half } else { 2 }]), shift);
+            for p in 0..P {
+                sums[p][t][half] = start;
+            }
+        }
+    }
+    // Steps whose small sums are together.
+    let chunk = if C::SMALL == 0 || I::DOT4 { 1 } else { C::SMALL.min(if C::HALVES { STEPS / 2 } else { STEPS }) };
+    let mut small = [[isa.zero_s(); T]; P];
+    // Written out, so that everything that depends on the step is a constant.
+    macro_rules! step {
+        ($($step:literal)*) => {$({
+            let half = if C::HALVES { $step / (STEPS / 2) } else { 0 };
+            let mut codes = [table; P];
+            for p in 0..P {
+                // SAFETY: by the contract.
+                codes[p] = unsafe { C::step(isa, w[p], table, $step) };
+            }
+            for t in 0..T {
+                // SAFETY: `q` has 8 steps of 4 bytes.
+                let four = unsafe { (&raw const x[t].q).cast::<i32>().add($step).read_unaligned() };
+                for p in 0..P {
+                    if I::DOT4 || C::SMALL == 0 {
+                        sums[p][t][half] = isa.dot4(sums[p][t][half], codes[p], four);
+                    } else {
+                        small[p][t] = isa.dot4_small(small[p][t], codes[p], four);
+                    }
+                }
+            }
+            if !I::DOT4 && C::SMALL > 0 && ($step + 1) % chunk == 0 {
+                for p in 0..P {
+                    for t in 0..T {
+                        sums[p][t][half] = isa.widen(sums[p][t][half], small[p][t]);
+                        small[p][t] = isa.zero_s();
+                    }
+                }
+            }
+        })*};
+    }
+    step!(0 1 2 3 4 5 6 7);
+    for half in 0..1 + usize::from(C::HALVES) {
+        for t in 0..T {
+            let scale = isa.splat(x[t].scale);
+            for p in 0..P {
+                acc[p][t] = isa.fma(isa.to_f(sums[p][t][half]), isa.mul(factors[p].scale[half], scale), acc[p][t]);
+            }
+            if mins {
+                let total = isa.splat(x[t].mins[if C::HALVES { half } else { 2 }]);
+                for p in 0..P {
+                    acc[p][t] = isa.fma(factors[p].min[half], total, acc[p][t]);
+                }
+            }
+        }
+    }
+}
+
+/// `d` or `dmin` of a block.
+///
+/// # Safety
+/// As for `factors`.
+#[inline(always)]
+unsafe fn half<I: Isa>(isa: I, b: &Blocks, block: *const u8, which: usize) -> I::F {
+    // SAFETY: inside the block.
+    let p = unsafe { &*block.add(b.d_at() + 2 * LANES * which).cast() };
+    if b.bf16 { isa.load_bf16(p) } else { isa.load_f16(p) }
+}
+
+/// 16 signed bytes.
+///
+/// # Safety
+/// `p` points to them.
+#[inline(always)]
+unsafe fn ints<I: Isa>(isa: I, p: *const u8) -> I::F {
+    // SAFETY: by the contract.
+    isa.to_f(isa.load_i8(unsafe { &*p.cast() }))
+}
+
+/// The factors of run `run` of a block.
+///
+/// # Safety
+/// `block` points to a block as `b` says; `run` is in it.
+#[inline(always)]
+unsafe fn factors<I: Isa, C: Codes>(isa: I, b: &Blocks, block: *const u8, run: usize) -> Factors<I::F> {
+    let zero = isa.splat(0.0);
+    let mut f = Factors { scale: [zero; 2], min: [zero; 2] };
+    // SAFETY: by the contract; all of these lie inside the block.
+    unsafe {
+        let d = half(isa, b, block, 0);
+        let dmin = if b.mins { half(isa, b, block, 1) } else { zero };
+        for h in 0..1 + usize::from(C::HALVES) {
+            let at = (run * QK + h * QK / 2) / b.group * LANES;
+            f.scale[h] = if b.scales { isa.mul(d, ints(isa, block.add(b.scales_at() + at))) } else { d };
+            if b.mins {
+                f.min[h] = if b.scales { isa.mul(dmin, ints(isa, block.add(b.mins_at() + at))) } else { dmin };
+            }
+        }
+    }
+    f
+}
+
+/// Sums of one row of activations with one packed panel, from nothing.
+///
+/// # Safety
+/// `w` points to a panel of `blocks` blocks as `b` says, and `C` is how its codes lie; `x` to as many inputs.
+#[inline(always)]
+pub(crate) unsafe fn packed<I: Isa, C: Codes>(
+    isa: I,
+    b: &Blocks,
+    mut w: *const u8,
+    mut x: *const QBlock,
+    blocks: usize,
+) -> I::F {
+    let table = isa.table(&b.table.unwrap_or_default());
+    let shift = isa.load_i(&b.shift);
+    let mut acc = [[isa.splat(0.0)]];
+    let (bytes, runs) = (b.bytes(), b.block / QK);
+    for _ in 0..blocks {
+        for run in 0..runs {
+            // SAFETY: by the contract.
+            unsafe {
+                let codes = w.add(run * C::LINES * LINE).cast();
+                let f = factors::<I, C>(isa, b, w, run);
+                self::run::<I, C, 1, 1>(isa, [codes], table, [f], b.mins, shift, [&*x], &mut acc);
+                x = x.add(1);
+            }
+        }
+        // SAFETY: at most one past the panel.
+        w = unsafe { w.add(bytes) };
+    }
+    acc[0][0]
+}
+
+/// Runs that are expanded at a time: those of a row that lie together.
+pub(crate) const CHUNK: usize = RUNS;
+
+/// A chunk of a panel: codes as bytes, factors in single precision.
+#[repr(C, align(64))]
+pub(crate) struct Expanded {
+    codes: [[u8; LINE]; CHUNK * STEPS],
+    scales: [[[f32; LANES]; 2]; CHUNK],
+    mins: [[[f32; LANES]; 2]; CHUNK],
+}
+
+/// Expands `runs` runs of a panel from run `first` on.
+///
+/// # Safety
+/// `w` points to a panel as `b` says that has these runs, and `C` is how its codes lie; `runs` <= [`CHUNK`].
+#[inline(always)]
+pub(crate) unsafe fn expand<I: Isa, C: Codes>(
+    isa: I,
+    b: &Blocks,
+    w: *const u8,
+    first: usize,
+    runs: usize,
+    out: &mut MaybeUninit<Expanded>,
+) {
+    let table = isa.table(&b.table.unwrap_or_default());
+    let per_block = b.block / QK;
+    // What comes next, while this is worked on.
+    let ahead = w.wrapping_add((first + runs).div_ceil(per_block) * b.bytes());
+    for line in 0..runs.div_ceil(per_block) * b.bytes() / LINE {
+        isa.prefetch(ahead.wrapping_add(line * LINE));
+    }
+    for i in 0..runs {
+        let (block, run) = ((first + i) / per_block, (first + i) % per_block);
+        // SAFETY: by the contract; only places inside `out` are written.
+        unsafe {
+            let w = w.add(block * b.bytes());
+            let out = out.as_mut_ptr();
+            let codes = (&raw mut (*out).codes).cast::<[u8; LINE]>().add(i * STEPS);
+            for step in 0..STEPS {
+                let v = C::step(isa, w.add(run * C::LINES * LINE).cast(), table, step);
+                isa.store_b(v, &mut *codes.add(step));
+            }
+            let f = factors::<I, C>(isa, b, w, run);
+            let scales = (&raw mut (*out).scales).cast::<[f32; LANES]>().add(2 * i);
+            let mins = (&raw mut (*out).mins).cast::<[f32; LANES]>().add(2 * i);
+            for h in 0..1 + usize::from(C::HALVES) {
+                isa.store(f.scale[h], &mut *scales.add(h));
+                isa.store(f.min[h], &mut *mins.add(h));
+            }
+        }
+    }
+}
+
+/// Adds `runs` expanded runs of `P` panels to the sums of `T` rows.
+///
+/// # Safety
+/// `w` are `P` chunks whose first `runs` runs `expand` wrote; each of `x` points to `runs` blocks. `W` says how
+/// large the codes are, and how many scales a run has.
+#[inline(always)]
+pub(crate) unsafe fn expanded<I: Isa, W: Codes, const P: usize, const T: usize>(
+    isa: I,
+    b: &Blocks,
+    w: &[MaybeUninit<Expanded>; P],
+    x: [*const QBlock; T],
+    runs: usize,
+    acc: &mut [[I::F; T]; P],
+) {
+    let (none, shift) = (isa.table(&[0; 16]), isa.load_i(&b.shift));
+    for run in 0..runs {
+        // SAFETY: by the contract.
+        unsafe {
+            let rows: [&QBlock; T] = x.map(|x| &*x.add(run));
+            let at = from_fn(|p| (&raw const (*w[p].as_ptr()).codes).cast::<[u8; LINE]>().add(run * STEPS));
+            let zero = isa.splat(0.0);
+            let mut f = [Factors { scale: [zero; 2], min: [zero; 2] }; P];
+            for p in 0..P {
+                let e = w[p].as_ptr();
+                for h in 0..1 + usize::from(W::HALVES) {
+                    f[p].scale[h] = isa.load(&*(&raw const (*e).scales).cast::<[f32; LANES]>().add(2 * run + h));
+                    f[p].min[h] = isa.load(&*(&raw const (*e).mins).cast::<[f32; LANES]>().add(2 * run + h));
+                }
+            }
+            self::run::<I, Wide<W>, P, T>(isa, at, none, f, b.mins, shift, rows, acc);
+        }
+    }
+}
