@@ -56,6 +56,8 @@ impl From<alula_format::Error> for LoadError {
 pub struct LoadOptions {
     /// Positions in a sequence; `None`: the model's own, at most [`DEFAULT_CONTEXT`].
     pub context: Option<usize>,
+    /// Whether the context may be longer than the model was made for, where its positions have no end of their own.
+    pub stretch: bool,
     /// Sequences for which the cache has room.
     pub sequences: usize,
     /// Tokens in a step.
@@ -71,7 +73,7 @@ pub const DEFAULT_CONTEXT: usize = 8192;
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        LoadOptions { context: None, sequences: 1, step_tokens: 512, outputs: 8, cache: CacheType::F16 }
+        LoadOptions { context: None, stretch: false, sequences: 1, step_tokens: 512, outputs: 8, cache: CacheType::F16 }
     }
 }
 
@@ -158,7 +160,8 @@ impl Package {
         let spec = self.model.spec();
         let longest = spec.context;
         let context = options.context.unwrap_or(longest.min(DEFAULT_CONTEXT));
-        if (context > longest && !spec.endless()) || context == 0 {
+        let may_stretch = spec.endless() || options.stretch && spec.positions.is_none();
+        if (context > longest && !may_stretch) || context == 0 {
             return Err(LoadError::Context { file: self.name.clone(), asked: context, longest });
         }
         let limits = Limits {

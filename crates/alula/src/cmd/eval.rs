@@ -21,6 +21,7 @@ pub fn eval(a: &Eval) -> Result<(), Fail> {
 fn load(package: &Package, a: &EvalLoad, context: usize, step: usize) -> Result<Local, Fail> {
     let options = LoadOptions {
         context: Some(context),
+        stretch: true,
         step_tokens: step,
         outputs: step,
         cache: open::cache(a.cache_type),

@@ -77,7 +77,7 @@ fn what_cannot_be_done_ends_with_1() {
         (&["run", "x", "--min-p", "-0.5"], "min_p"),
         (&["run", "x", "--presence-penalty", "-inf"], "presence_penalty"),
         (&["bench", "--prompt", "18446744073709551615"], "512"),
-        (&["eval", "greedy", "builtin", "--ids", "1,2", "-n", "18446744073709551615"], "512"),
+        (&["eval", "greedy", "builtin", "--ids", "1,2", "-n", "18446744073709551615"], "memory"),
         (&["eval", "perplexity", "builtin", "Cargo.toml", "--ctx", "3"], "at least 4"),
         (&["eval", "perplexity", "builtin", "Cargo.toml", "--ctx", "8", "--chunks", "0"], "--chunks"),
         (&["run", "x", "--top-p", "0"], "top_p"),
