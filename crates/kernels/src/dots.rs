@@ -192,7 +192,7 @@ unsafe fn run<I: Isa, C: Codes, const P: usize, const T: usize>(
 #[inline(always)]
 unsafe fn half<I: Isa>(isa: I, b: &Blocks, block: *const u8, which: usize) -> I::F {
     // SAFETY: inside the block.
-    let p = unsafe { &*block.add(b.d_at() + 2 * LANES * which).cast() };
+    let p = unsafe { &*block.add(b.d_at + 2 * LANES * which).cast() };
     if b.bf16 { isa.load_bf16(p) } else { isa.load_f16(p) }
 }
 
@@ -219,10 +219,10 @@ unsafe fn factors<I: Isa, C: Codes>(isa: I, b: &Blocks, block: *const u8, run: u
         let d = half(isa, b, block, 0);
         let dmin = if b.mins { half(isa, b, block, 1) } else { zero };
         for h in 0..1 + usize::from(C::HALVES) {
-            let at = (run * QK + h * QK / 2) / b.group * LANES;
-            f.scale[h] = if b.scales { isa.mul(d, ints(isa, block.add(b.scales_at() + at))) } else { d };
+            let at = (if C::HALVES { 2 * run + h } else { run }) * LANES;
+            f.scale[h] = if b.scales { isa.mul(d, ints(isa, block.add(b.scales_at + at))) } else { d };
             if b.mins {
-                f.min[h] = if b.scales { isa.mul(dmin, ints(isa, block.add(b.mins_at() + at))) } else { dmin };
+                f.min[h] = if b.scales { isa.mul(dmin, ints(isa, block.add(b.mins_at + at))) } else { dmin };
             }
         }
     }
@@ -244,9 +244,8 @@ pub(crate) unsafe fn packed<I: Isa, C: Codes>(
     let table = isa.table(&b.table.unwrap_or_default());
     let shift = isa.load_i(&b.shift);
     let mut acc = [[isa.splat(0.0)]];
-    let (bytes, runs) = (b.bytes(), b.block / QK);
     for _ in 0..blocks {
-        for run in 0..runs {
+        for run in 0..b.runs {
             // SAFETY: by the contract.
             unsafe {
                 let codes = w.add(run * C::LINES * LINE).cast();
@@ -256,7 +255,7 @@ pub(crate) unsafe fn packed<I: Isa, C: Codes>(
             }
         }
         // SAFETY: at most one past the panel.
-        w = unsafe { w.add(bytes) };
+        w = unsafe { w.add(b.bytes) };
     }
     acc[0][0]
 }
@@ -286,17 +285,17 @@ pub(crate) unsafe fn expand<I: Isa, C: Codes>(
     out: &mut MaybeUninit<Expanded>,
 ) {
     let table = isa.table(&b.table.unwrap_or_default());
-    let per_block = b.block / QK;
+    let per_block = b.runs;
     // What comes next, while this is worked on.
-    let ahead = w.wrapping_add((first + runs).div_ceil(per_block) * b.bytes());
-    for line in 0..runs.div_ceil(per_block) * b.bytes() / LINE {
+    let ahead = w.wrapping_add((first + runs).div_ceil(per_block) * b.bytes);
+    for line in 0..runs.div_ceil(per_block) * b.bytes / LINE {
         isa.prefetch(ahead.wrapping_add(line * LINE));
     }
     for i in 0..runs {
         let (block, run) = ((first + i) / per_block, (first + i) % per_block);
         // SAFETY: by the contract; only places inside `out` are written.
         unsafe {
-            let w = w.add(block * b.bytes());
+            let w = w.add(block * b.bytes);
             let out = out.as_mut_ptr();
             let codes = (&raw mut (*out).codes).cast::<[u8; LINE]>().add(i * STEPS);
             for step in 0..STEPS {

@@ -55,6 +55,13 @@ pub(crate) struct Blocks {
     pub(crate) mins: bool,
     /// `d` is in bfloat16, not IEEE half precision.
     pub(crate) bf16: bool,
+    /// Runs of 32 inputs in a block.
+    pub(crate) runs: usize,
+    /// Where the scales of groups, their minimums, and `d` and `dmin` begin; bytes of a block of 16 rows.
+    pub(crate) scales_at: usize,
+    pub(crate) mins_at: usize,
+    pub(crate) d_at: usize,
+    pub(crate) bytes: usize,
 }
 
 impl Blocks {
@@ -65,10 +72,20 @@ impl Blocks {
             least => (2 * least - 1).ilog2() as i32,
         };
         let offset = if shift < 32 { 1 << shift } else { 0 };
+        let width = if codes.table.is_some() { 4 } else { [4, 5, 6, 8][codes.bits.saturating_sub(4).min(3) as usize] };
+        let scales_at = block / QK * width * LINE;
+        let group_bytes = if codes.has_scales { block / codes.group * LANES } else { 0 };
+        let mins_at = scales_at + group_bytes;
+        let d_at = mins_at + if codes.has_min { group_bytes } else { 0 };
         Blocks {
             block,
             group: codes.group,
-            width: if codes.table.is_some() { 4 } else { [4, 5, 6, 8][codes.bits.saturating_sub(4).min(3) as usize] },
+            width,
+            runs: block / QK,
+            scales_at,
+            mins_at,
+            d_at,
+            bytes: d_at + 2 * LANES * (1 + usize::from(codes.has_min)),
             table: codes.table.map(|t| t.map(|v| (i32::from(v) + offset) as u8)),
             offset,
             shift: [shift; LANES],
@@ -80,26 +97,6 @@ impl Blocks {
     /// Two scales to 32 inputs.
     pub(crate) fn halves(&self) -> bool {
         self.group < QK
-    }
-    /// Where the scales of groups begin.
-    pub(crate) fn scales_at(&self) -> usize {
-        self.block / QK * self.width * LINE
-    }
-    /// Where the minimums of groups begin.
-    pub(crate) fn mins_at(&self) -> usize {
-        self.scales_at() + self.block / self.group * LANES
-    }
-    /// Where `d` begins; `dmin` follows.
-    pub(crate) fn d_at(&self) -> usize {
-        match (self.scales, self.mins) {
-            (false, _) => self.scales_at(),
-            (true, false) => self.mins_at(),
-            (true, true) => 2 * self.mins_at() - self.scales_at(),
-        }
-    }
-    /// Bytes of a block of 16 rows.
-    pub(crate) fn bytes(&self) -> usize {
-        self.d_at() + 2 * LANES * (1 + usize::from(self.mins))
     }
 }
 
@@ -127,7 +124,7 @@ impl Packed {
         let (kind, panel) = match (&format.codes, dtype) {
             (Some(codes), _) => {
                 let b = Blocks::new(codes, format.block, dtype);
-                (Kind::Blocks(b), cols / b.block * b.bytes())
+                (Kind::Blocks(b), cols / b.block * b.bytes)
             }
             (None, DType::F16) => (Kind::F16, cols * LANES * 2),
             (None, DType::BF16) => (Kind::BF16, cols * LANES * 2),
@@ -194,7 +191,7 @@ fn pack_panel(b: Blocks, format: &Format, codes: &Codes, rows: &[u8], row_bytes:
     let (mut q, mut scales, mut mins) = ([0i8; MOST], [0i8; GROUPS], [0i8; GROUPS]);
     // Rows that are not there have values 0 and scales 0.
     let nothing = index[0];
-    for (i, out) in out.chunks_exact_mut(b.bytes()).enumerate() {
+    for (i, out) in out.chunks_exact_mut(b.bytes).enumerate() {
         // [run of 32][step][row][4]
         let mut u = [nothing; MOST * LANES];
         for (r, row) in rows.chunks_exact(row_bytes).enumerate() {
@@ -206,14 +203,14 @@ fn pack_panel(b: Blocks, format: &Format, codes: &Codes, rows: &[u8], row_bytes:
             }
             if b.scales {
                 for g in 0..b.block / b.group {
-                    out[b.scales_at() + g * LANES + r] = scales[g] as u8;
+                    out[b.scales_at + g * LANES + r] = scales[g] as u8;
                     if b.mins {
-                        out[b.mins_at() + g * LANES + r] = mins[g] as u8;
+                        out[b.mins_at + g * LANES + r] = mins[g] as u8;
                     }
                 }
             }
             let half = |v: f32| if b.bf16 { (v.to_bits() >> 16) as u16 } else { f32_to_f16(v) };
-            let at = b.d_at() + 2 * r;
+            let at = b.d_at + 2 * r;
             out[at..at + 2].copy_from_slice(&half(d).to_le_bytes());
             if b.mins {
                 out[at + 2 * LANES..at + 2 * LANES + 2].copy_from_slice(&half(dmin).to_le_bytes());
