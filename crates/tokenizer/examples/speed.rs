@@ -17,18 +17,24 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             Tokenizer::from_gguf(&alula_format::gguf::Gguf::open(&file)?.metadata, &file)?
         };
         let load = start.elapsed();
-        let start = Instant::now();
-        let ids = tokenizer.encode(&text, false, true)?;
-        let encode = start.elapsed().as_secs_f64();
+        // Nothing is kept from call to call, so each is cold; the best of them is the one that other work disturbed least.
+        let (mut ids, mut times) = (Vec::new(), Vec::new());
+        for _ in 0..15 {
+            let start = Instant::now();
+            ids = tokenizer.encode(&text, false, true)?;
+            times.push(start.elapsed().as_secs_f64());
+        }
+        let best = times.iter().copied().fold(f64::MAX, f64::min);
         let start = Instant::now();
         let back = tokenizer.decode(&ids, false).len();
         let decode = start.elapsed().as_secs_f64();
         let mb = text.len() as f64 / 1e6;
         println!(
-            "{file}: {} tokens loaded in {:.1} ms; encodes {:.1} MB/s cold ({} ids), decodes {:.1} MB/s ({back} bytes)",
+            "{file}: {} tokens loaded in {:.1} ms; encodes {:.1} MB/s, first {:.1} ({} ids), decodes {:.1} MB/s ({back} bytes)",
             tokenizer.vocab_size(),
             load.as_secs_f64() * 1e3,
-            mb / encode,
+            mb / best,
+            mb / times[0],
             ids.len(),
             mb / decode,
         );

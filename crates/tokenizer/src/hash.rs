@@ -21,6 +21,21 @@ impl Default for Seed {
 }
 
 impl Seed {
+    /// For tables that stay small whatever is put in.
+    pub(crate) const FIXED: Seed = Seed(K);
+
+    /// The hash of two words.
+    #[inline]
+    pub(crate) fn pair_of_words(self, a: u64, b: u64) -> u64 {
+        fold(self.0 ^ a, K ^ b.rotate_left(32))
+    }
+
+    /// The hash of two numbers.
+    #[inline]
+    pub(crate) fn pair(self, a: u32, b: u32) -> u64 {
+        fold(self.0 ^ (u64::from(a) << 32 | u64::from(b)), K)
+    }
+
     /// The hash of some bytes.
     pub(crate) fn hash(self, bytes: &[u8]) -> u64 {
         let mut h = Mix(self.0);
@@ -59,6 +74,3 @@ impl Hasher for Mix {
         self.0
     }
 }
-
-/// A `HashMap` with this hash.
-pub(crate) type Map<K, V> = std::collections::HashMap<K, V, Seed>;

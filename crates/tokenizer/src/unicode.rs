@@ -4,6 +4,7 @@ static DATA: &[u8] = include_bytes!("unicode.bin");
 
 /// A set of general categories, a bit for each in the order of the table (`tools/unicode.py`).
 pub(crate) type Categories = u32;
+pub(crate) const LETTER: Categories = 0b1_1111 << 1;
 pub(crate) const MARK: Categories = 0b111 << 6;
 pub(crate) const NUMBER: Categories = 0b111 << 9;
 pub(crate) const PUNCTUATION: Categories = 0b111_1111 << 12;
@@ -12,29 +13,14 @@ pub(crate) const CONTROL: Categories = 0b1111 << 26;
 
 const FIRST: usize = 0x1100;
 
-/// The byte of a two-stage table that begins at `at`.
-fn lookup(at: usize, c: char) -> u8 {
-    let block = DATA.get(at + (c as usize >> 8)).copied().unwrap_or(0);
-    DATA.get(at + FIRST + (usize::from(block) << 8 | (c as usize & 0xff))).copied().unwrap_or(0)
-}
-
-fn u16_at(at: usize) -> usize {
-    DATA.get(at..at + 2).map_or(0, |b| usize::from(b[0]) | usize::from(b[1]) << 8)
-}
-
 fn u32_at(at: usize) -> u32 {
     DATA.get(at..at + 4).map_or(0, |b| b.iter().rev().fold(0, |v, &x| v << 8 | u32::from(x)))
 }
 
-/// Where the scripts begin, and the decompositions.
-fn places() -> (usize, usize) {
-    let scripts = 8 + FIRST + u16_at(0) * 256;
-    (scripts, scripts + FIRST + u16_at(2) * 256)
-}
-
 /// The general category, as a set of one.
 pub(crate) fn category(c: char) -> Categories {
-    1 << lookup(8, c)
+    let block = DATA.get(8 + (c as usize >> 8)).copied().unwrap_or(0);
+    1 << DATA.get(8 + FIRST + (usize::from(block) << 8 | (c as usize & 0xff))).copied().unwrap_or(0)
 }
 
 /// The first code point of the canonical decomposition.
@@ -43,7 +29,7 @@ pub(crate) fn decomposed(c: char) -> char {
     if (0xac00..0xd7a4).contains(&cp) {
         return char::from_u32(0x1100 + (cp - 0xac00) / 588).unwrap_or(c);
     }
-    let (at, n) = (places().1, u32_at(4) as usize);
+    let (at, n) = (8 + FIRST + u32_at(0) as usize * 256, u32_at(4) as usize);
     let (mut lo, mut hi) = (0, n);
     while lo < hi {
         let mid = (lo + hi) / 2;

@@ -12,6 +12,8 @@ pub(crate) struct Vocab {
     slots: Vec<u32>,
     /// Numbers without a text, sorted.
     holes: Vec<u32>,
+    /// Some text has more than one number.
+    doubled: bool,
     seed: Seed,
 }
 
@@ -54,6 +56,7 @@ impl Vocab {
             self.grow();
         }
         let slot = self.slot(text);
+        self.doubled |= self.slots[slot] != 0;
         self.slots[slot] = id + 1;
         Some(id)
     }
@@ -61,6 +64,11 @@ impl Vocab {
     /// The number of `text`, a new one if it has none.
     pub(crate) fn intern(&mut self, text: &[u8]) -> Option<u32> {
         self.get(text).or_else(|| self.push(text))
+    }
+
+    /// The same, quicker if it is likely to be `guess`.
+    pub(crate) fn intern_near(&mut self, text: &[u8], guess: u32) -> Option<u32> {
+        if !self.doubled && self.text(guess) == text { Some(guess) } else { self.intern(text) }
     }
 
     /// Uses up a number without a text.
@@ -124,6 +132,11 @@ impl Prefixes {
     /// Whether there are none.
     pub(crate) fn is_empty(&self) -> bool {
         self.sorted.is_empty()
+    }
+
+    /// For each byte whether a text begins with it.
+    pub(crate) fn first_bytes(&self) -> [bool; 256] {
+        std::array::from_fn(|b| self.first.get(b) < self.first.get(b + 1))
     }
 
     /// How many bytes `bytes` share with the text that shares most.

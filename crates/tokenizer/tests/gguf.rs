@@ -116,11 +116,8 @@ fn hostile_texts_take_no_time() {
         for unit in ["a", "t", " ", "\n", "1", "é", "the ", "</s>", "<|im_end|>", "'", "\u{301}", "l"] {
             let text = unit.repeat((1 << 20) / unit.len());
             let start = std::time::Instant::now();
-            // A run of a million white characters is more than the pattern's backtracking is allowed.
-            match tokenizer.encode(&text, true, true) {
-                Ok(ids) => assert!(!ids.is_empty()),
-                Err(e) => assert!(matches!(e, Error::Slow { .. }) && unit.trim().is_empty(), "{unit:?}: {e}"),
-            }
+            let ids = tokenizer.encode(&text, true, true).unwrap_or_else(|e| panic!("{unit:?}: {e}"));
+            assert!(!ids.is_empty());
             let took = start.elapsed();
             assert!(took.as_secs() < 30, "{} {unit:?} {took:?}", tokenizer.kind());
         }

@@ -4,11 +4,11 @@ use alula_format::gguf::{Array, Metadata, Value};
 
 use super::pre::{Cutter, Pre};
 use super::{Bpe, Engine, Loaded, Model, Unigram, attr, ranks};
-use crate::bpe::{Merges, NONE};
+use crate::bpe::{Merges, NONE, Neighbours};
 use crate::charsmap::Charsmap;
 use crate::error::{Error, clip};
 use crate::known::Known;
-use crate::unicode::byte_char;
+use crate::unicode::{byte_char, char_byte};
 use crate::vocab::{Prefixes, Vocab};
 use crate::{Fim, Parts};
 
@@ -166,7 +166,7 @@ pub(crate) fn load(meta: &Metadata, file: &str) -> Result<Loaded, Error> {
     specials.sort_by_key(|&id| std::cmp::Reverse(vocab.text(id).len()));
 
     let model = match (name, pre) {
-        ("llama", _) => Model::SentencePiece { ranks: ranks(&scores) },
+        ("llama", _) => Model::SentencePiece { ranks: ranks(&scores), neighbours: neighbours(&vocab) },
         ("bert", _) => {
             let lowercase = keys.bool("normalizer.lowercase")?.unwrap_or(true);
             let strip_accents = keys.bool("normalizer.strip_accents")?.unwrap_or(lowercase);
@@ -205,17 +205,29 @@ fn bpe(keys: &Keys<'_>, pre: &'static Pre, between_spaces: bool, vocab: &Vocab) 
     let count = lines.as_ref().map_or(0, Array::len);
     let mut symbols = vocab.clone();
     let mut merges = Merges::with_capacity(count);
-    let mut joined = Vec::new();
+    let (mut joined, mut next) = (Vec::new(), 0);
+    // The byte of a symbol of GPT-2's alphabet.
+    let byte = |text: &[u8]| match text.len() {
+        1 | 2 if !pre.plain => char_byte(std::str::from_utf8(text).ok()?.parse().ok()?),
+        _ => None,
+    };
     for (rank, line) in lines.iter().flat_map(|l| (0..count).map(|i| l.bytes(i).unwrap_or(&[]))).enumerate() {
         // A space cannot be the first character of the left half.
         let Some(space) = line.iter().skip(1).position(|&b| b == b' ') else { continue };
         let (left, right) = (&line[..space + 1], &line[space + 2..]);
+        let bytes = (byte(left), byte(right));
         joined.clear();
         joined.extend_from_slice(left);
         joined.extend_from_slice(right);
-        let ids = symbols.intern(left).zip(symbols.intern(right)).zip(symbols.intern(&joined));
+        // Most vocabularies number their tokens in the order of the pairs.
+        let joined = symbols.intern_near(&joined, next);
+        let ids = symbols.intern(left).zip(symbols.intern(right)).zip(joined);
         let ((left, right), joined) = ids.ok_or_else(|| keys.bad("merges", "holds more than 4 GB"))?;
+        next = joined.saturating_add(1);
         merges.add(left, right, rank as u32, joined);
+        if let (Some(left), Some(right)) = bytes {
+            merges.add_bytes(left, right, rank as u32, joined);
+        }
     }
     let of_byte = |b: u8| symbols.get(byte_char(b).encode_utf8(&mut [0; 4]).as_bytes()).unwrap_or(NONE);
     let bytes = (0..=255).map(of_byte).collect();
@@ -226,7 +238,14 @@ fn bpe(keys: &Keys<'_>, pre: &'static Pre, between_spaces: bool, vocab: &Vocab) 
     };
     let fallback = (0..=255).map(fallback).collect();
     let lower = keys.bool("normalizer.lowercase")?.unwrap_or(false);
-    Ok(Bpe { pre, cutter, merges, symbols, bytes, fallback, between_spaces: between_spaces.then_some(lower) })
+    let neighbours = pre.plain.then(|| neighbours(&symbols));
+    let between_spaces = between_spaces.then_some(lower);
+    Ok(Bpe { pre, cutter, merges, symbols, bytes, neighbours, fallback, between_spaces })
+}
+
+/// Of all texts.
+fn neighbours(vocab: &Vocab) -> Neighbours {
+    Neighbours::new((0..vocab.len() as u32).map(|id| vocab.text(id)))
 }
 
 fn unigram(keys: &Keys<'_>, vocab: &Vocab, attrs: &[u8], scores: Vec<f32>) -> Result<Unigram, Error> {

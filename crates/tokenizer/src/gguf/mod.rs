@@ -1,11 +1,14 @@
 //! The tokenizers that GGUF files describe, as llama.cpp reads them.
 
+use std::convert::Infallible;
+
 mod load;
 mod pre;
 mod special;
+mod split;
 mod wordpiece;
 
-use crate::bpe::{Cache, Merges, NONE, Word, rank_of_score};
+use crate::bpe::{Cache, Merges, NONE, Neighbours, Word, rank_of_score};
 use crate::charsmap::Charsmap;
 use crate::error::{Error, clip};
 use crate::unicode::{byte_char, byte_token, char_byte};
@@ -56,7 +59,7 @@ pub(crate) struct Engine {
 
 #[derive(Clone, Debug)]
 enum Model {
-    SentencePiece { ranks: Vec<u32> },
+    SentencePiece { ranks: Vec<u32>, neighbours: Neighbours },
     Bpe(Box<Bpe>),
     WordPiece { pieces: Prefixes, lowercase: bool, strip_accents: bool },
     Unigram(Box<Unigram>),
@@ -71,6 +74,8 @@ struct Bpe {
     symbols: Vocab,
     /// The symbol of each byte in GPT-2's alphabet.
     bytes: Vec<u32>,
+    /// Where tokens are plain text, words are long.
+    neighbours: Option<Neighbours>,
     /// The token of each byte where a symbol is no token.
     fallback: Vec<Option<u32>>,
     /// Words are what lies between white space, which is lost; `Some(true)` also lowers case.
@@ -109,7 +114,7 @@ impl Engine {
         if add_special && (self.add_bos || word_piece) {
             out.extend(self.bos);
         }
-        let mut cache = Cache::default();
+        let mut cache = Cache::new(text.len());
         // A space goes before the text and behind special tokens.
         let mut after_special = true;
         for piece in special::partition(self, vocab, text, parse_special) {
@@ -143,9 +148,17 @@ impl Engine {
         out: &mut Vec<u32>,
     ) -> Result<(), Error> {
         match &self.model {
-            Model::SentencePiece { ranks } => {
+            Model::SentencePiece { ranks, neighbours } => {
                 let space = if self.add_space_prefix && first { SPACE } else { "" };
-                self.sentence_piece(vocab, ranks, &(space.to_owned() + &text.replace(' ', SPACE)), out)
+                let text = space.to_owned() + &text.replace(' ', SPACE);
+                let (mut word, mut start) = (Word::default(), 0);
+                neighbours.split(&text, |end| {
+                    let part = &text[start..end];
+                    let make = |out: &mut _| self.sentence_piece(vocab, ranks, part, &mut word, out);
+                    let done = cache.ids(text.as_bytes(), (start, end), out, make);
+                    start = end;
+                    done
+                })
             }
             Model::Bpe(bpe) => {
                 let slow = |pattern: &str| Error::Slow { file: self.file.clone(), pattern: clip(pattern) };
@@ -205,9 +218,16 @@ impl Engine {
     }
 
     /// Joins the neighbours whose joined text is the token of the highest score, until there are none.
-    fn sentence_piece(&self, vocab: &Vocab, ranks: &[u32], text: &str, out: &mut Vec<u32>) -> Result<(), Error> {
+    fn sentence_piece(
+        &self,
+        vocab: &Vocab,
+        ranks: &[u32],
+        text: &str,
+        word: &mut Word,
+        out: &mut Vec<u32>,
+    ) -> Result<(), Error> {
         let bytes = text.as_bytes();
-        let mut word = Word::default();
+        word.clear();
         text.char_indices().for_each(|(i, c)| word.push(NONE, i, c.len_utf8()));
         word.merge(|l, r| {
             let id = vocab.get(bytes.get(l.start as usize..(l.start + l.len + r.len) as usize)?)?;
@@ -267,37 +287,68 @@ impl Engine {
 
 impl Bpe {
     fn encode(&self, vocab: &Vocab, text: &str, cache: &mut Cache, out: &mut Vec<u32>) -> Result<(), &'static str> {
-        let (mut word, mut encoded) = (Word::default(), String::new());
-        let mut start = 0;
-        for end in self.cutter.cut(text)? {
-            let piece = &text[start..end];
-            start = end;
-            cache.ids(piece.as_bytes(), out, |out| self.word(vocab, piece, &mut word, &mut encoded, out));
+        let (mut word, mut encoded, mut start) = (Word::default(), String::new(), 0);
+        self.cutter.cut(text, |end| {
+            let from = std::mem::replace(&mut start, end);
+            let Ok(()) = match &self.neighbours {
+                None => cache.ids(text.as_bytes(), (from, end), out, |out| {
+                    self.word(vocab, &text[from..end], &mut word, &mut encoded, out);
+                    Ok::<_, Infallible>(())
+                }),
+                Some(neighbours) => self.parts(vocab, &text[from..end], neighbours, &mut word, cache, out),
+            };
+        })
+    }
+
+    /// The ids of a word that may be long, in parts.
+    fn parts(
+        &self,
+        vocab: &Vocab,
+        piece: &str,
+        neighbours: &Neighbours,
+        word: &mut Word,
+        cache: &mut Cache,
+        out: &mut Vec<u32>,
+    ) -> Result<(), Infallible> {
+        if self.pre.whole_newlines
+            && piece.bytes().all(|b| b == b'\n')
+            && let Some(id) = vocab.get(piece.as_bytes())
+        {
+            out.push(id);
+            return Ok(());
         }
-        Ok(())
+        let mut start = 0;
+        neighbours.split(piece, |end| {
+            let from = std::mem::replace(&mut start, end);
+            cache.ids(piece.as_bytes(), (from, end), out, |out| {
+                word.clear();
+                for (i, c) in piece[from..end].char_indices() {
+                    let at = from + i;
+                    let id = self.symbols.get(&piece.as_bytes()[at..at + c.len_utf8()]).unwrap_or(NONE);
+                    word.push(id, i, c.len_utf8());
+                }
+                self.join(vocab, &piece[from..end], word, out);
+                Ok(())
+            })
+        })
     }
 
     fn word(&self, vocab: &Vocab, piece: &str, word: &mut Word, encoded: &mut String, out: &mut Vec<u32>) {
-        if self.pre.ignore_merges || self.pre.whole_newlines && piece.bytes().all(|b| b == b'\n') {
+        if self.pre.ignore_merges {
             encoded.clear();
-            match self.pre.plain {
-                true => encoded.push_str(piece),
-                false => encoded.extend(piece.bytes().map(byte_char)),
-            }
+            encoded.extend(piece.bytes().map(byte_char));
             if let Some(id) = vocab.get(encoded.as_bytes()) {
                 return out.push(id);
             }
         }
         word.clear();
-        if self.pre.plain {
-            for (i, c) in piece.char_indices() {
-                let end = i + c.len_utf8();
-                word.push(self.symbols.get(&piece.as_bytes()[i..end]).unwrap_or(NONE), i, end - i);
-            }
-        } else {
-            piece.bytes().enumerate().for_each(|(i, b)| word.push(self.bytes[usize::from(b)], i, 1));
-        }
-        self.merges.apply(word);
+        piece.bytes().enumerate().for_each(|(i, b)| word.push(self.bytes[usize::from(b)], i, 1));
+        self.join(vocab, piece, word, out);
+    }
+
+    /// Joins the symbols of a piece.
+    fn join(&self, vocab: &Vocab, piece: &str, word: &mut Word, out: &mut Vec<u32>) {
+        self.merges.apply(word, piece.as_bytes());
         for s in word.symbols() {
             if (s.id as usize) < vocab.len() {
                 out.push(s.id);

@@ -21,13 +21,18 @@ pub(super) fn partition<'a>(engine: &Engine, vocab: &Vocab, text: &'a str, all: 
         return pieces;
     }
     // One pass finds which of the (often thousands of) tokens occur at all.
-    let mut occurs = vec![false; engine.attrs.len()];
-    for (at, _) in text.char_indices() {
+    let begins = engine.special_index.first_bytes();
+    let mut occurs = Vec::new();
+    for (at, _) in text.bytes().enumerate().filter(|&(at, b)| begins[usize::from(b)] && text.is_char_boundary(at)) {
         for (_, id) in engine.special_index.of(vocab, &text.as_bytes()[at..]) {
-            if let Some(o) = occurs.get_mut(id as usize) {
-                *o = true;
+            if occurs.is_empty() {
+                occurs = vec![false; engine.attrs.len()];
             }
+            occurs[id as usize] = true;
         }
+    }
+    if occurs.is_empty() {
+        return pieces;
     }
     for &id in engine.specials.iter().filter(|&&id| occurs[id as usize]) {
         let a = engine.attrs[id as usize];
