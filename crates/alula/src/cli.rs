@@ -359,6 +359,9 @@ pub struct Bench {
     /// Measured runs, after one that is not counted
     #[arg(long, env = "ALULA_RUNS", default_value_t = 5, value_name = "N")]
     pub runs: usize,
+    /// Measure the machine instead: what no model can go beyond here
+    #[arg(long)]
+    pub machine: bool,
     /// Print JSON
     #[arg(long, env = "ALULA_JSON")]
     pub json: bool,

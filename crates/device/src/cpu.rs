@@ -4,7 +4,7 @@ use crate::{Batch, Device, DeviceError, Limits, Memory, PAGE, Plan};
 use alula_graph::{
     self as graph, Dim, Graph, Index, Op, RopeTable, StateSpec, ValueId, WeightId, WeightSource, plan_arena,
 };
-use alula_kernels::{self as kernels, Buf, Ctx, Input, Kv, Packed, Pool, QBlock, Rows, Scratch};
+use alula_kernels::{self as kernels, Buf, Ceilings, Ctx, Input, Kv, Packed, Pool, QBlock, Rows, Scratch};
 use alula_simd::Cpu;
 use alula_tensor::Tensor;
 use std::collections::HashMap;
@@ -21,6 +21,11 @@ impl CpuDevice {
     /// A device with `threads` threads at the level of `cpu`.
     pub fn new(cpu: Cpu, threads: usize) -> CpuDevice {
         CpuDevice { cpu, pool: Arc::new(Pool::new(threads)) }
+    }
+
+    /// What the machine can do at most at this level, measured now.
+    pub fn ceilings(&self) -> Ceilings {
+        kernels::ceilings(Ctx { cpu: self.cpu, pool: &self.pool })
     }
 }
 

@@ -7,7 +7,7 @@
 mod batch;
 mod cpu;
 
-pub use alula_kernels::CacheType;
+pub use alula_kernels::{CacheType, Ceilings, Rate};
 pub use alula_simd::{Cpu, IsaError};
 pub use batch::{Batch, PAGE, Seq};
 pub use cpu::CpuDevice;

@@ -9,6 +9,7 @@ mod attend;
 mod buf;
 mod dots;
 mod float;
+mod machine;
 mod map;
 mod matmul;
 mod norm;
@@ -19,6 +20,7 @@ mod rope;
 
 pub use attend::{Attend, CacheType, Kv, Rows, Scratch, attend, store};
 pub use buf::Buf;
+pub use machine::{Ceilings, Rate, ceilings};
 pub use map::{Binary, Unary, glu, map, zip};
 pub use matmul::{Input, matmul};
 pub use norm::{NormKind, norm};

@@ -2,15 +2,19 @@
 
 use crate::cli::Bench;
 use crate::{Fail, models, open};
-use alula_device::{Batch, PAGE, Seq};
+use alula_device::{Batch, Cpu, Device, PAGE, Rate, Seq};
 use alula_engine::Runner;
 use alula_engine::local::{LoadOptions, Local};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Instant;
 
 /// `alula bench [MODEL]`.
 pub fn bench(a: &Bench) -> Result<(), Fail> {
+    if a.machine {
+        return machine(a);
+    }
     let tokens = a.prompt.saturating_add(a.r#gen);
     if a.runs == 0 || tokens == 0 {
         return Err("give at least one run of at least one token".into());
@@ -70,6 +74,58 @@ pub fn bench(a: &Bench) -> Result<(), Fail> {
         }
     }
     Ok(())
+}
+
+/// `alula bench --machine`: the ceilings, and the caches as the system tells them.
+fn machine(a: &Bench) -> Result<(), Fail> {
+    let device = open::device(a.load.threads)?;
+    let c = device.ceilings();
+    let rows = [("read", "GB/s", c.read), ("f32 fma", "GFLOPS", Some(c.fma)), ("int8 dot", "GOPS", Some(c.dot))];
+    let mut out = std::io::stdout();
+    if a.json {
+        let rate = |r: Rate| json!({"one_thread": r.one, "all_threads": r.all});
+        let report = json!({
+            "device": device.name(),
+            "isa": Cpu::all().iter().map(Cpu::name).collect::<Vec<_>>(),
+            "caches": caches(),
+            "read_bytes_per_second": c.read.map(rate),
+            "fma_flops": rate(c.fma),
+            "dot_ops": rate(c.dot),
+        });
+        writeln!(out, "{report}")?;
+        return Ok(());
+    }
+    let have: Vec<_> = Cpu::all().iter().map(Cpu::name).collect();
+    writeln!(out, "device    {}\nhas       {}", device.name(), have.join(", "))?;
+    for (name, size) in caches() {
+        writeln!(out, "{name:9} {size}")?;
+    }
+    for (what, unit, rate) in rows {
+        match rate {
+            Some(Rate { one, all }) => {
+                writeln!(out, "{what:9} {:8.1} {unit} with one thread, {:8.1} with all", one / 1e9, all / 1e9)?;
+            }
+            None => writeln!(out, "{what:9} not measured: there is no memory for it")?,
+        }
+    }
+    Ok(())
+}
+
+/// The first core's caches with their sizes, where the system says.
+fn caches() -> BTreeMap<String, String> {
+    let read = |i: usize, what: &str| {
+        let path = format!("/sys/devices/system/cpu/cpu0/cache/index{i}/{what}");
+        std::fs::read_to_string(path).map(|s| s.trim().to_owned())
+    };
+    let one = |i| {
+        let kind = match read(i, "type").ok()?.as_str() {
+            "Data" => "d",
+            "Instruction" => "i",
+            _ => "",
+        };
+        Some((format!("L{}{kind}", read(i, "level").ok()?), read(i, "size").ok()?))
+    };
+    (0..8).map_while(one).collect()
 }
 
 fn step(model: &mut Local, ids: &[u32], at: usize, n: usize, output: bool) -> Result<(), Fail> {

@@ -140,6 +140,18 @@ fn statistics_go_to_standard_error() {
 }
 
 #[test]
+fn the_machine_has_ceilings() {
+    let report = alula(&["bench", "--machine", "--json", "--threads", "2"]).json();
+    for what in ["read_bytes_per_second", "fma_flops", "dot_ops"] {
+        for threads in ["one_thread", "all_threads"] {
+            let rate = report[what][threads].as_f64().expect("a number");
+            assert!(rate > 1e6 && rate < 1e16, "{what} {threads}: {rate}");
+        }
+    }
+    assert_eq!(report["isa"][0], "scalar");
+}
+
+#[test]
 fn ids_in_ids_out() {
     let ids = alula(&["tokenize", "builtin", STORY, "--ids"]).ok();
     assert_eq!(alula(&["eval", "greedy", "builtin", "--ids", "1, 2", "-n", "0"]).ok(), "\n");
