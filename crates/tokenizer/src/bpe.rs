@@ -152,15 +152,24 @@ impl Merges {
         ((hash >> 38) as usize & self.filter.len().wrapping_sub(1), 1 << (hash >> 32 & 63))
     }
 
-    /// Adds a pair; of equal pairs the first counts.
-    pub(crate) fn add(&mut self, left: u32, right: u32, rank: u32, joined: u32) {
-        if (self.pairs + 1) * 4 > self.slots.len() * 3 {
-            let old = std::mem::replace(self, Merges::with_capacity(self.slots.len().max(4)));
+    /// Adds pairs as (left, right, rank, joined); of equal pairs the first counts.
+    pub(crate) fn add(&mut self, pairs: &[[u32; 4]]) {
+        if (self.pairs + pairs.len()) * 4 > self.slots.len() * 3 {
+            let old = std::mem::replace(self, Merges::with_capacity(self.slots.len() + pairs.len()));
             self.of_bytes = old.of_bytes;
             for [left, right, rank, joined] in old.slots.into_iter().filter(|s| s[0] != 0) {
-                self.add(left - 1, right, rank, joined);
+                self.insert([left - 1, right, rank, joined]);
             }
         }
+        // What insertion will read, so that the memory's answers come all at once.
+        let first = |&[left, right, ..]: &[u32; 4]| {
+            self.slots.get(self.seed.pair(left, right) as usize & (self.slots.len() - 1)).map_or(0, |s| s[0])
+        };
+        std::hint::black_box(pairs.iter().fold(0, |seen, pair| seen ^ first(pair)));
+        pairs.iter().for_each(|&pair| self.insert(pair));
+    }
+
+    fn insert(&mut self, [left, right, rank, joined]: [u32; 4]) {
         let hash = self.seed.pair(left, right);
         let slot = self.slot(hash, left, right);
         if self.slots[slot][0] == 0 {
@@ -337,7 +346,7 @@ mod tests {
             let mut merges = Merges::default();
             for _ in 0..below(20) {
                 let (left, right) = (below(texts.len()), below(texts.len()));
-                merges.add(left as u32, right as u32, below(8) as u32, texts.len() as u32);
+                merges.add(&[[left as u32, right as u32, below(8) as u32, texts.len() as u32]]);
                 texts.push([&texts[left][..], &texts[right]].concat());
             }
             let neighbours = Neighbours::new(texts.iter().map(|t| &t[..]));
@@ -407,8 +416,8 @@ mod tests {
     #[test]
     fn ties_join_from_the_left_and_long_words_take_no_time() {
         let mut merges = Merges::with_capacity(1);
-        merges.add(0, 0, 0, 1); // a a -> aa
-        merges.add(1, 1, 1, 2); // aa aa -> aaaa
+        merges.add(&[[0, 0, 0, 1]]); // a a -> aa
+        merges.add(&[[1, 1, 1, 2]]); // aa aa -> aaaa
         let mut word = Word::default();
         (0..7).for_each(|i| word.push(0, i, 1));
         merges.apply(&mut word, &[]);

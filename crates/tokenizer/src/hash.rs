@@ -10,7 +10,7 @@ fn fold(a: u64, b: u64) -> u64 {
     (p as u64) ^ ((p >> 64) as u64)
 }
 
-/// The seed of one table; also the `BuildHasher` of `HashMap`s.
+/// The seed of one table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seed(u64);
 
@@ -24,6 +24,31 @@ impl Seed {
     /// For tables that stay small whatever is put in.
     pub(crate) const FIXED: Seed = Seed(K);
 
+    /// The hash of some bytes.
+    #[inline]
+    pub(crate) fn hash(self, bytes: &[u8]) -> u64 {
+        let (mut hash, mut rest) = (self.0, bytes);
+        let mut take = |word| hash = fold(hash ^ word, K ^ hash.rotate_left(32));
+        while let Some((&eight, more)) = rest.split_first_chunk().filter(|(_, more)| !more.is_empty()) {
+            take(u64::from_le_bytes(eight));
+            rest = more;
+        }
+        // The last eight bytes, of which some may have been taken, or all there are.
+        let last = match (bytes.last_chunk(), bytes.first_chunk(), bytes.last_chunk(), bytes) {
+            (Some(&eight), ..) => u64::from_le_bytes(eight),
+            (_, Some(&left), Some(&right), _) => {
+                u64::from(u32::from_le_bytes(left)) << 32 | u64::from(u32::from_le_bytes(right))
+            }
+            (.., &[first, .., last]) => {
+                u64::from(first) << 16 | u64::from(bytes[bytes.len() / 2]) << 8 | u64::from(last)
+            }
+            (.., &[one]) => u64::from(one),
+            _ => 0,
+        };
+        take(last ^ (bytes.len() as u64).rotate_right(8));
+        hash
+    }
+
     /// The hash of two words.
     #[inline]
     pub(crate) fn pair_of_words(self, a: u64, b: u64) -> u64 {
@@ -34,43 +59,5 @@ impl Seed {
     #[inline]
     pub(crate) fn pair(self, a: u32, b: u32) -> u64 {
         fold(self.0 ^ (u64::from(a) << 32 | u64::from(b)), K)
-    }
-
-    /// The hash of some bytes.
-    pub(crate) fn hash(self, bytes: &[u8]) -> u64 {
-        let mut h = Mix(self.0);
-        h.write(bytes);
-        h.finish()
-    }
-}
-
-impl BuildHasher for Seed {
-    type Hasher = Mix;
-    fn build_hasher(&self) -> Mix {
-        Mix(self.0)
-    }
-}
-
-/// The running hash.
-#[derive(Debug)]
-pub(crate) struct Mix(u64);
-
-impl Hasher for Mix {
-    fn write(&mut self, bytes: &[u8]) {
-        let mut chunks = bytes.chunks_exact(8);
-        for chunk in &mut chunks {
-            let word = chunk.iter().rev().fold(0, |v, &b| v << 8 | u64::from(b));
-            self.0 = fold(self.0 ^ word, K ^ self.0.rotate_left(32));
-        }
-        let tail = chunks.remainder().iter().rev().fold(bytes.len() as u64, |v, &b| v << 8 | u64::from(b));
-        self.0 = fold(self.0 ^ tail, K ^ self.0.rotate_left(32));
-    }
-
-    fn write_u64(&mut self, v: u64) {
-        self.0 = fold(self.0 ^ v, K ^ self.0.rotate_left(32));
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }

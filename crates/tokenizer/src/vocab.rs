@@ -66,9 +66,10 @@ impl Vocab {
         self.get(text).or_else(|| self.push(text))
     }
 
-    /// The same, quicker if it is likely to be `guess`.
+    /// The same, quicker if it is `guess` or the next.
     pub(crate) fn intern_near(&mut self, text: &[u8], guess: u32) -> Option<u32> {
-        if !self.doubled && self.text(guess) == text { Some(guess) } else { self.intern(text) }
+        let near = [guess, guess.saturating_add(1)].into_iter().find(|&id| !self.doubled && self.text(id) == text);
+        near.or_else(|| self.intern(text))
     }
 
     /// Uses up a number without a text.

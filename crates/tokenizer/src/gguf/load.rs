@@ -195,6 +195,9 @@ pub(crate) fn load(meta: &Metadata, file: &str) -> Result<Loaded, Error> {
     Ok((Parts { vocab, bos, eos, ends, fim, adds_bos }, engine))
 }
 
+/// So many pairs are read at a time.
+const BATCH: usize = 32;
+
 fn bpe(keys: &Keys<'_>, pre: &'static Pre, between_spaces: bool, vocab: &Vocab) -> Result<Bpe, Error> {
     let cutter = Cutter::new(pre).map_err(|what| keys.bad("pre", what))?;
     let lines = match keys.strings("merges")? {
@@ -205,29 +208,36 @@ fn bpe(keys: &Keys<'_>, pre: &'static Pre, between_spaces: bool, vocab: &Vocab) 
     let count = lines.as_ref().map_or(0, Array::len);
     let mut symbols = vocab.clone();
     let mut merges = Merges::with_capacity(count);
-    let (mut joined, mut next) = (Vec::new(), 0);
     // The byte of a symbol of GPT-2's alphabet.
     let byte = |text: &[u8]| match text.len() {
         1 | 2 if !pre.plain => char_byte(std::str::from_utf8(text).ok()?.parse().ok()?),
         _ => None,
     };
-    for (rank, line) in lines.iter().flat_map(|l| (0..count).map(|i| l.bytes(i).unwrap_or(&[]))).enumerate() {
+    let halves = |rank: usize| {
+        let line = lines.as_ref()?.bytes(rank)?;
         // A space cannot be the first character of the left half.
-        let Some(space) = line.iter().skip(1).position(|&b| b == b' ') else { continue };
-        let (left, right) = (&line[..space + 1], &line[space + 2..]);
-        let bytes = (byte(left), byte(right));
-        joined.clear();
-        joined.extend_from_slice(left);
-        joined.extend_from_slice(right);
-        // Most vocabularies number their tokens in the order of the pairs.
-        let joined = symbols.intern_near(&joined, next);
-        let ids = symbols.intern(left).zip(symbols.intern(right)).zip(joined);
-        let ((left, right), joined) = ids.ok_or_else(|| keys.bad("merges", "holds more than 4 GB"))?;
-        next = joined.saturating_add(1);
-        merges.add(left, right, rank as u32, joined);
-        if let (Some(left), Some(right)) = bytes {
-            merges.add_bytes(left, right, rank as u32, joined);
+        let space = line.iter().skip(1).position(|&b| b == b' ')?;
+        Some((rank as u32, &line[..space + 1], &line[space + 2..]))
+    };
+    let (mut text, mut last) = (Vec::new(), 0);
+    let (mut batch, mut pairs) = (Vec::new(), Vec::new());
+    for start in (0..count).step_by(BATCH) {
+        batch.clear();
+        batch.extend((start..count.min(start + BATCH)).filter_map(halves));
+        pairs.clear();
+        for &(rank, left, right) in &batch {
+            text.clear();
+            text.extend_from_slice(left);
+            text.extend_from_slice(right);
+            let ids = symbols.intern(left).zip(symbols.intern(right)).zip(symbols.intern_near(&text, last));
+            let ((left_id, right_id), joined) = ids.ok_or_else(|| keys.bad("merges", "holds more than 4 GB"))?;
+            last = joined;
+            pairs.push([left_id, right_id, rank, joined]);
+            if let (Some(left), Some(right)) = (byte(left), byte(right)) {
+                merges.add_bytes(left, right, rank, joined);
+            }
         }
+        merges.add(&pairs);
     }
     let of_byte = |b: u8| symbols.get(byte_char(b).encode_utf8(&mut [0; 4]).as_bytes()).unwrap_or(NONE);
     let bytes = (0..=255).map(of_byte).collect();
