@@ -1,4 +1,5 @@
 //! What the machine can do at most, measured on the spot: the ceilings that kernels are held against.
+#![allow(clippy::needless_range_loop)] // no closures around vector code
 
 use crate::buf::Shared;
 use crate::{Buf, Ctx, Pool};
@@ -146,18 +147,23 @@ impl Kernel for Dot {
 #[inline(always)]
 fn dot<I: Isa, const N: usize>(isa: I) -> u64 {
     let (w, x) = (isa.splat_b(black_box(3)), black_box(0x0102_0304));
-    let mut acc = [isa.splat_i(0); N];
-    for (i, v) in acc.iter_mut().enumerate() {
-        *v = isa.splat_i(black_box(i as i32));
+    let (mut acc, mut small) = ([isa.splat_i(0); N], [isa.zero_s(); N]);
+    for i in 0..N {
+        acc[i] = isa.splat_i(black_box(i as i32));
+        small[i] = isa.dot4_small(small[i], w, black_box(i as i32));
     }
     for _ in 0..TURNS {
-        for v in &mut acc {
-            *v = isa.dot4(*v, w, x);
+        for i in 0..N {
+            if I::DOT4 {
+                acc[i] = isa.dot4(acc[i], w, x);
+            } else {
+                small[i] = isa.dot4_small(small[i], w, x);
+            }
         }
     }
     let mut out = [0i32; LANES];
-    for v in acc {
-        isa.store_i(v, &mut out);
+    for i in 0..N {
+        isa.store_i(isa.widen(acc[i], small[i]), &mut out);
         black_box(out);
     }
     TURNS * (N * LANES * 8) as u64
