@@ -360,7 +360,7 @@ pub struct Bench {
     #[arg(long, env = "ALULA_RUNS", default_value_t = 5, value_name = "N")]
     pub runs: usize,
     /// Measure the machine instead: what no model can go beyond here
-    #[arg(long)]
+    #[arg(long, env = "ALULA_MACHINE")]
     pub machine: bool,
     /// Print JSON
     #[arg(long, env = "ALULA_JSON")]
