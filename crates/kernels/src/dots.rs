@@ -185,15 +185,18 @@ unsafe fn run<I: Isa, C: Codes, const P: usize, const T: usize>(
     }
 }
 
-/// `d` or `dmin` of a block.
+/// `d` and `dmin` of a block.
 ///
 /// # Safety
-/// As for `factors`.
+/// `block` points to a block as `b` says.
 #[inline(always)]
-unsafe fn half<I: Isa>(isa: I, b: &Blocks, block: *const u8, which: usize) -> I::F {
-    // SAFETY: inside the block.
-    let p = unsafe { &*block.add(b.d_at + 2 * LANES * which).cast() };
-    if b.bf16 { isa.load_bf16(p) } else { isa.load_f16(p) }
+unsafe fn scales<I: Isa>(isa: I, b: &Blocks, block: *const u8) -> [I::F; 2] {
+    let p: *const [u16; LANES] = block.cast();
+    // SAFETY: both stand at the block's start; the second only where there are minimums.
+    unsafe {
+        let second = &*p.add(usize::from(b.mins));
+        if b.bf16 { [isa.load_bf16(&*p), isa.load_bf16(second)] } else { [isa.load_f16(&*p), isa.load_f16(second)] }
+    }
 }
 
 /// 16 signed bytes.
@@ -206,18 +209,22 @@ unsafe fn ints<I: Isa>(isa: I, p: *const u8) -> I::F {
     isa.to_f(isa.load_i8(unsafe { &*p.cast() }))
 }
 
-/// The factors of run `run` of a block.
+/// The factors of run `run` of a block, whose `d` and `dmin` are given.
 ///
 /// # Safety
 /// `block` points to a block as `b` says; `run` is in it.
 #[inline(always)]
-unsafe fn factors<I: Isa, C: Codes>(isa: I, b: &Blocks, block: *const u8, run: usize) -> Factors<I::F> {
+unsafe fn factors<I: Isa, C: Codes>(
+    isa: I,
+    b: &Blocks,
+    block: *const u8,
+    [d, dmin]: [I::F; 2],
+    run: usize,
+) -> Factors<I::F> {
     let zero = isa.splat(0.0);
     let mut f = Factors { scale: [zero; 2], min: [zero; 2] };
     // SAFETY: by the contract; all of these lie inside the block.
     unsafe {
-        let d = half(isa, b, block, 0);
-        let dmin = if b.mins { half(isa, b, block, 1) } else { zero };
         for h in 0..1 + usize::from(C::HALVES) {
             let at = (if C::HALVES { 2 * run + h } else { run }) * LANES;
             f.scale[h] = if b.scales { isa.mul(d, ints(isa, block.add(b.scales_at + at))) } else { d };
@@ -228,6 +235,9 @@ unsafe fn factors<I: Isa, C: Codes>(isa: I, b: &Blocks, block: *const u8, run: u
     }
     f
 }
+
+/// How far ahead of its use a panel is fetched.
+const AHEAD: usize = 4096;
 
 /// Sums of one row of activations with one packed panel, from nothing.
 ///
@@ -245,11 +255,17 @@ pub(crate) unsafe fn packed<I: Isa, C: Codes>(
     let shift = isa.load_i(&b.shift);
     let mut acc = [[isa.splat(0.0)]];
     for _ in 0..blocks {
+        // SAFETY: by the contract.
+        let d = unsafe { scales(isa, b, w) };
         for run in 0..b.runs {
             // SAFETY: by the contract.
             unsafe {
-                let codes = w.add(run * C::LINES * LINE).cast();
-                let f = factors::<I, C>(isa, b, w, run);
+                // Machines fetch ahead by themselves, but not into the next page.
+                for line in 0..C::LINES {
+                    isa.prefetch(w.wrapping_add(AHEAD + (run * C::LINES + line) * LINE));
+                }
+                let codes = w.add(b.codes_at + run * C::LINES * LINE).cast();
+                let f = factors::<I, C>(isa, b, w, d, run);
                 self::run::<I, C, 1, 1>(isa, [codes], table, [f], b.mins, shift, [&*x], &mut acc);
                 x = x.add(1);
             }
@@ -299,10 +315,10 @@ pub(crate) unsafe fn expand<I: Isa, C: Codes>(
             let out = out.as_mut_ptr();
             let codes = (&raw mut (*out).codes).cast::<[u8; LINE]>().add(i * STEPS);
             for step in 0..STEPS {
-                let v = C::step(isa, w.add(run * C::LINES * LINE).cast(), table, step);
+                let v = C::step(isa, w.add(b.codes_at + run * C::LINES * LINE).cast(), table, step);
                 isa.store_b(v, &mut *codes.add(step));
             }
-            let f = factors::<I, C>(isa, b, w, run);
+            let f = factors::<I, C>(isa, b, w, scales(isa, b, w), run);
             let scales = (&raw mut (*out).scales).cast::<[f32; LANES]>().add(2 * i);
             let mins = (&raw mut (*out).mins).cast::<[f32; LANES]>().add(2 * i);
             for h in 0..1 + usize::from(C::HALVES) {

@@ -4,12 +4,14 @@
 //!
 //! - F32, F16 and BF16: input element k of the 16 rows, k ascending.
 //! - Quantised: blocks as the format has them, of 32 or 256 inputs. A block holds
+//!     - `d`, then `dmin` (for formats that have minimums), in half precision,
+//!     - a signed byte per row and group: its scale; then its minimum,
 //!     - codes, made unsigned, in runs of 32 inputs: `width` lines of 64 bytes. A step is 4 inputs; row r has bytes
 //!       4r..4r+4 of its line. At 8 bits a line is a step; at 4 to 6 bits line j < 4 has the low four bits of step j
 //!       in its low halves and those of step j + 4 in its high halves. The fifth bits lie in one line more, that of
 //!       step j as bit j; the fifth and sixth bits in two lines more, those of step j as bits 2 (j % 4) of line j / 4.
-//!     - a signed byte per row and group: its scale; then its minimum (for formats that have such),
-//!     - `d`, then `dmin`, in half precision.
+//!
+//!   What belongs to a whole block comes first, so that memory is read in order.
 #![allow(unsafe_code)]
 
 use crate::Ctx;
@@ -57,10 +59,10 @@ pub(crate) struct Blocks {
     pub(crate) bf16: bool,
     /// Runs of 32 inputs in a block.
     pub(crate) runs: usize,
-    /// Where the scales of groups, their minimums, and `d` and `dmin` begin; bytes of a block of 16 rows.
+    /// Where the scales of groups, their minimums, and the codes begin; bytes of a block of 16 rows.
     pub(crate) scales_at: usize,
     pub(crate) mins_at: usize,
-    pub(crate) d_at: usize,
+    pub(crate) codes_at: usize,
     pub(crate) bytes: usize,
 }
 
@@ -73,10 +75,10 @@ impl Blocks {
         };
         let offset = if shift < 32 { 1 << shift } else { 0 };
         let width = if codes.table.is_some() { 4 } else { [4, 5, 6, 8][codes.bits.saturating_sub(4).min(3) as usize] };
-        let scales_at = block / QK * width * LINE;
+        let scales_at = 2 * LANES * (1 + usize::from(codes.has_min));
         let group_bytes = if codes.has_scales { block / codes.group * LANES } else { 0 };
         let mins_at = scales_at + group_bytes;
-        let d_at = mins_at + if codes.has_min { group_bytes } else { 0 };
+        let codes_at = mins_at + if codes.has_min { group_bytes } else { 0 };
         Blocks {
             block,
             group: codes.group,
@@ -84,8 +86,8 @@ impl Blocks {
             runs: block / QK,
             scales_at,
             mins_at,
-            d_at,
-            bytes: d_at + 2 * LANES * (1 + usize::from(codes.has_min)),
+            codes_at,
+            bytes: codes_at + block / QK * width * LINE,
             table: codes.table.map(|t| t.map(|v| (i32::from(v) + offset) as u8)),
             offset,
             shift: [shift; LANES],
@@ -210,14 +212,14 @@ fn pack_panel(b: Blocks, format: &Format, codes: &Codes, rows: &[u8], row_bytes:
                 }
             }
             let half = |v: f32| if b.bf16 { (v.to_bits() >> 16) as u16 } else { f32_to_f16(v) };
-            let at = b.d_at + 2 * r;
+            let at = 2 * r;
             out[at..at + 2].copy_from_slice(&half(d).to_le_bytes());
             if b.mins {
                 out[at + 2 * LANES..at + 2 * LANES + 2].copy_from_slice(&half(dmin).to_le_bytes());
             }
         }
         let runs = u[..b.block * LANES].as_chunks::<{ QK * LANES }>().0;
-        for (u, out) in runs.iter().zip(out.chunks_exact_mut(b.width * LINE)) {
+        for (u, out) in runs.iter().zip(out[b.codes_at..].chunks_exact_mut(b.width * LINE)) {
             pack_run(b.width, u, out);
         }
     }
