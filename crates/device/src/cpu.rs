@@ -118,7 +118,7 @@ impl Device for CpuDevice {
         let scratch = Scratch::new(threads, limits.context, group).ok_or_else(none)?;
         let none = || DeviceError::Memory { what: format!("steps of {} tokens", limits.tokens) };
         let rows = limits.tokens.max(limits.outputs);
-        let blocks: Vec<QBlock> = zeros(rows.saturating_mul(widest / 32)).ok_or_else(none)?;
+        let blocks: Vec<QBlock> = zeros(QBlock::count(rows, widest)).ok_or_else(none)?;
         let row_seq = zeros(limits.tokens).ok_or_else(none)?;
         let arena = arena.len.checked_mul(4).and_then(Buf::try_zeroed).ok_or_else(none)?;
         let work = arena.len() + size_of_val(&*blocks) + scratch.bytes();
@@ -333,9 +333,10 @@ impl Plan for CpuPlan {
                 Step::MatMul { matrix, bias, fresh } => {
                     let x = input(0);
                     let x = if matrix.quantized() {
-                        let blocks = &mut self.blocks[..x.len() / 32];
+                        let rows = x.len() / matrix.cols();
+                        let blocks = &mut self.blocks[..QBlock::count(rows, matrix.cols())];
                         if *fresh {
-                            kernels::quantize(ctx, x, x.len() / matrix.cols(), blocks);
+                            kernels::quantize(ctx, x, rows, matrix.cols(), blocks);
                         }
                         Input::Q8(blocks)
                     } else {

@@ -88,6 +88,7 @@ codes!(
     /// Bytes.
     Eight, 8, 0, false, |isa, p, _table, step| isa.load_b(&*p.add(step))
 );
+
 /// Codes of the size of `C`, expanded to bytes.
 struct Wide<C>(PhantomData<C>);
 
@@ -112,76 +113,81 @@ struct Factors<F> {
 /// Adds a run of 32 inputs to `acc`.
 ///
 /// # Safety
-/// `w` points to the runs of `P` panels.
+/// `w` points to the runs of `P` panels, `x` to the block of the first of `T` rows whose columns lie together.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "a register tile has many parts")]
-unsafe fn run<I: Isa, C: Codes, const P: usize, const T: usize>(
+unsafe fn run<I: Isa, C: Codes, const MINS: bool, const P: usize, const T: usize>(
     isa: I,
     w: [*const [u8; LINE]; P],
     table: I::B,
     factors: [Factors<I::F>; P],
-    mins: bool,
     shift: I::I,
-    x: [&QBlock; T],
+    x: *const QBlock,
     acc: &mut [[I::F; T]; P],
 ) {
-    // Σ (code + offset) q - offset Σ q = Σ code · q
-    let mut sums = [[[shift; 2]; T]; P];
-    for t in 0..T {
-        for half in 0..1 + usize::from(C::HALVES) {
-            let start = isa.shl(isa.splat_i(x[t].less[if C::HALVES { half } else { 2 }]), shift);
-            for p in 0..P {
-                sums[p][t][half] = start;
-            }
-        }
-    }
+    // Row t's block is at a constant distance, so that one register addresses all.
+    // SAFETY: by the contract.
+    let x: [&QBlock; T] = from_fn(|t| unsafe { &*x.add(t * RUNS) });
     // Steps whose small sums are together.
     let chunk = if C::SMALL == 0 || I::DOT4 { 1 } else { C::SMALL.min(if C::HALVES { STEPS / 2 } else { STEPS }) };
     let mut small = [[isa.zero_s(); T]; P];
     // Written out, so that everything that depends on the step is a constant.
-    macro_rules! step {
-        ($($step:literal)*) => {$({
-            let half = if C::HALVES { $step / (STEPS / 2) } else { 0 };
-            let mut codes = [table; P];
-            for p in 0..P {
-                // SAFETY: by the contract.
-                codes[p] = unsafe { C::step(isa, w[p], table, $step) };
+    macro_rules! half {
+        ($half:expr, $which:expr, $($step:literal)*) => {{
+            let mut sums = [[isa.splat_i(0); T]; P];
+            if !MINS {
+                // Σ (code + offset) q - offset Σ q = Σ code · q
+                for t in 0..T {
+                    let start = isa.shl(isa.splat_i(x[t].less[$which]), shift);
+                    for p in 0..P {
+                        sums[p][t] = start;
+                    }
+                }
             }
+            $({
+                let mut codes = [table; P];
+                for p in 0..P {
+                    // SAFETY: by the contract.
+                    codes[p] = unsafe { C::step(isa, w[p], table, $step) };
+                }
+                for t in 0..T {
+                    // SAFETY: `q` has 8 steps of 4 bytes.
+                    let four = unsafe { (&raw const x[t].q).cast::<i32>().add($step).read_unaligned() };
+                    for p in 0..P {
+                        if I::DOT4 || C::SMALL == 0 {
+                            sums[p][t] = isa.dot4(sums[p][t], codes[p], four);
+                        } else {
+                            small[p][t] = isa.dot4_small(small[p][t], codes[p], four);
+                        }
+                    }
+                }
+                if !I::DOT4 && C::SMALL > 0 && ($step + 1) % chunk == 0 {
+                    for p in 0..P {
+                        for t in 0..T {
+                            sums[p][t] = isa.widen(sums[p][t], small[p][t]);
+                            small[p][t] = isa.zero_s();
+                        }
+                    }
+                }
+            })*
             for t in 0..T {
-                // SAFETY: `q` has 8 steps of 4 bytes.
-                let four = unsafe { (&raw const x[t].q).cast::<i32>().add($step).read_unaligned() };
+                let scale = isa.splat(x[t].scale);
                 for p in 0..P {
-                    if I::DOT4 || C::SMALL == 0 {
-                        sums[p][t][half] = isa.dot4(sums[p][t][half], codes[p], four);
-                    } else {
-                        small[p][t] = isa.dot4_small(small[p][t], codes[p], four);
+                    acc[p][t] = isa.fma(isa.to_f(sums[p][t]), isa.mul(factors[p].scale[$half], scale), acc[p][t]);
+                }
+                if MINS {
+                    let total = isa.splat(x[t].mins[$which]);
+                    for p in 0..P {
+                        acc[p][t] = isa.fma(factors[p].min[$half], total, acc[p][t]);
                     }
                 }
             }
-            if !I::DOT4 && C::SMALL > 0 && ($step + 1) % chunk == 0 {
-                for p in 0..P {
-                    for t in 0..T {
-                        sums[p][t][half] = isa.widen(sums[p][t][half], small[p][t]);
-                        small[p][t] = isa.zero_s();
-                    }
-                }
-            }
-        })*};
+        }};
     }
-    step!(0 1 2 3 4 5 6 7);
-    for half in 0..1 + usize::from(C::HALVES) {
-        for t in 0..T {
-            let scale = isa.splat(x[t].scale);
-            for p in 0..P {
-                acc[p][t] = isa.fma(isa.to_f(sums[p][t][half]), isa.mul(factors[p].scale[half], scale), acc[p][t]);
-            }
-            if mins {
-                let total = isa.splat(x[t].mins[if C::HALVES { half } else { 2 }]);
-                for p in 0..P {
-                    acc[p][t] = isa.fma(factors[p].min[half], total, acc[p][t]);
-                }
-            }
-        }
+    if C::HALVES {
+        half!(0, 0, 0 1 2 3);
+        half!(1, 1, 4 5 6 7);
+    } else {
+        half!(0, 2, 0 1 2 3 4 5 6 7);
     }
 }
 
@@ -214,7 +220,7 @@ unsafe fn ints<I: Isa>(isa: I, p: *const u8) -> I::F {
 /// # Safety
 /// `block` points to a block as `b` says; `run` is in it.
 #[inline(always)]
-unsafe fn factors<I: Isa, C: Codes>(
+unsafe fn factors<I: Isa, C: Codes, const MINS: bool>(
     isa: I,
     b: &Blocks,
     block: *const u8,
@@ -228,7 +234,7 @@ unsafe fn factors<I: Isa, C: Codes>(
         for h in 0..1 + usize::from(C::HALVES) {
             let at = (if C::HALVES { 2 * run + h } else { run }) * LANES;
             f.scale[h] = if b.scales { isa.mul(d, ints(isa, block.add(b.scales_at + at))) } else { d };
-            if b.mins {
+            if MINS {
                 f.min[h] = if b.scales { isa.mul(dmin, ints(isa, block.add(b.mins_at + at))) } else { dmin };
             }
         }
@@ -239,21 +245,24 @@ unsafe fn factors<I: Isa, C: Codes>(
 /// How far ahead of its use a panel is fetched.
 const AHEAD: usize = 4096;
 
-/// Sums of one row of activations with one packed panel, from nothing.
+/// Sums of `T` rows of activations with one packed panel, from nothing.
 ///
 /// # Safety
-/// `w` points to a panel of `blocks` blocks as `b` says, and `C` is how its codes lie; `x` to as many inputs.
+/// `w` points to a panel of `blocks` blocks as `b` says, and `C` is how its codes lie; `x` to the first column of `T`
+/// rows with as many inputs, whose next columns are `column` blocks further each.
 #[inline(always)]
-pub(crate) unsafe fn packed<I: Isa, C: Codes>(
+pub(crate) unsafe fn packed<I: Isa, C: Codes, const MINS: bool, const T: usize>(
     isa: I,
     b: &Blocks,
     mut w: *const u8,
     mut x: *const QBlock,
+    column: usize,
     blocks: usize,
-) -> I::F {
+) -> [[I::F; T]; 1] {
     let table = isa.table(&b.table.unwrap_or_default());
     let shift = isa.load_i(&b.shift);
-    let mut acc = [[isa.splat(0.0)]];
+    let mut acc = [[isa.splat(0.0); T]];
+    let (mut done, next) = (0, column - RUNS + 1);
     for _ in 0..blocks {
         // SAFETY: by the contract.
         let d = unsafe { scales(isa, b, w) };
@@ -265,15 +274,16 @@ pub(crate) unsafe fn packed<I: Isa, C: Codes>(
                     isa.prefetch(w.wrapping_add(AHEAD + (run * C::LINES + line) * LINE));
                 }
                 let codes = w.add(b.codes_at + run * C::LINES * LINE).cast();
-                let f = factors::<I, C>(isa, b, w, d, run);
-                self::run::<I, C, 1, 1>(isa, [codes], table, [f], b.mins, shift, [&*x], &mut acc);
-                x = x.add(1);
+                let f = factors::<I, C, MINS>(isa, b, w, d, run);
+                self::run::<I, C, MINS, 1, T>(isa, [codes], table, [f], shift, x, &mut acc);
             }
+            done += 1;
+            x = x.wrapping_add(if done % RUNS == 0 { next } else { 1 });
         }
         // SAFETY: at most one past the panel.
         w = unsafe { w.add(b.bytes) };
     }
-    acc[0][0]
+    acc
 }
 
 /// Runs that are expanded at a time: those of a row that lie together.
@@ -292,7 +302,7 @@ pub(crate) struct Expanded {
 /// # Safety
 /// `w` points to a panel as `b` says that has these runs, and `C` is how its codes lie; `runs` <= [`CHUNK`].
 #[inline(always)]
-pub(crate) unsafe fn expand<I: Isa, C: Codes>(
+pub(crate) unsafe fn expand<I: Isa, C: Codes, const MINS: bool>(
     isa: I,
     b: &Blocks,
     w: *const u8,
@@ -318,12 +328,14 @@ pub(crate) unsafe fn expand<I: Isa, C: Codes>(
                 let v = C::step(isa, w.add(b.codes_at + run * C::LINES * LINE).cast(), table, step);
                 isa.store_b(v, &mut *codes.add(step));
             }
-            let f = factors::<I, C>(isa, b, w, scales(isa, b, w), run);
+            let f = factors::<I, C, MINS>(isa, b, w, scales(isa, b, w), run);
             let scales = (&raw mut (*out).scales).cast::<[f32; LANES]>().add(2 * i);
             let mins = (&raw mut (*out).mins).cast::<[f32; LANES]>().add(2 * i);
             for h in 0..1 + usize::from(C::HALVES) {
                 isa.store(f.scale[h], &mut *scales.add(h));
-                isa.store(f.min[h], &mut *mins.add(h));
+                if MINS {
+                    isa.store(f.min[h], &mut *mins.add(h));
+                }
             }
         }
     }
@@ -332,14 +344,14 @@ pub(crate) unsafe fn expand<I: Isa, C: Codes>(
 /// Adds `runs` expanded runs of `P` panels to the sums of `T` rows.
 ///
 /// # Safety
-/// `w` are `P` chunks whose first `runs` runs `expand` wrote; each of `x` points to `runs` blocks. `W` says how
-/// large the codes are, and how many scales a run has.
+/// `w` are `P` chunks whose first `runs` runs `expand` wrote; `x` points to a column of the first of `T` rows that has
+/// them. `W` says how large the codes are, and how many scales a run has.
 #[inline(always)]
-pub(crate) unsafe fn expanded<I: Isa, W: Codes, const P: usize, const T: usize>(
+pub(crate) unsafe fn expanded<I: Isa, W: Codes, const MINS: bool, const P: usize, const T: usize>(
     isa: I,
     b: &Blocks,
     w: &[MaybeUninit<Expanded>; P],
-    x: [*const QBlock; T],
+    mut x: *const QBlock,
     runs: usize,
     acc: &mut [[I::F; T]; P],
 ) {
@@ -347,7 +359,6 @@ pub(crate) unsafe fn expanded<I: Isa, W: Codes, const P: usize, const T: usize>(
     for run in 0..runs {
         // SAFETY: by the contract.
         unsafe {
-            let rows: [&QBlock; T] = x.map(|x| &*x.add(run));
             let at = from_fn(|p| (&raw const (*w[p].as_ptr()).codes).cast::<[u8; LINE]>().add(run * STEPS));
             let zero = isa.splat(0.0);
             let mut f = [Factors { scale: [zero; 2], min: [zero; 2] }; P];
@@ -355,10 +366,17 @@ pub(crate) unsafe fn expanded<I: Isa, W: Codes, const P: usize, const T: usize>(
                 let e = w[p].as_ptr();
                 for h in 0..1 + usize::from(W::HALVES) {
                     f[p].scale[h] = isa.load(&*(&raw const (*e).scales).cast::<[f32; LANES]>().add(2 * run + h));
-                    f[p].min[h] = isa.load(&*(&raw const (*e).mins).cast::<[f32; LANES]>().add(2 * run + h));
+                    if MINS {
+                        f[p].min[h] = isa.load(&*(&raw const (*e).mins).cast::<[f32; LANES]>().add(2 * run + h));
+                    }
                 }
             }
-            self::run::<I, Wide<W>, P, T>(isa, at, none, f, b.mins, shift, rows, acc);
+            // The next tile's rows, while this one's are worked on.
+            for t in 0..T {
+                isa.prefetch(x.wrapping_add((T + t) * RUNS).cast());
+            }
+            self::run::<I, Wide<W>, MINS, P, T>(isa, at, none, f, shift, x, acc);
+            x = x.wrapping_add(1);
         }
     }
 }

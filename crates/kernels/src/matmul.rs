@@ -1,6 +1,6 @@
 //! Matrix products: `out[t][n] = Σ_k x[t][k] · w[n][k] + bias[n]`.
 //!
-//! One accumulator per output, inputs in ascending order; `float.rs` and `dots.rs` say which operations. One row is
+//! One accumulator per output, inputs in ascending order; `float.rs` and `dots.rs` say which operations. Few rows are
 //! multiplied with the packed weights as they are; more rows share the work of expanding them, a chunk of inputs at a
 //! time, small enough for the first-level cache. Sums rest in memory between chunks. This changes no bit.
 #![allow(unsafe_code)]
@@ -11,7 +11,7 @@ use crate::buf::Shared;
 use crate::dots::{self, Codes};
 use crate::float::{self, Float};
 use crate::pack::{Blocks, Kind};
-use crate::quantize::{QBlock, QK};
+use crate::quantize::{QBlock, QK, RUNS};
 use crate::{Ctx, Packed, WORTH_SPLITTING};
 use alula_simd::{Isa, Kernel, LANES};
 use std::array::from_fn;
@@ -24,14 +24,18 @@ use std::ops::Range;
 pub enum Input<'a> {
     /// For float weights.
     F32(&'a [f32]),
-    /// For quantised weights: `rows * cols / 32` blocks from [`quantize`](crate::quantize()).
+    /// For quantised weights: what [`quantize`](crate::quantize()) makes of them.
     Q8(&'a [QBlock]),
 }
 
 /// Panels per task.
 const PANELS: usize = 4;
-/// Rows that share an expanded chunk.
+/// Up to so many rows, weights are unpacked in registers, for every tile anew; more rows share expanded chunks,
+const FEW: usize = 20;
+/// at most so many rows a chunk.
 const ROWS: usize = 256;
+/// The most rows of a tile.
+const MOST: usize = 8;
 
 /// `out = x · wᵀ + bias`, `[rows, w.rows()]`.
 ///
@@ -44,9 +48,12 @@ pub fn matmul(ctx: Ctx<'_>, x: Input<'_>, w: &Packed, bias: Option<&[f32]>, out:
     let rows = out.len() / w.rows;
     let fits = match x {
         Input::F32(x) => !w.quantized() && x.len() == rows * w.cols,
-        Input::Q8(x) => w.quantized() && x.len() * QK == rows * w.cols,
+        Input::Q8(x) => w.quantized() && x.len() == QBlock::count(rows, w.cols),
     };
     assert!(fits && out.len() == rows * w.rows && bias.is_none_or(|b| b.len() == w.rows));
+    if rows == 0 {
+        return;
+    }
     let panels = w.rows.div_ceil(LANES);
     let per_task = PANELS.min(panels.div_ceil(2 * ctx.pool.threads())).max(1);
     let out = Shared::new(out);
@@ -57,13 +64,16 @@ pub fn matmul(ctx: Ctx<'_>, x: Input<'_>, w: &Packed, bias: Option<&[f32]>, out:
             (Kind::F32, Input::F32(x)) => ctx.cpu.run(Floats::<float::F32>(task, x, PhantomData)),
             (Kind::F16, Input::F32(x)) => ctx.cpu.run(Floats::<float::F16>(task, x, PhantomData)),
             (Kind::BF16, Input::F32(x)) => ctx.cpu.run(Floats::<float::BF16>(task, x, PhantomData)),
-            (Kind::Blocks(b), Input::Q8(x)) => match (b.width, b.table.is_some(), b.halves()) {
-                (4, false, false) => ctx.cpu.run(Runs::<dots::Four>(task, b, x, PhantomData)),
-                (4, false, true) => ctx.cpu.run(Runs::<dots::FourHalves>(task, b, x, PhantomData)),
-                (4, true, false) => ctx.cpu.run(Runs::<dots::Table>(task, b, x, PhantomData)),
-                (5, false, false) => ctx.cpu.run(Runs::<dots::Five>(task, b, x, PhantomData)),
-                (6, false, true) => ctx.cpu.run(Runs::<dots::SixHalves>(task, b, x, PhantomData)),
-                (8, false, false) => ctx.cpu.run(Runs::<dots::Eight>(task, b, x, PhantomData)),
+            (Kind::Blocks(b), Input::Q8(x)) => match (b.width, b.table.is_some(), b.halves(), b.mins) {
+                (4, false, false, false) => ctx.cpu.run(Runs::<dots::Four, false>(task, b, x, PhantomData)),
+                (4, false, false, true) => ctx.cpu.run(Runs::<dots::Four, true>(task, b, x, PhantomData)),
+                (4, false, true, false) => ctx.cpu.run(Runs::<dots::FourHalves, false>(task, b, x, PhantomData)),
+                (4, false, true, true) => ctx.cpu.run(Runs::<dots::FourHalves, true>(task, b, x, PhantomData)),
+                (4, true, false, false) => ctx.cpu.run(Runs::<dots::Table, false>(task, b, x, PhantomData)),
+                (5, false, false, false) => ctx.cpu.run(Runs::<dots::Five, false>(task, b, x, PhantomData)),
+                (5, false, false, true) => ctx.cpu.run(Runs::<dots::Five, true>(task, b, x, PhantomData)),
+                (6, false, true, false) => ctx.cpu.run(Runs::<dots::SixHalves, false>(task, b, x, PhantomData)),
+                (8, false, false, false) => ctx.cpu.run(Runs::<dots::Eight, false>(task, b, x, PhantomData)),
                 _ => unreachable!("no format is packed like this"),
             },
             _ => unreachable!("the operand kinds are checked above"),
@@ -79,22 +89,26 @@ struct Task<'a> {
     out: &'a Shared<f32>,
 }
 
-/// Runs the body with `$t` the largest of some tile sizes that `$left` rows fill and that is not over `$most`. Few
-/// sizes keep the code small.
-macro_rules! by_rows {
-    ($left:expr, $most:expr, |$t:ident| $body:expr) => {
-        by_rows!($left, $most, $t, $body, 6 4 2)
-    };
-    ($left:expr, $most:expr, $t:ident, $body:expr, $($size:literal)*) => {
-        match $left {
-            $($size.. if $most >= $size && ($size != 4 || $most == 4) => {
-                const $t: usize = $size;
+/// Runs the body for tiles that cover `$rows` rows: `$t` is a tile's first row, `$size` its constant size, a power of two
+/// up to `$most`. Where the last tile would not be full it begins earlier, and computes some rows again.
+macro_rules! tiles {
+    ($rows:expr, $most:expr, |$t:ident, $size:ident| $body:expr) => {{
+        let (mut done, rows): (usize, usize) = (0, $rows);
+        while done < rows {
+            let fits = (rows + 1).next_power_of_two() / 2;
+            let size = (rows - done).next_power_of_two().min(fits).min($most);
+            let $t = done.min(rows - size);
+            tiles!(size, $size, $body, 8 4 2 1);
+            done = $t + size;
+        }
+    }};
+    ($have:expr, $size:ident, $body:expr, $($n:literal)*) => {
+        match $have {
+            $($n => {
+                const $size: usize = $n;
                 $body
             })*
-            _ => {
-                const $t: usize = 1;
-                $body
-            }
+            _ => unreachable!("a power of two up to 8"),
         }
     };
 }
@@ -125,22 +139,22 @@ impl Task<'_> {
     }
 }
 
-/// Sums between chunks: `[rows][panels]` vectors.
+/// Sums between chunks, of every tile: `[tile, T, P]` vectors.
 #[repr(C, align(64))]
-struct Sums<const P: usize>([[[f32; LANES]; P]; ROWS]);
+struct Sums<const P: usize, const T: usize>([[[f32; LANES]; P]; ROWS + MOST]);
 
-impl<const P: usize> Sums<P> {
-    /// The sums so far of `T` rows from row `t` of the group on: none at the first input.
+impl<const P: usize, const T: usize> Sums<P, T> {
+    /// A tile's sums so far: none at the first input.
     #[inline(always)]
-    fn get<I: Isa, const T: usize>(this: &MaybeUninit<Self>, isa: I, t: usize, input: usize) -> [[I::F; T]; P] {
+    fn get<I: Isa>(this: &MaybeUninit<Self>, isa: I, tile: usize, input: usize) -> [[I::F; T]; P] {
         let mut acc = [[isa.splat(0.0); T]; P];
         if input > 0 {
-            assert!(t + T <= ROWS);
+            assert!((tile + 1) * T <= ROWS + MOST);
             let rows: *const [[f32; LANES]; P] = this.as_ptr().cast();
             for i in 0..T {
                 for p in 0..P {
                     // SAFETY: within the array; `set` wrote it after the chunk before.
-                    acc[p][i] = isa.load(unsafe { &(*rows.add(t + i))[p] });
+                    acc[p][i] = isa.load(unsafe { &(*rows.add(tile * T + i))[p] });
                 }
             }
         }
@@ -148,99 +162,145 @@ impl<const P: usize> Sums<P> {
     }
 
     #[inline(always)]
-    fn set<I: Isa, const T: usize>(this: &mut MaybeUninit<Self>, isa: I, t: usize, acc: [[I::F; T]; P]) {
-        assert!(t + T <= ROWS);
+    fn set<I: Isa>(this: &mut MaybeUninit<Self>, isa: I, tile: usize, acc: [[I::F; T]; P]) {
+        assert!((tile + 1) * T <= ROWS + MOST);
         let rows: *mut [[f32; LANES]; P] = this.as_mut_ptr().cast();
         for i in 0..T {
             for p in 0..P {
                 // SAFETY: within the array.
-                isa.store(acc[p][i], unsafe { &mut (*rows.add(t + i))[p] });
+                isa.store(acc[p][i], unsafe { &mut (*rows.add(tile * T + i))[p] });
             }
         }
     }
 }
 
 /// A task of block-quantised weights.
-struct Runs<'a, C>(Task<'a>, Blocks, &'a [QBlock], PhantomData<C>);
+struct Runs<'a, C, const MINS: bool>(Task<'a>, Blocks, &'a [QBlock], PhantomData<C>);
 
-impl<C: Codes> Kernel for Runs<'_, C> {
+impl<C: Codes, const MINS: bool> Kernel for Runs<'_, C, MINS> {
     type Output = ();
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        match (self.0.rows, I::TILE.0) {
-            (0..2, _) => isa.enter(Single(&self)),
-            (_, 2) => self.many::<I, 2>(isa),
-            _ => self.many::<I, 1>(isa),
+        match I::TILE {
+            _ if self.0.rows <= FEW => self.few(isa),
+            (2, 6) => self.many::<I, 2, 6>(isa),
+            (1, 4) => self.many::<I, 1, 4>(isa),
+            _ => self.many::<I, 1, 1>(isa),
         }
     }
 }
 
-/// One row.
-struct Single<'a, C>(&'a Runs<'a, C>);
+/// `T` rows from row `t` on times a panel as it is packed.
+struct Few<'a, C, const MINS: bool, const T: usize> {
+    runs: &'a Runs<'a, C, MINS>,
+    panel: usize,
+    t: usize,
+}
 
-impl<C: Codes> Kernel for Single<'_, C> {
+impl<C: Codes, const MINS: bool, const T: usize> Kernel for Few<'_, C, MINS, T> {
     type Output = ();
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let Runs(task, b, x, _) = self.0;
-        for p in task.panels.clone().filter(|_| task.rows == 1) {
-            // SAFETY: the panel is as `b` says; the row has as many inputs.
-            let sum = unsafe { dots::packed::<I, C>(isa, b, task.panel(p), x.as_ptr(), task.w.cols / b.block) };
-            task.put(isa, [p], 0, [[sum]]);
-        }
+        let (Runs(task, b, x, _), panel, t) = (self.runs, self.panel, self.t);
+        assert!(t + T <= task.rows);
+        // SAFETY: the panel is as `b` says; the rows have as many inputs.
+        let acc = unsafe {
+            let x = x.as_ptr().add(t * RUNS);
+            dots::packed::<I, C, MINS, T>(isa, b, task.panel(panel), x, task.rows * RUNS, task.w.cols / b.block)
+        };
+        task.put(isa, [panel], t, acc);
     }
 }
 
-impl<C: Codes> Runs<'_, C> {
+impl<C: Codes, const MINS: bool> Runs<'_, C, MINS> {
     #[inline(always)]
-    fn many<I: Isa, const P: usize>(&self, isa: I) {
-        let Runs(task, b, _, _) = self;
+    fn few<I: Isa>(&self, isa: I) {
+        for panel in self.0.panels.clone() {
+            tiles!(self.0.rows, I::TILE.1.next_power_of_two(), |t, T| isa.enter(Few::<C, MINS, T> {
+                runs: self,
+                panel,
+                t
+            }));
+        }
+    }
+
+    #[inline(always)]
+    fn many<I: Isa, const P: usize, const T: usize>(&self, isa: I) {
+        let Runs(task, b, x, _) = self;
         let mut e = [const { MaybeUninit::uninit() }; P];
         let mut sums = MaybeUninit::uninit();
         for group in groups::<P>(&task.panels, task.rows, dots::CHUNK, task.w.cols / QK) {
             for (e, p) in e.iter_mut().zip(group.panels) {
                 // SAFETY: the panel is as `b` says and has these runs.
-                unsafe { dots::expand::<I, C>(isa, b, task.panel(p), group.inputs.start, group.inputs.len(), e) }
+                unsafe { dots::expand::<I, C, MINS>(isa, b, task.panel(p), group.inputs.start, group.inputs.len(), e) }
             }
-            let mut t = group.rows.start;
-            while t < group.rows.end {
-                by_rows!(group.rows.end - t, I::TILE.1, |T| {
-                    let tile = (self, &group, &e, &mut sums, t);
-                    match (I::DOT4, C::HALVES) {
-                        (true, false) => isa.enter(Tile::<C, dots::Eight, P, T>(tile, PhantomData)),
-                        (true, true) => isa.enter(Tile::<C, dots::SixHalves, P, T>(tile, PhantomData)),
-                        (false, _) => isa.enter(Tile::<C, C, P, T>(tile, PhantomData)),
-                    }
-                    t += T;
-                });
+            for tile in 0..group.rows.len().div_ceil(T) {
+                let place = Place { task, group: &group, sums: &mut sums, tile };
+                match (I::DOT4, C::HALVES) {
+                    (true, false) => isa.enter(Tile::<dots::Eight, MINS, P, T>(place, b, x, &e, PhantomData)),
+                    (true, true) => isa.enter(Tile::<dots::SixHalves, MINS, P, T>(place, b, x, &e, PhantomData)),
+                    (false, _) => isa.enter(Tile::<C, MINS, P, T>(place, b, x, &e, PhantomData)),
+                }
             }
         }
     }
 }
 
-/// Expanded runs of `P` panels times the `T` rows from a row on. `W` says how large codes are.
-struct Tile<'a, C, W, const P: usize, const T: usize>(Place<'a, C, P>, PhantomData<W>);
+/// A tile of `P` panels by `T` rows: where its sums come from and go to.
+struct Place<'a, const P: usize, const T: usize> {
+    task: &'a Task<'a>,
+    group: &'a Group<P>,
+    sums: &'a mut MaybeUninit<Sums<P, T>>,
+    tile: usize,
+}
 
-/// A task, a part of it, its expansion, its sums, and a row.
-type Place<'a, C, const P: usize> =
-    (&'a Runs<'a, C>, &'a Group<P>, &'a [MaybeUninit<dots::Expanded>; P], &'a mut MaybeUninit<Sums<P>>, usize);
+impl<const P: usize, const T: usize> Place<'_, P, T> {
+    /// The tile's first row. The last tile begins earlier if it would not be full; some rows are computed twice then.
+    #[inline(always)]
+    fn row(&self) -> usize {
+        let rows = &self.group.rows;
+        assert!(T <= rows.len() && rows.end <= self.task.rows);
+        rows.start + (self.tile * T).min(rows.len() - T)
+    }
 
-impl<C: Codes, W: Codes, const P: usize, const T: usize> Kernel for Tile<'_, C, W, P, T> {
+    #[inline(always)]
+    fn get<I: Isa>(&self, isa: I) -> [[I::F; T]; P] {
+        Sums::get(self.sums, isa, self.tile, self.group.inputs.start)
+    }
+
+    /// `all`: inputs of the product, in the units of the group.
+    #[inline(always)]
+    fn set<I: Isa>(self, isa: I, all: usize, acc: [[I::F; T]; P]) {
+        if self.group.inputs.end == all {
+            self.task.put(isa, self.group.panels, self.row(), acc);
+        } else {
+            Sums::set(self.sums, isa, self.tile, acc);
+        }
+    }
+}
+
+/// Expanded runs of `P` panels times `T` rows. `W` says how large codes are.
+struct Tile<'a, W, const MINS: bool, const P: usize, const T: usize>(
+    Place<'a, P, T>,
+    &'a Blocks,
+    &'a [QBlock],
+    &'a [MaybeUninit<dots::Expanded>; P],
+    PhantomData<W>,
+);
+
+impl<W: Codes, const MINS: bool, const P: usize, const T: usize> Kernel for Tile<'_, W, MINS, P, T> {
     type Output = ();
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let (Runs(task, b, x, _), Group { panels, rows, inputs }, e, sums, t) = self.0;
-        let mut acc = Sums::get::<I, T>(sums, isa, t - rows.start, inputs.start);
-        // SAFETY: the runs are expanded; the rows have them.
-        unsafe {
-            let x: [_; T] = rows_of(&x[inputs.start * task.rows..], inputs.len(), t, 0);
-            dots::expanded::<I, W, P, T>(isa, b, e, x, inputs.len(), &mut acc);
-        }
-        if inputs.end * QK == task.w.cols {
-            task.put(isa, *panels, t, acc);
-        } else {
-            Sums::set(sums, isa, t - rows.start, acc);
-        }
+        let Tile(place, b, x, e, _) = self;
+        let (inputs, row) = (&place.group.inputs, place.row());
+        let mut acc = place.get(isa);
+        let x = &x[inputs.start * place.task.rows + row * RUNS..];
+        assert!(x.len() >= T * RUNS);
+        // SAFETY: the runs are expanded; the column has those of `T` rows.
+        unsafe { dots::expanded::<I, W, MINS, P, T>(isa, b, e, x.as_ptr(), inputs.len(), &mut acc) }
+        let all = place.task.w.cols / QK;
+        place.set(isa, all, acc);
     }
 }
 
@@ -251,18 +311,21 @@ impl<W: Float> Kernel for Floats<'_, W> {
     type Output = ();
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        match I::TILE.0 {
-            2 => self.panels::<I, 2>(isa),
-            _ => self.panels::<I, 1>(isa),
+        match (self.0.rows, I::TILE) {
+            (1, (2, 6)) => self.panels::<I, 2, 1>(isa),
+            (2..6, (2, 6)) => self.panels::<I, 2, 2>(isa),
+            (6.., (2, 6)) => self.panels::<I, 2, 6>(isa),
+            (4.., (1, 4)) => self.panels::<I, 1, 4>(isa),
+            _ => self.panels::<I, 1, 1>(isa),
         }
     }
 }
 
 impl<W: Float> Floats<'_, W> {
     #[inline(always)]
-    fn panels<I: Isa, const P: usize>(&self, isa: I) {
+    fn panels<I: Isa, const P: usize, const T: usize>(&self, isa: I) {
         let Floats(task, x, _) = self;
-        let chunk = if task.rows == 1 { task.w.cols } else { float::CHUNK };
+        let chunk = if T == 1 { task.w.cols } else { float::CHUNK };
         let mut e = [const { MaybeUninit::uninit() }; P];
         let mut sums = MaybeUninit::uninit();
         for group in groups::<P>(&task.panels, task.rows, chunk, task.w.cols) {
@@ -271,8 +334,11 @@ impl<W: Float> Floats<'_, W> {
                 // SAFETY: inside the panel.
                 lines[p] = unsafe { task.panel(group.panels[p]).cast::<[W::Bits; LANES]>().add(group.inputs.start) };
             }
-            if task.rows == 1 {
-                isa.enter(FloatTile::<W, P, 1> { task, x, group: &group, lines, sums: &mut sums, t: 0 });
+            if T == 1 {
+                for tile in 0..group.rows.len() {
+                    let place = Place::<P, T> { task, group: &group, sums: &mut sums, tile };
+                    isa.enter(FloatTile::<W, P, T> { place, x, lines });
+                }
                 continue;
             }
             for p in 0..P {
@@ -280,12 +346,9 @@ impl<W: Float> Floats<'_, W> {
                 unsafe { float::expand::<I, W>(isa, lines[p], group.inputs.len(), &mut e[p]) }
             }
             let lines = from_fn(|p| float::Expanded::lines(&e[p]));
-            let mut t = group.rows.start;
-            while t < group.rows.end {
-                by_rows!(group.rows.end - t, I::TILE.1, |T| {
-                    isa.enter(FloatTile::<float::F32, P, T> { task, x, group: &group, lines, sums: &mut sums, t });
-                    t += T;
-                });
+            for tile in 0..group.rows.len().div_ceil(T) {
+                let place = Place { task, group: &group, sums: &mut sums, tile };
+                isa.enter(FloatTile::<float::F32, P, T> { place, x, lines });
             }
         }
     }
@@ -293,30 +356,24 @@ impl<W: Float> Floats<'_, W> {
 
 /// Some inputs of `P` panels times `T` rows.
 struct FloatTile<'a, W: Float, const P: usize, const T: usize> {
-    task: &'a Task<'a>,
+    place: Place<'a, P, T>,
     x: &'a [f32],
-    group: &'a Group<P>,
     lines: [*const [W::Bits; LANES]; P],
-    sums: &'a mut MaybeUninit<Sums<P>>,
-    t: usize,
 }
 
 impl<W: Float, const P: usize, const T: usize> Kernel for FloatTile<'_, W, P, T> {
     type Output = ();
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let (task, Group { panels, rows, inputs }) = (self.task, self.group);
-        let mut acc = Sums::get::<I, T>(self.sums, isa, self.t - rows.start, inputs.start);
+        let (cols, place) = (self.place.task.w.cols, self.place);
+        let inputs = &place.group.inputs;
+        let mut acc = place.get(isa);
         // SAFETY: `lines` are the inputs of the group's panels; the rows have them.
         unsafe {
-            let x: [_; T] = rows_of(self.x, task.w.cols, self.t, inputs.start);
+            let x: [_; T] = rows_of(self.x, cols, place.row(), inputs.start);
             float::tile::<I, W, P, T>(isa, self.lines, x, inputs.len(), &mut acc);
         }
-        if inputs.end == task.w.cols {
-            task.put(isa, *panels, self.t, acc);
-        } else {
-            Sums::set(self.sums, isa, self.t - rows.start, acc);
-        }
+        place.set(isa, cols, acc);
     }
 }
 
@@ -336,11 +393,12 @@ fn groups<const P: usize>(
     all: usize,
 ) -> impl Iterator<Item = Group<P>> {
     let end = panels.end;
+    let per = rows.div_ceil(rows.div_ceil(ROWS)); // about equal groups
     panels.clone().step_by(P).flat_map(move |p| {
-        (0..rows).step_by(ROWS).flat_map(move |t| {
+        (0..rows).step_by(per).flat_map(move |t| {
             (0..all).step_by(chunk).map(move |k| Group {
                 panels: from_fn(|i| (p + i).min(end - 1)),
-                rows: t..rows.min(t + ROWS),
+                rows: t..rows.min(t + per),
                 inputs: k..all.min(k + chunk),
             })
         })

@@ -22,58 +22,60 @@ pub struct QBlock {
     pub mins: [f32; 3],
 }
 
-/// Blocks of a row that lie together; see [`quantize`].
+/// Blocks of a row that lie together: a column.
 pub(crate) const RUNS: usize = 8;
 
-/// Quantises `rows` rows of 32-element blocks: `x` holds `32 * out.len()` elements.
+impl QBlock {
+    /// Blocks that [`quantize`] writes for `rows` rows of `cols` elements: columns are whole.
+    pub fn count(rows: usize, cols: usize) -> usize {
+        rows.saturating_mul(cols.div_ceil(QK * RUNS)).saturating_mul(RUNS)
+    }
+}
+
+/// Quantises `[rows, cols]` elements in blocks of 32 along the rows.
 ///
 /// In `out` each row's first 8 blocks come first, row by row, then each row's next 8, and so on: so do the kernels read
-/// them. A single row's blocks lie as they are.
+/// them. Where a row has no more blocks, nothing is written.
 ///
 /// # Panics
-/// If the sizes do not fit together.
-pub fn quantize(ctx: Ctx<'_>, x: &[f32], rows: usize, out: &mut [QBlock]) {
-    assert!(x.len() == out.len() * QK && (out.is_empty() || rows > 0 && out.len().is_multiple_of(rows)));
-    const CHUNK: usize = 64;
-    let n = out.len();
+/// If `cols` is not a multiple of 32, or the lengths are not `rows * cols` and [`QBlock::count`].
+pub fn quantize(ctx: Ctx<'_>, x: &[f32], rows: usize, cols: usize, out: &mut [QBlock]) {
+    assert!(cols.is_multiple_of(QK) && x.len() == rows * cols && out.len() == QBlock::count(rows, cols));
+    /// Columns of a row that are a task.
+    const TASK: usize = 8;
+    let n = out.len() / RUNS;
     let shared = Shared::new(out);
-    ctx.pool.run(n.div_ceil(CHUNK), x.len() > WORTH_SPLITTING, |task, _| {
-        let (first, len) = (task * CHUNK, CHUNK.min(n - task * CHUNK));
-        // SAFETY: one task a chunk; chunks are disjoint.
+    ctx.pool.run(n.div_ceil(TASK), x.len() > WORTH_SPLITTING, |task, _| {
+        let (first, len) = (task * TASK, TASK.min(n - task * TASK));
+        // SAFETY: one task a part; parts are disjoint.
         #[allow(unsafe_code)]
-        let out = unsafe { shared.part(first, len) };
-        ctx.cpu.run(Blocks { x, rows, width: n / rows, first, out });
+        let out = unsafe { shared.part(first * RUNS, len * RUNS) };
+        ctx.cpu.run(Columns { x, rows, cols, first, out });
     });
 }
 
-/// Some blocks of the result, from block `first` on. A row has `width` blocks.
-struct Blocks<'a> {
+/// Some columns of rows, from the `first` of the result on.
+struct Columns<'a> {
     x: &'a [f32],
     rows: usize,
-    width: usize,
+    cols: usize,
     first: usize,
     out: &'a mut [QBlock],
 }
 
-impl Kernel for Blocks<'_> {
+impl Kernel for Columns<'_> {
     type Output = ();
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let mut done = 0;
-        while done < self.out.len() {
-            let at = self.first + done;
-            let column = at / (self.rows * RUNS) * RUNS;
-            let together = RUNS.min(self.width - column);
-            let (row, j) = ((at - column * self.rows) / together, (at - column * self.rows) % together);
-            let n = (together - j).min(self.out.len() - done);
-            let x = &self.x[(row * self.width + column + j) * QK..][..n * QK];
-            each(isa, x, &mut self.out[done..done + n]);
-            done += n;
+        for (i, out) in self.out.chunks_exact_mut(RUNS).enumerate() {
+            let (column, row) = ((self.first + i) / self.rows, (self.first + i) % self.rows);
+            let x = &self.x[row * self.cols..][..self.cols][column * RUNS * QK..];
+            each(isa, x, out);
         }
     }
 }
 
-/// Quantises neighbouring blocks.
+/// Quantises as many blocks as there are elements or places for.
 #[inline(always)]
 fn each<I: Isa>(isa: I, x: &[f32], out: &mut [QBlock]) {
     let (halves, _) = x.as_chunks::<16>();
@@ -116,8 +118,8 @@ mod tests {
         let x: Vec<f32> = (0..320).map(|i| ((i * 7919 % 1000) as f32 - 500.0) / 37.0).collect();
         let pool = Pool::new(1);
         for cpu in Cpu::all() {
-            let mut out = vec![QBlock::default(); 10];
-            quantize(Ctx { cpu, pool: &pool }, &x, 1, &mut out);
+            let mut out = vec![QBlock::default(); 16];
+            quantize(Ctx { cpu, pool: &pool }, &x, 1, 320, &mut out);
             for (b, x) in out.iter().zip(x.chunks(32)) {
                 let amax = x.iter().fold(0f32, |m, v| m.max(v.abs()));
                 assert_eq!(b.scale, amax / 127.0);

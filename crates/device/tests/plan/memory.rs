@@ -30,7 +30,8 @@ fn numbers_are_those_of_what_is_held() {
             let cached = kv * (dk + dv.next_multiple_of(16)) * limits.cache.bytes();
             assert_eq!(memory.cache, 2 * cached * PAGE * limits.pages);
             // The widest quantised input has 96 columns.
-            let blocks = if matrices == DType::Q8_0 { limits.tokens.max(limits.outputs) * 3 } else { 0 };
+            let rows = limits.tokens.max(limits.outputs);
+            let blocks = if matrices == DType::Q8_0 { QBlock::count(rows, 96) } else { 0 };
             let scratch = Scratch::new(2, limits.context, heads / kv).expect("memory").bytes();
             let arena = plan_arena(&graph, limits.tokens, limits.outputs).len * 4;
             assert_eq!(memory.work, arena + blocks * size_of::<QBlock>() + scratch);

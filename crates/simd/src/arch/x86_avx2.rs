@@ -25,9 +25,18 @@ macro_rules! simd {
     };
 }
 
-/// `[op(a0, b0, …), op(a1, b1, …)]`.
+/// `[op(a0, b0, …), op(a1, b1, …)]`. Not `map`: closures are compiled without the level's instructions unless inlined.
 macro_rules! both {
-    ($op:ident($($v:expr),*)) => { simd!([$op($($v[0]),*), $op($($v[1]),*)]) };
+    ($op:ident$(::<$n:literal>)?($($v:expr),*)) => { simd!([$op$(::<$n>)?($($v[0]),*), $op$(::<$n>)?($($v[1]),*)]) };
+}
+
+/// The same value. Keeps the compiler from adding up in another order, for which there are not enough registers.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn in_order(mut v: __m256i) -> __m256i {
+    // SAFETY: no instructions.
+    unsafe { std::arch::asm!("/* {0} */", inout(ymm_reg) v, options(nomem, nostack, preserves_flags)) }
+    v
 }
 
 type F = [__m256; 2];
@@ -71,13 +80,11 @@ impl Isa for Avx2 {
     }
     #[inline(always)]
     fn load_bf16(self, p: &[u16; 16]) -> F {
-        simd!({
-            let p: *const __m128i = p.as_ptr().cast();
-            [p, p.add(1)].map(|q| {
-                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(q));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-            })
-        })
+        let p: *const __m128i = p.as_ptr().cast();
+        let v = simd!([_mm_loadu_si128(p), _mm_loadu_si128(p.add(1))]);
+        let v = both!(_mm256_cvtepu16_epi32(v));
+        let v = both!(_mm256_slli_epi32::<16>(v));
+        both!(_mm256_castsi256_ps(v))
     }
     #[inline(always)]
     fn store(self, v: F, p: &mut [f32; 16]) {
@@ -182,7 +189,7 @@ impl Isa for Avx2 {
     }
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
-        simd!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
+        simd!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
     }
     #[inline(always)]
     fn load_i(self, p: &[i32; 16]) -> I {
@@ -235,10 +242,8 @@ impl Isa for Avx2 {
     }
     #[inline(always)]
     fn shift_b(self, v: I, by: i32) -> I {
-        simd!({
-            let n = _mm_cvtsi32_si128(by.abs());
-            v.map(|v| if by < 0 { _mm256_sll_epi16(v, n) } else { _mm256_srl_epi16(v, n) })
-        })
+        let n = simd!([_mm_cvtsi32_si128(by.abs()); 2]);
+        if by < 0 { both!(_mm256_sll_epi16(v, n)) } else { both!(_mm256_srl_epi16(v, n)) }
     }
     #[inline(always)]
     fn table(self, t: &[u8; 16]) -> I {
@@ -271,13 +276,15 @@ impl Isa for Avx2 {
     }
     #[inline(always)]
     fn dot4_small(self, acc: I, w: I, x: i32) -> I {
-        simd!({
-            let x = _mm256_set1_epi32(x);
-            [0, 1].map(|i| _mm256_add_epi16(acc[i], _mm256_maddubs_epi16(w[i], x)))
-        })
+        let x = simd!([_mm256_set1_epi32(x); 2]);
+        let sums = both!(_mm256_maddubs_epi16(w, x));
+        let sums = both!(_mm256_add_epi16(acc, sums));
+        both!(in_order(sums))
     }
     #[inline(always)]
     fn widen(self, acc: I, s: I) -> I {
-        simd!([0, 1].map(|i| _mm256_add_epi32(acc[i], _mm256_madd_epi16(s[i], _mm256_set1_epi16(1)))))
+        let one = simd!([_mm256_set1_epi16(1); 2]);
+        let sums = both!(_mm256_madd_epi16(s, one));
+        both!(_mm256_add_epi32(acc, sums))
     }
 }

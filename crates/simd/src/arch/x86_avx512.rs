@@ -161,7 +161,7 @@ macro_rules! level {
             }
             #[inline(always)]
             fn prefetch(self, p: *const u8) {
-                simd!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
+                simd!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
             }
             #[inline(always)]
             fn load_i(self, p: &[i32; 16]) -> __m512i {
