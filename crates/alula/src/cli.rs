@@ -148,6 +148,14 @@ pub enum Cache {
     F32,
     /// Half precision.
     F16,
+    /// Bfloat16.
+    Bf16,
+    /// 8 bits, a scale for 32 elements.
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4 bits, a scale for 32 elements.
+    #[value(name = "q4_0")]
+    Q4_0,
 }
 
 /// `alula run`.

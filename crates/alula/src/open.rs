@@ -21,6 +21,9 @@ pub fn cache(c: Cache) -> CacheType {
     match c {
         Cache::F32 => CacheType::F32,
         Cache::F16 => CacheType::F16,
+        Cache::Bf16 => CacheType::BF16,
+        Cache::Q8_0 => CacheType::Q8_0,
+        Cache::Q4_0 => CacheType::Q4_0,
     }
 }
 

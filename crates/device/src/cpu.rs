@@ -5,7 +5,7 @@ use alula_graph::{
     self as graph, Dim, Graph, Index, Op, RopeTable, StateSpec, ValueId, WeightId, WeightSource, plan_arena,
 };
 use alula_kernels::{self as kernels, Buf, Ceilings, Ctx, Input, Kv, Packed, Pool, QBlock, Rows, Scratch};
-use alula_simd::Cpu;
+use alula_simd::{Cpu, LANES};
 use alula_tensor::Tensor;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -53,7 +53,7 @@ impl Device for CpuDevice {
         let size =
             |w: &[WeightId]| w.iter().map(|w| graph.weights()[w.0].shape.iter().product::<usize>() as u64).sum::<u64>();
         let all: u64 = graph.nodes().iter().map(|n| size(&n.weights)).sum();
-        let (mut done, mut widest, mut group, mut quantized) = (0, 0, 1, None);
+        let (mut done, mut widest, mut group, mut dim, mut quantized) = (0, 0, 1, 1, None);
         let mut steps = Vec::with_capacity(graph.nodes().len());
         for node in graph.nodes() {
             let w = |i: usize| node.weights.get(i).copied();
@@ -87,8 +87,9 @@ impl Device for CpuDevice {
                     head_dim: *head_dim,
                 },
                 Op::Attend { state, heads, scale, soft_cap } => {
-                    let StateSpec::Paged { heads: kv, window, .. } = graph.states()[*state];
+                    let StateSpec::Paged { heads: kv, window, key_dim, value_dim, .. } = graph.states()[*state];
                     group = group.max(heads / kv);
+                    dim = dim.max(key_dim).max(value_dim);
                     let attend = kernels::Attend { heads: *heads, scale: *scale, window, soft_cap: *soft_cap };
                     Step::Attend { state: *state, attend }
                 }
@@ -103,10 +104,10 @@ impl Device for CpuDevice {
             done += size(&node.weights);
             progress(done, all);
         }
-        let per_token = graph.states().iter().map(|&StateSpec::Paged { heads, key_dim, value_dim, .. }| {
-            Kv::bytes_per_token(limits.cache, heads, key_dim, value_dim)
+        let per_block = graph.states().iter().map(|&StateSpec::Paged { heads, key_dim, value_dim, .. }| {
+            Kv::bytes_per_block(limits.cache, heads, key_dim, value_dim)
         });
-        let cache = per_token.sum::<usize>().saturating_mul(PAGE).saturating_mul(limits.pages);
+        let cache = per_block.sum::<usize>().saturating_mul(PAGE / LANES).saturating_mul(limits.pages);
         let none = || DeviceError::Memory { what: format!("a cache of {} pages ({cache} bytes)", limits.pages) };
         let state = |&StateSpec::Paged { heads, key_dim, value_dim, .. }: &_| {
             Kv::new(limits.cache, limits.pages, PAGE, heads, key_dim, value_dim).ok_or_else(none)
@@ -115,7 +116,7 @@ impl Device for CpuDevice {
         let written = zeros(limits.pages).ok_or_else(none)?;
         let threads = self.pool.threads();
         let none = || DeviceError::Memory { what: format!("a context of {} positions", limits.context) };
-        let scratch = Scratch::new(threads, limits.context, group).ok_or_else(none)?;
+        let scratch = Scratch::new(threads, limits.context, group, dim).ok_or_else(none)?;
         let none = || DeviceError::Memory { what: format!("steps of {} tokens", limits.tokens) };
         let rows = limits.tokens.max(limits.outputs);
         let blocks: Vec<QBlock> = zeros(QBlock::count(rows, widest)).ok_or_else(none)?;

@@ -1,139 +1,21 @@
 //! Causal attention over a paged cache, with grouped heads (Ainslie et al. 2023, arXiv:2305.13245), sliding windows
 //! and soft caps.
 //!
-//! Keys lie transposed in blocks of 16 positions, so that a vector's lanes are positions and a score has one
-//! accumulator over the head's elements; an output element has one accumulator over ascending positions. The
-//! softmax's sum runs over 16 lanes (position mod 16) in ascending order, then the fixed tree. Nothing depends on
-//! which other rows are in the step.
+//! A score has one accumulator over the head's elements, its lanes are positions; an output element has one
+//! accumulator over ascending positions. The softmax's sum runs over 16 lanes (position mod 16) in ascending order,
+//! then the fixed tree. Nothing depends on which other rows are in the step.
+//!
+//! A task is some rows of one sequence with the query heads of one key head: together they are the queries that share
+//! an expansion of a block of the cache. Both products are tiles of the float kernel.
 #![allow(unsafe_code)]
+#![allow(clippy::needless_range_loop)] // no closures around vector code
 
 use crate::buf::Shared;
-use crate::{Buf, Ctx, Unary, WORTH_SPLITTING};
+use crate::cache::{Kv, Rows, Side, expand};
+use crate::{Buf, Ctx, Unary, WORTH_SPLITTING, float};
 use alula_simd::{Isa, Kernel, LANES, math};
-
-/// What the cache keeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CacheType {
-    /// Single precision.
-    F32,
-    /// Half precision.
-    F16,
-}
-
-impl CacheType {
-    /// Bytes of an element.
-    pub fn bytes(self) -> usize {
-        match self {
-            CacheType::F32 => 4,
-            CacheType::F16 => 2,
-        }
-    }
-}
-
-/// One layer's keys and values for a number of pages.
-///
-/// Keys: `[pages, heads, page / 16, key_dim, 16]`; values: `[pages, heads, page, value_dim rounded up to 16]`.
-pub struct Kv {
-    kind: CacheType,
-    heads: usize,
-    key_dim: usize,
-    value_dim: usize,
-    page: usize,
-    k: Buf,
-    v: Buf,
-}
-
-impl Kv {
-    /// A zeroed cache of `pages` pages of `page` positions; `None` where there is not so much memory.
-    ///
-    /// # Panics
-    /// If `page` is not a multiple of 16, or a size other than `pages` is 0.
-    pub fn new(
-        kind: CacheType,
-        pages: usize,
-        page: usize,
-        heads: usize,
-        key_dim: usize,
-        value_dim: usize,
-    ) -> Option<Kv> {
-        assert!(page.is_multiple_of(LANES) && page > 0 && heads > 0 && key_dim > 0 && value_dim > 0);
-        let places = pages.checked_mul(page)?.checked_mul(heads)?;
-        let zeroed = |dim: usize| Buf::try_zeroed(places.checked_mul(dim)?.checked_mul(kind.bytes())?);
-        let (k, v) = (zeroed(key_dim)?, zeroed(value_dim.checked_next_multiple_of(LANES)?)?);
-        Some(Kv { kind, heads, key_dim, value_dim, page, k, v })
-    }
-
-    /// Bytes that one position takes.
-    pub fn bytes_per_token(kind: CacheType, heads: usize, key_dim: usize, value_dim: usize) -> usize {
-        heads * (key_dim + value_dim.next_multiple_of(LANES)) * kind.bytes()
-    }
-}
-
-/// The page tables of a step's rows.
-#[derive(Clone, Copy)]
-pub struct Rows<'a> {
-    /// Position of each row in its sequence.
-    pub positions: &'a [u32],
-    /// Sequence of each row, an index into `pages`.
-    pub seqs: &'a [u32],
-    /// Page table of each sequence.
-    pub pages: &'a [&'a [u32]],
-}
-
-impl Rows<'_> {
-    /// The page of a row's own position, and the place in it.
-    fn place(&self, row: usize, page: usize) -> (usize, usize) {
-        let p = self.positions[row] as usize;
-        (self.pages[self.seqs[row] as usize][p / page] as usize, p % page)
-    }
-}
-
-/// Writes the keys and values of a step's rows into the cache. Where two rows have one place, the later one stays.
-///
-/// `k`: `[rows, heads, key_dim]`, `v`: `[rows, heads, value_dim]`.
-///
-/// # Panics
-/// If the sizes do not fit together, or a row's page is missing.
-pub fn store(ctx: Ctx<'_>, kv: &mut Kv, rows: Rows<'_>, k: &[f32], v: &[f32]) {
-    let (heads, dk, dv, page, kind) = (kv.heads, kv.key_dim, kv.value_dim, kv.page, kv.kind);
-    let n = rows.positions.len();
-    assert!(k.len() == n * heads * dk && v.len() == n * heads * dv);
-    let (ks, vs) = (Shared::new(&mut kv.k[..]), Shared::new(&mut kv.v[..]));
-    let size = kind.bytes();
-    let width = dv.next_multiple_of(LANES);
-    // A task is a head: neighbouring rows share its cache lines.
-    ctx.pool.run(heads, k.len() > WORTH_SPLITTING, |h, _| {
-        for row in 0..n {
-            let (p, at) = rows.place(row, page);
-            let base = p * heads + h;
-            for (d, x) in k[(row * heads + h) * dk..][..dk].iter().enumerate() {
-                let i = (base * page / LANES + at / LANES) * dk * LANES + d * LANES + at % LANES;
-                // SAFETY: a place in the cache belongs to one head, and a head's rows are written one after another.
-                let out = unsafe { ks.part(i * size, size) };
-                put(kind, &[*x], out);
-            }
-            // SAFETY: as above.
-            let out = unsafe { vs.part((base * page + at) * width * size, dv * size) };
-            put(kind, &v[(row * heads + h) * dv..][..dv], out);
-        }
-    });
-}
-
-/// Encodes floats for the cache.
-fn put(kind: CacheType, x: &[f32], out: &mut [u8]) {
-    match kind {
-        CacheType::F32 => {
-            for (x, o) in x.iter().zip(out.chunks_exact_mut(4)) {
-                o.copy_from_slice(&x.to_le_bytes());
-            }
-        }
-        CacheType::F16 => {
-            for (x, o) in x.iter().zip(out.chunks_exact_mut(2)) {
-                o.copy_from_slice(&alula_simd::f32_to_f16(*x).to_le_bytes());
-            }
-        }
-    }
-}
+use std::array::from_fn;
+use std::ops::Range;
 
 /// What attention a layer computes.
 #[derive(Clone, Copy, Debug)]
@@ -148,24 +30,38 @@ pub struct Attend {
     pub soft_cap: Option<f32>,
 }
 
-/// Memory for scores, one part per thread.
+/// Positions whose values are expanded at a time.
+const SPAN: usize = 4 * LANES;
+/// Queries of a task, where more than one row is needed for so many.
+const QUERIES: usize = 16;
+
+/// Memory for scores and an expanded block, one part per thread.
 pub struct Scratch {
-    scores: Buf,
+    floats: Buf,
     per_thread: usize,
+    block: usize,
 }
 
 impl Scratch {
-    /// For `threads` threads and contexts up to `context` positions, `group` query heads per key head; `None` where
-    /// there is not so much memory.
-    pub fn new(threads: usize, context: usize, group: usize) -> Option<Scratch> {
-        let per_thread = context.checked_next_multiple_of(LANES)?.checked_mul(group)?;
-        Some(Scratch { scores: Buf::try_zeroed(per_thread.checked_mul(threads)?.checked_mul(4)?)?, per_thread })
+    /// For `threads` threads, contexts up to `context` positions, `group` query heads per key head, and keys and values
+    /// of up to `dim` elements; `None` where there is not so much memory.
+    pub fn new(threads: usize, context: usize, group: usize, dim: usize) -> Option<Scratch> {
+        let block = dim.checked_next_multiple_of(LANES)?.checked_mul(SPAN)?;
+        // Rows of a task may see a block more each.
+        let scores = context.checked_add(QUERIES)?.checked_next_multiple_of(LANES)?.checked_mul(rows(group) * group)?;
+        let per_thread = scores.checked_add(block)?;
+        Some(Scratch { floats: Buf::try_zeroed(per_thread.checked_mul(threads)?.checked_mul(4)?)?, per_thread, block })
     }
 
     /// Bytes that it takes.
     pub fn bytes(&self) -> usize {
-        self.scores.len()
+        self.floats.len()
     }
+}
+
+/// Rows of a task.
+fn rows(group: usize) -> usize {
+    (QUERIES / group.max(1)).max(1)
 }
 
 /// Attention of a step's rows, whose own keys and values are already stored.
@@ -178,202 +74,295 @@ pub fn attend(ctx: Ctx<'_>, a: Attend, kv: &Kv, rows: Rows<'_>, q: &[f32], scrat
     let n = rows.positions.len();
     assert!(a.heads.is_multiple_of(kv.heads) && q.len() == n * a.heads * kv.key_dim);
     assert_eq!(out.len(), n * a.heads * kv.value_dim);
+    let (block, per_thread) = (scratch.block, scratch.per_thread);
+    assert!(block >= SPAN * kv.key_dim.max(kv.value_dim).next_multiple_of(LANES));
     let work: usize = rows.positions.iter().map(|&p| (p as usize + 1) * a.heads * kv.key_dim).sum();
-    let (scores, per_thread) = (Shared::new(scratch.scores.floats_mut()), scratch.per_thread);
+    let floats = Shared::new(scratch.floats.floats_mut());
     let out = Shared::new(out);
+    let group = a.heads / kv.heads;
+    let per_task = self::rows(group);
+    let tasks = n.div_ceil(per_task);
     // Neighbouring tasks read the same keys.
-    ctx.pool.run(n * kv.heads, work > WORTH_SPLITTING, |task, thread| {
-        let (head, row) = (task / n, task % n);
-        let group = a.heads / kv.heads;
-        let end = rows.positions[row] as usize + 1;
-        let start = a.window.map_or(0, |w| end.saturating_sub(w));
-        let first = (row * a.heads + head * group) * kv.value_dim;
-        // SAFETY: one part per thread; one task per output.
-        let (scores, out) =
-            unsafe { (scores.part(thread * per_thread, per_thread), out.part(first, group * kv.value_dim)) };
-        let q = &q[(row * a.heads + head * group) * kv.key_dim..][..group * kv.key_dim];
-        let pages = rows.pages[rows.seqs[row] as usize];
-        assert!(pages.len() * kv.page >= end);
-        ctx.cpu.run(Head { a, kv, head, pages, start, end, q, scores, out });
+    ctx.pool.run(tasks * kv.heads, work > WORTH_SPLITTING, |task, thread| {
+        let (head, mut row) = (task / tasks, task % tasks * per_task);
+        let end = n.min(row + per_task);
+        while row < end {
+            let next = |r: &usize| {
+                rows.seqs[*r] == rows.seqs[row]
+                    && rows.positions[*r].wrapping_sub(rows.positions[row]) as usize == r - row
+            };
+            let same = row..row + (row..end).take_while(next).count();
+            row = same.end;
+            let pages = rows.pages[rows.seqs[same.start] as usize];
+            let (first, last) = (rows.positions[same.start] as usize + 1, rows.positions[same.end - 1] as usize + 1);
+            assert!(pages.len() * kv.page >= last);
+            // SAFETY: one part per thread.
+            let (expanded, scores) = unsafe { floats.part(thread * per_thread, per_thread) }.split_at_mut(block);
+            let task = Task { a, kv, head, group, pages, first, rows: same, q, out: &out };
+            ctx.cpu.run(All { task, expanded, scores });
+        }
     });
 }
 
-/// One row's query heads that share one key head.
-struct Head<'a> {
+/// Neighbouring rows of a sequence, with the query heads that share one key head. A query is a row and a head.
+struct Task<'a> {
     a: Attend,
     kv: &'a Kv,
     head: usize,
+    group: usize,
     pages: &'a [u32],
-    start: usize,
-    end: usize,
+    /// Positions that the first row sees the end of; every next row sees one more.
+    first: usize,
+    rows: Range<usize>,
     q: &'a [f32],
-    scores: &'a mut [f32],
-    out: &'a mut [f32],
+    out: &'a Shared<f32>,
 }
 
-impl Kernel for Head<'_> {
+/// Runs the body for tiles of 8, 4, 2 and 1 of `$all` queries, as large as there are and at most `$most`.
+macro_rules! tiles {
+    ($all:expr, $most:expr, |$q:ident, $size:ident| $body:expr) => {
+        tiles!($all, $most, $q, $size, $body, 8 4 2)
+    };
+    ($all:expr, $most:expr, $q:ident, $size:ident, $body:expr, $($n:literal)*) => {{
+        let mut $q = 0;
+        while $q < $all {
+            match $all - $q {
+                $($n.. if $most >= $n => {
+                    const $size: usize = $n;
+                    $body;
+                    $q += $n;
+                })*
+                _ => {
+                    const $size: usize = 1;
+                    $body;
+                    $q += 1;
+                }
+            }
+        }
+    }};
+}
+
+/// A task with its memory.
+struct All<'a> {
+    task: Task<'a>,
+    expanded: &'a mut [f32],
+    scores: &'a mut [f32],
+}
+
+impl Kernel for All<'_> {
     type Output = ();
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        match self.kv.kind {
-            CacheType::F32 => self.go::<I, f32>(isa),
-            CacheType::F16 => self.go::<I, u16>(isa),
+        let All { task, expanded, scores } = self;
+        let queries = task.rows.len() * task.group;
+        let blocks = task.sees(0).start / LANES..task.sees(queries - 1).end.div_ceil(LANES);
+        let stride = blocks.len() * LANES;
+        assert!(queries * stride <= scores.len());
+        let most = I::TILE.1.next_power_of_two();
+        let lines = expanded.as_chunks_mut::<LANES>().0;
+        for b in blocks.clone() {
+            let next = (b + 1).min(blocks.end - 1);
+            expand(isa, task.kv, Side::Keys, task.place(b), task.place(next), lines, LANES);
+            let at = Place { lines: lines.as_ptr(), first: b * LANES, column: (b - blocks.start) * LANES, stride };
+            tiles!(queries, most, |q, T| isa.enter(Scores::<T> { task: &task, at, q, scores }));
+        }
+        for q in 0..queries {
+            let seen = task.sees(q);
+            let (from, to) = (seen.start / LANES - blocks.start, seen.end.div_ceil(LANES) - blocks.start);
+            softmax(isa, &mut scores[q * stride..][from * LANES..to * LANES]);
+            task.out(q).fill(0.0);
+        }
+        for span in blocks.clone().step_by(SPAN / LANES) {
+            for b in span..blocks.end.min(span + SPAN / LANES) {
+                let next = (b + 1).min(blocks.end - 1);
+                let lines = &mut lines[(b - span) * LANES..];
+                expand(isa, task.kv, Side::Values, task.place(b), task.place(next), lines, SPAN);
+            }
+            let (first, column) = (span * LANES, (span - blocks.start) * LANES);
+            let at = Place { lines: lines.as_ptr(), first, column, stride };
+            tiles!(queries, most, |q, T| match I::TILE.0 {
+                2 => isa.enter(Mix::<2, T> { task: &task, at, q, scores }),
+                _ => isa.enter(Mix::<1, T> { task: &task, at, q, scores }),
+            });
         }
     }
 }
 
-/// An element type of the cache.
-trait Element: Copy {
-    fn load<I: Isa>(isa: I, p: &[Self; 16]) -> I::F;
-}
-impl Element for f32 {
-    #[inline(always)]
-    fn load<I: Isa>(isa: I, p: &[f32; 16]) -> I::F {
-        isa.load(p)
-    }
-}
-impl Element for u16 {
-    #[inline(always)]
-    fn load<I: Isa>(isa: I, p: &[u16; 16]) -> I::F {
-        isa.load_f16(p)
-    }
+/// Expanded positions from `first` on, and where their scores are: from `column` on of each query's `stride`.
+#[derive(Clone, Copy)]
+struct Place {
+    lines: *const [f32; LANES],
+    first: usize,
+    column: usize,
+    stride: usize,
 }
 
-impl Head<'_> {
+impl Task<'_> {
+    /// The positions that a query sees.
+    fn sees(&self, q: usize) -> Range<usize> {
+        let end = self.first + q / self.group;
+        self.a.window.map_or(0, |w| end.saturating_sub(w))..end
+    }
+
+    /// Page, head and block in the page of a block of the sequence.
+    fn place(&self, block: usize) -> (usize, usize, usize) {
+        let per_page = self.kv.page / LANES;
+        (self.pages[block / per_page] as usize, self.head, block % per_page)
+    }
+
+    /// Index of a query's row and head.
+    fn index(&self, q: usize) -> usize {
+        (self.rows.start + q / self.group) * self.a.heads + self.head * self.group + q % self.group
+    }
+
+    /// A query's output.
+    #[expect(clippy::mut_from_ref, reason = "outputs are disjoint parts of a shared slice")]
+    fn out(&self, q: usize) -> &mut [f32] {
+        // SAFETY: one task per output, which holds one at a time.
+        unsafe { self.out.part(self.index(q) * self.kv.value_dim, self.kv.value_dim) }
+    }
+}
+
+/// Scaled, capped and masked scores of `T` queries from query `q` on.
+struct Scores<'a, 'b, const T: usize> {
+    task: &'a Task<'b>,
+    at: Place,
+    q: usize,
+    scores: &'a mut [f32],
+}
+
+impl<const T: usize> Kernel for Scores<'_, '_, T> {
+    type Output = ();
     #[inline(always)]
-    fn go<I: Isa, E: Element>(mut self, isa: I) {
-        let group = self.q.len() / self.kv.key_dim;
-        // Scores of a query head: positions from the block of `start` to the end of the block of `end - 1`.
-        let stride = self.end.next_multiple_of(LANES) - self.start / LANES * LANES;
-        let mut g = 0;
-        while g < group {
-            match group - g {
-                8.. if I::TILE.1 >= 6 => self.scores::<I, E, 8>(isa, &mut g, stride),
-                4.. if I::TILE.1 >= 4 => self.scores::<I, E, 4>(isa, &mut g, stride),
-                2.. => self.scores::<I, E, 2>(isa, &mut g, stride),
-                _ => self.scores::<I, E, 1>(isa, &mut g, stride),
-            }
+    fn run<I: Isa>(self, isa: I) {
+        let (task, Place { lines, first, column, stride }, q) = (self.task, self.at, self.q);
+        let dk = task.kv.key_dim;
+        let mut x = [std::ptr::null(); T];
+        for i in 0..T {
+            x[i] = task.q[task.index(q + i) * dk..][..dk].as_ptr();
         }
-        for g in 0..group {
-            self.softmax(isa, g * stride..(g + 1) * stride);
-        }
-        let mut g = 0;
-        while g < group {
-            match group - g {
-                8.. if I::TILE.1 >= 6 => self.mix::<I, E, 8, 2>(isa, &mut g, stride),
-                4.. if I::TILE.1 >= 4 => self.mix::<I, E, 4, 4>(isa, &mut g, stride),
-                2.. => self.mix::<I, E, 2, 4>(isa, &mut g, stride),
-                _ => self.mix::<I, E, 1, 4>(isa, &mut g, stride),
+        let mut acc = [[isa.splat(0.0); T]];
+        // SAFETY: a block has a line for each of a key's elements, of which queries have as many.
+        unsafe { float::tile::<I, float::F32, 1, T>(isa, [lines], x, dk, &mut acc) }
+        let scale = isa.splat(task.a.scale);
+        for i in 0..T {
+            let score = isa.mul(acc[0][i], scale);
+            let score = match task.a.soft_cap {
+                Some(c) => Unary::SoftCap(c).apply(isa, score),
+                None => score,
+            };
+            let seen = task.sees(q + i);
+            let out = &mut self.scores[(q + i) * stride + column..][..LANES];
+            crate::store_part(isa, score, out);
+            if seen.start > first || seen.end < first + LANES {
+                out[..seen.start.saturating_sub(first).min(LANES)].fill(f32::NEG_INFINITY);
+                out[seen.end.saturating_sub(first).min(LANES)..].fill(f32::NEG_INFINITY);
             }
         }
     }
+}
 
-    /// Scaled, capped and masked scores of `G` query heads from head `g` on.
-    #[inline(always)]
-    fn scores<I: Isa, E: Element, const G: usize>(&mut self, isa: I, g: &mut usize, stride: usize) {
-        let (kv, dk) = (self.kv, self.kv.key_dim);
-        let first = self.start / LANES;
-        let (keys, scale) = (kv.k.as_ptr().cast::<[E; LANES]>(), isa.splat(self.a.scale));
-        for block in first..self.end.div_ceil(LANES) {
-            let at = block * LANES;
-            let page = self.pages[at / kv.page] as usize;
-            let line = ((page * kv.heads + self.head) * (kv.page / LANES) + at % kv.page / LANES) * dk;
-            assert!((line + dk) * LANES * size_of::<E>() <= kv.k.len());
-            let mut acc = [isa.splat(0.0); G];
-            for d in 0..dk {
-                // SAFETY: within the cache by the assertion; `Buf` is aligned to 64, lines to their own size.
-                let k = E::load(isa, unsafe { &*keys.add(line + d) });
-                for (i, acc) in acc.iter_mut().enumerate() {
-                    *acc = isa.fma(k, isa.splat(self.q[(*g + i) * dk + d]), *acc);
-                }
-            }
-            for (i, acc) in acc.into_iter().enumerate() {
-                let score = isa.mul(acc, scale);
-                let score = match self.a.soft_cap {
-                    Some(c) => Unary::SoftCap(c).apply(isa, score),
-                    None => score,
-                };
-                let out = &mut self.scores[(*g + i) * stride + (block - first) * LANES..][..LANES];
-                crate::store_part(isa, score, out);
-                out[..self.start.saturating_sub(at).min(LANES)].fill(f32::NEG_INFINITY);
-                out[(self.end - at).min(LANES)..].fill(f32::NEG_INFINITY);
-            }
-        }
-        *g += G;
+/// Scores to probabilities. Masked positions get exactly 0.
+#[inline(always)]
+fn softmax<I: Isa>(isa: I, scores: &mut [f32]) {
+    let (chunks, _) = scores.as_chunks_mut::<LANES>();
+    let mut max = isa.splat(f32::NEG_INFINITY);
+    for c in chunks.iter() {
+        max = isa.max(isa.load(c), max);
     }
+    let max = isa.splat(isa.max_lane(max));
+    let mut sum = isa.splat(0.0);
+    for c in chunks.iter_mut() {
+        let e = math::exp(isa, isa.sub(isa.load(c), max));
+        sum = isa.add(sum, e);
+        isa.store(e, c);
+    }
+    let inverse = isa.splat(1.0 / isa.sum(sum));
+    for c in chunks {
+        isa.store(isa.mul(isa.load(c), inverse), c);
+    }
+}
 
-    /// Scores to probabilities. Masked positions get exactly 0.
+/// Adds a span's values, weighted by the probabilities of `T` queries from query `q` on, `P` lines at a time.
+struct Mix<'a, 'b, const P: usize, const T: usize> {
+    task: &'a Task<'b>,
+    at: Place,
+    q: usize,
+    scores: &'a [f32],
+}
+
+impl<const P: usize, const T: usize> Kernel for Mix<'_, '_, P, T> {
+    type Output = ();
     #[inline(always)]
-    fn softmax<I: Isa>(&mut self, isa: I, range: std::ops::Range<usize>) {
-        let (chunks, _) = self.scores[range].as_chunks_mut::<LANES>();
-        let max = chunks.iter().fold(isa.splat(f32::NEG_INFINITY), |m, c| isa.max(isa.load(c), m));
-        let max = isa.splat(isa.max_lane(max));
-        let mut sum = isa.splat(0.0);
-        for c in chunks.iter_mut() {
-            let e = math::exp(isa, isa.sub(isa.load(c), max));
-            sum = isa.add(sum, e);
-            isa.store(e, c);
-        }
-        let inverse = isa.splat(1.0 / isa.sum(sum));
-        for c in chunks {
-            isa.store(isa.mul(isa.load(c), inverse), c);
+    fn run<I: Isa>(self, isa: I) {
+        let (first, q) = (self.at.first, self.q);
+        let within = |q: usize| {
+            let seen = self.task.sees(q);
+            seen.start.max(first) - first..seen.end.clamp(first, first + SPAN) - first
+        };
+        // Rows see more and more, so the first and the last say it for all.
+        if within(q) == within(q + T - 1) {
+            self.add::<I, T>(isa, q, within(q));
+        } else {
+            for i in 0..T {
+                self.add::<I, 1>(isa, q + i, within(q + i));
+            }
         }
     }
+}
 
-    /// Values weighted by the probabilities of `G` query heads from head `g` on, `V` vectors of a value at a time.
+impl<const P: usize, const T: usize> Mix<'_, '_, P, T> {
+    /// Adds the positions `range` of the span to `N` queries.
     #[inline(always)]
-    fn mix<I: Isa, E: Element, const G: usize, const V: usize>(&mut self, isa: I, g: &mut usize, stride: usize) {
-        let lines = self.kv.value_dim.div_ceil(LANES);
+    fn add<I: Isa, const N: usize>(&self, isa: I, q: usize, range: Range<usize>) {
+        if range.is_empty() {
+            return;
+        }
+        let Place { column, stride, .. } = self.at;
+        let mut x = [std::ptr::null(); N];
+        for i in 0..N {
+            x[i] = self.scores[(q + i) * stride + column..][range.clone()].as_ptr();
+        }
+        let lines = self.task.kv.value_dim.div_ceil(LANES);
         let mut line = 0;
         while line < lines {
-            if lines - line >= V {
-                self.mix_lines::<I, E, G, V>(isa, *g, stride, line);
-                line += V;
+            if lines - line >= P {
+                self.lines::<I, P, N>(isa, q, line, &range, x);
+                line += P;
             } else {
-                self.mix_lines::<I, E, G, 1>(isa, *g, stride, line);
+                self.lines::<I, 1, N>(isa, q, line, &range, x);
                 line += 1;
             }
         }
-        *g += G;
     }
 
     #[inline(always)]
-    fn mix_lines<I: Isa, E: Element, const G: usize, const V: usize>(
-        &mut self,
+    fn lines<I: Isa, const L: usize, const N: usize>(
+        &self,
         isa: I,
-        g: usize,
-        stride: usize,
+        q: usize,
         line: usize,
+        range: &Range<usize>,
+        x: [*const f32; N],
     ) {
-        let (kv, dv) = (self.kv, self.kv.value_dim);
-        let lines = dv.div_ceil(LANES);
-        let values = kv.v.as_ptr().cast::<[E; LANES]>();
-        let base = self.start / LANES * LANES;
-        let mut acc = [[isa.splat(0.0); V]; G];
-        let mut at = self.start;
-        while at < self.end {
-            let page = self.pages[at / kv.page] as usize;
-            let stop = self.end.min((at / kv.page + 1) * kv.page);
-            let first = (page * kv.heads + self.head) * kv.page;
-            assert!((first + kv.page) * lines * LANES * size_of::<E>() <= kv.v.len());
-            for p in at..stop {
-                let row = (first + p % kv.page) * lines + line;
-                // SAFETY: within the cache by the assertion (line + V <= lines); `Buf` is aligned to 64.
-                let v: [I::F; V] = std::array::from_fn(|i| E::load(isa, unsafe { &*values.add(row + i) }));
-                for (i, acc) in acc.iter_mut().enumerate() {
-                    let weight = isa.splat(self.scores[(g + i) * stride + p - base]);
-                    for (acc, v) in acc.iter_mut().zip(v) {
-                        *acc = isa.fma(v, weight, *acc);
-                    }
-                }
+        let dv = self.task.kv.value_dim;
+        let part = |l: usize| (line + l) * LANES..dv.min((line + l + 1) * LANES);
+        let mut acc = [[isa.splat(0.0); N]; L];
+        for i in 0..N {
+            let out = self.task.out(q + i);
+            for l in 0..L {
+                acc[l][i] = crate::load_part(isa, &out[part(l)]);
             }
-            at = stop;
         }
-        for (i, acc) in acc.into_iter().enumerate() {
-            for (j, acc) in acc.into_iter().enumerate() {
-                let from = (line + j) * LANES;
-                let out = &mut self.out[(g + i) * dv..][from..dv.min(from + LANES)];
-                crate::store_part(isa, acc, out);
+        // SAFETY: a span has as many lines as positions for every 16 of a value's elements.
+        unsafe {
+            let lines = from_fn(|l| self.at.lines.add((line + l) * SPAN + range.start));
+            float::tile::<I, float::F32, L, N>(isa, lines, x, range.len(), &mut acc);
+        }
+        for i in 0..N {
+            let out = self.task.out(q + i);
+            for l in 0..L {
+                crate::store_part(isa, acc[l][i], &mut out[part(l)]);
             }
         }
     }

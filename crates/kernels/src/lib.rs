@@ -7,6 +7,7 @@
 
 mod attend;
 mod buf;
+mod cache;
 mod dots;
 mod float;
 mod machine;
@@ -18,8 +19,9 @@ mod pool;
 mod quantize;
 mod rope;
 
-pub use attend::{Attend, CacheType, Kv, Rows, Scratch, attend, store};
+pub use attend::{Attend, Scratch, attend};
 pub use buf::Buf;
+pub use cache::{CacheType, Kv, Rows, store};
 pub use machine::{Ceilings, Rate, ceilings};
 pub use map::{Binary, Unary, glu, map, zip};
 pub use matmul::{Input, matmul};

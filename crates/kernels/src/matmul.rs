@@ -31,7 +31,7 @@ pub enum Input<'a> {
 /// Panels per task.
 const PANELS: usize = 4;
 /// Up to so many rows, weights are unpacked in registers, for every tile anew; more rows share expanded chunks,
-const FEW: usize = 20;
+const FEW: usize = 48;
 /// at most so many rows a chunk.
 const ROWS: usize = 256;
 /// The most rows of a tile.

@@ -79,31 +79,37 @@ impl Kernel for Columns<'_> {
 #[inline(always)]
 fn each<I: Isa>(isa: I, x: &[f32], out: &mut [QBlock]) {
     let (halves, _) = x.as_chunks::<16>();
+    let (zero, infinity) = (isa.splat(0.0), isa.splat(f32::INFINITY));
     for (h, block) in halves.chunks_exact(2).zip(out) {
         let v = [isa.load(&h[0]), isa.load(&h[1])];
-        let abs = v.map(|v| isa.max(v, isa.sub(isa.splat(0.0), v)));
+        // Infinite where the element is not finite.
+        let abs = [isa.max(v[0], isa.sub(zero, v[0])), isa.max(v[1], isa.sub(zero, v[1]))];
+        let abs =
+            [isa.select_lt(abs[0], infinity, abs[0], infinity), isa.select_lt(abs[1], infinity, abs[1], infinity)];
         let amax = isa.max_lane(isa.max(abs[0], abs[1]));
-        // 0 times a number is 0, unless it is infinite or NaN.
-        let zero = isa.splat(0.0);
-        let finite = isa.sum(isa.fma(v[0], zero, isa.mul(v[1], zero))) == 0.0;
         let inverse = 127.0 / amax;
-        if !finite || inverse.is_infinite() {
-            let scale = if finite { 0.0 } else { f32::NAN };
+        if amax == f32::INFINITY || inverse == f32::INFINITY {
+            let scale = if amax == f32::INFINITY { f32::NAN } else { 0.0 };
             *block = QBlock { scale, mins: [scale; 3], ..QBlock::default() };
             continue;
         }
-        let inverse = isa.splat(inverse);
         block.scale = amax / 127.0;
-        for (i, v) in v.into_iter().enumerate() {
-            let mut q = [0i32; 16];
-            isa.store_i(isa.round(isa.mul(v, inverse)), &mut q);
-            for (b, q) in block.q[16 * i..].iter_mut().zip(q) {
-                *b = q as i8;
-            }
-            block.less[i] = -block.q[16 * i..][..16].iter().map(|&q| i32::from(q)).sum::<i32>();
+        let inverse = isa.splat(inverse);
+        let q = [isa.round(isa.mul(v[0], inverse)), isa.round(isa.mul(v[1], inverse))];
+        let (bytes, _) = block.q.as_chunks_mut::<16>();
+        isa.store_i8(q[0], &mut bytes[0]);
+        isa.store_i8(q[1], &mut bytes[1]);
+        // Exact: integers below 4096.
+        let first = -isa.sum(isa.to_f(q[0]));
+        let second = -isa.sum(isa.to_f(q[1]));
+        for (i, less) in [first, second, first + second].into_iter().enumerate() {
+            // SAFETY: a small integer.
+            #[allow(unsafe_code)]
+            let whole = unsafe { less.to_int_unchecked() };
+            block.less[i] = whole;
+            // -0.0 is no integer's.
+            block.mins[i] = block.scale * (less + 0.0);
         }
-        block.less[2] = block.less[0] + block.less[1];
-        block.mins = block.less.map(|s| block.scale * s as f32);
     }
 }
 

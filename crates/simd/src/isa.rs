@@ -93,6 +93,8 @@ pub trait Isa: Copy + Send + Sync + 'static {
     fn load_i(self, p: &[i32; 16]) -> Self::I;
     /// Lanes from signed bytes.
     fn load_i8(self, p: &[i8; 16]) -> Self::I;
+    /// The low bytes of lanes to memory.
+    fn store_i8(self, v: Self::I, p: &mut [i8; 16]);
     /// Integers to memory.
     fn store_i(self, v: Self::I, p: &mut [i32; 16]);
 

@@ -27,12 +27,13 @@ fn numbers_are_those_of_what_is_held() {
                 }
             });
             assert_eq!(memory.weights, held.sum::<usize>());
-            let cached = kv * (dk + dv.next_multiple_of(16)) * limits.cache.bytes();
+            let element = if limits.cache == CacheType::F32 { 4 } else { 2 };
+            let cached = kv * (dk + dv.next_multiple_of(16)) * element;
             assert_eq!(memory.cache, 2 * cached * PAGE * limits.pages);
             // The widest quantised input has 96 columns.
             let rows = limits.tokens.max(limits.outputs);
             let blocks = if matrices == DType::Q8_0 { QBlock::count(rows, 96) } else { 0 };
-            let scratch = Scratch::new(2, limits.context, heads / kv).expect("memory").bytes();
+            let scratch = Scratch::new(2, limits.context, heads / kv, dk.max(dv)).expect("memory").bytes();
             let arena = plan_arena(&graph, limits.tokens, limits.outputs).len * 4;
             assert_eq!(memory.work, arena + blocks * size_of::<QBlock>() + scratch);
         }

@@ -137,6 +137,9 @@ fn a_graph_of_every_op_means_what_it_says() {
         (DType::F32, CacheType::F32, 1e-12),
         (DType::BF16, CacheType::F32, 1e-12),
         (DType::F32, CacheType::F16, 1e-6),
+        (DType::F32, CacheType::BF16, 2e-5),
+        (DType::F32, CacheType::Q8_0, 1e-4),
+        (DType::F32, CacheType::Q4_0, 2e-2),
         (DType::Q8_0, CacheType::F32, 2e-3),
     ] {
         let (graph, weights) = model(matrices);

@@ -4,7 +4,7 @@ use alula_kernels::{Attend, CacheType, Ctx, Kv, Rows, Scratch, attend, store};
 /// One row of the table: query heads, key heads, columns of a key and of a value, window, cap, cache, page.
 struct Case(usize, usize, usize, usize, Option<usize>, Option<f32>, CacheType, usize);
 
-use CacheType::{F16, F32};
+use CacheType::{BF16, F16, F32, Q4_0, Q8_0};
 const CASES: &[Case] = &[
     Case(1, 1, 8, 8, None, None, F32, 16),
     Case(2, 2, 12, 16, None, None, F32, 64),
@@ -19,6 +19,14 @@ const CASES: &[Case] = &[
     Case(9, 3, 20, 17, Some(5), Some(0.5), F32, 64),
     Case(11, 1, 64, 48, Some(33), None, F16, 16),
     Case(4, 1, 8, 130, None, None, F16, 64),
+    Case(6, 2, 64, 40, None, None, BF16, 32),
+    Case(4, 4, 20, 33, Some(20), None, BF16, 64),
+    Case(8, 2, 64, 64, None, None, Q8_0, 64),
+    Case(7, 1, 40, 100, Some(33), None, Q8_0, 16),
+    Case(2, 2, 33, 17, None, Some(3.0), Q8_0, 64),
+    Case(8, 2, 64, 64, None, None, Q4_0, 64),
+    Case(3, 3, 80, 72, Some(18), None, Q4_0, 32),
+    Case(32, 1, 12, 5, None, None, Q4_0, 64),
 ];
 
 /// Lengths of the sequences that share a step: on both sides of a vector and of a page, and one that grows apart.
@@ -93,7 +101,8 @@ impl Case {
         if write {
             store(ctx, cache, rows, &part(&s.k, kv * dk), &part(&s.v, kv * dv));
         }
-        let mut scratch = Scratch::new(ctx.pool.threads(), LENGTHS[LENGTHS.len() - 1], heads / kv).expect("memory");
+        let context = LENGTHS[LENGTHS.len() - 1];
+        let mut scratch = Scratch::new(ctx.pool.threads(), context, heads / kv, dk.max(dv)).expect("memory");
         let mut out = vec![f32::NAN; range.len() * heads * dv];
         attend(ctx, self.spec(), cache, rows, &part(&s.q, heads * dk), &mut scratch, &mut out);
         out
@@ -102,22 +111,40 @@ impl Case {
     /// Double precision, straight from the definition; with each output its bound.
     fn reference(&self, s: &Scene) -> Vec<(f64, f64)> {
         let &Case(heads, kv, dk, dv, window, cap, kind, _) = self;
-        let cached = |x: f32| match kind {
-            F32 => f64::from(x),
-            F16 => f64::from(alula_tensor::f16_to_f32(alula_simd::f32_to_f16(x))),
+        let half = |x: f32| f64::from(alula_tensor::f16_to_f32(alula_simd::f32_to_f16(x)));
+        // What the cache makes of 32 neighbours of a key or value.
+        let group = |x: &[f32]| -> Vec<f64> {
+            let most = x.iter().copied().fold(0f32, |m, x| if x.abs() > m.abs() { x } else { m });
+            let code = |x: f32| match kind {
+                F32 => f64::from(x),
+                F16 => half(x),
+                // 8 bits of precision: round the 16 lower ones away.
+                BF16 => {
+                    let (bits, odd) = (x.to_bits(), x.to_bits() >> 16 & 1);
+                    f64::from(f32::from_bits((bits + 0x7fff + odd) & 0xffff_0000))
+                }
+                Q8_0 => half(most.abs() / 127.0) * f64::from((x * (127.0 / most.abs())).round_ties_even()),
+                Q4_0 => half(most / -8.0) * (f64::from((x * (-8.0 / most) + 8.5).floor().min(15.0)) - 8.0),
+            };
+            x.iter().map(|&x| code(x)).collect()
         };
+        let cached = |x: &[f32], dim: usize| -> Vec<f64> {
+            x.chunks(dim).flat_map(|row| row.chunks(32).flat_map(group)).collect()
+        };
+        let (keys, values) = (cached(&s.k, dk), cached(&s.v, dv));
         let mut out = Vec::new();
         for row in 0..s.seqs.len() {
             let context = s.positions[row] as usize + 1;
             let seen: Vec<usize> = (row + 1 - context.min(window.unwrap_or(context))..=row).collect();
             for head in 0..heads {
                 let g = head / (heads / kv);
-                let at = |x: &[f32], r: usize, dim: usize, d: usize| cached(x[(r * kv + g) * dim + d]);
+                let at = |x: &[f64], r: usize, dim: usize, d: usize| x[(r * kv + g) * dim + d];
                 let mut most = 0f64; // Σ |q k|, which bounds a score's error
                 let scores: Vec<f64> = seen
                     .iter()
                     .map(|&j| {
-                        let terms = (0..dk).map(|d| f64::from(s.q[(row * heads + head) * dk + d]) * at(&s.k, j, dk, d));
+                        let terms =
+                            (0..dk).map(|d| f64::from(s.q[(row * heads + head) * dk + d]) * at(&keys, j, dk, d));
                         let (sum, abs) = terms.fold((0.0, 0.0), |(s, a), t| (s + t, a + t.abs()));
                         let scale = f64::from(self.spec().scale);
                         most = most.max(abs * scale);
@@ -131,7 +158,7 @@ impl Case {
                 // A score is off by (dk + 10) roundings of it at most; so is, relatively, a weight; sums add theirs.
                 let relative = 2.0 * ((dk + 10) as f64 * most + seen.len() as f64 + 12.0) * EPS;
                 for d in 0..dv {
-                    let terms = seen.iter().zip(&weights).map(|(&j, w)| w / total * at(&s.v, j, dv, d));
+                    let terms = seen.iter().zip(&weights).map(|(&j, w)| w / total * at(&values, j, dv, d));
                     let (sum, abs) = terms.fold((0.0, 0.0), |(s, a), t| (s + t, a + t.abs()));
                     out.push((sum, abs * relative));
                 }
@@ -213,7 +240,7 @@ fn the_later_of_two_rows_in_one_place_stays() {
             let rows = Rows { positions: &vec![0; n], seqs: &vec![0; n], pages: &[&[0]] };
             store(ctx, &mut cache, rows, k, k);
             let rows = Rows { positions: &[0], seqs: &[0], pages: &[&[0]] };
-            let (mut scratch, mut out) = (Scratch::new(ctx.pool.threads(), 1, 1).expect("memory"), [f32::NAN; 80]);
+            let (mut scratch, mut out) = (Scratch::new(ctx.pool.threads(), 1, 1, 40).expect("memory"), [f32::NAN; 80]);
             let one = Attend { heads: 2, scale: 1.0, window: None, soft_cap: None };
             attend(ctx, one, &cache, rows, &[1.0; 80], &mut scratch, &mut out);
             out
@@ -225,39 +252,42 @@ fn the_later_of_two_rows_in_one_place_stays() {
 
 #[test]
 fn what_a_cache_and_a_scratch_take() {
-    assert_eq!(Kv::bytes_per_token(F32, 3, 20, 17), 3 * (20 + 32) * 4);
-    assert_eq!(Kv::bytes_per_token(F16, 1, 64, 64), 256);
-    assert_eq!(Scratch::new(3, 17, 4).expect("memory").bytes(), 3 * 32 * 4 * 4);
+    assert_eq!(Kv::bytes_per_block(F32, 3, 20, 17), 16 * 3 * (20 + 32) * 4);
+    assert_eq!(Kv::bytes_per_block(F16, 1, 64, 64), 16 * 256);
+    assert_eq!(Kv::bytes_per_block(BF16, 1, 64, 64), 16 * 256);
+    assert_eq!(Kv::bytes_per_block(Q8_0, 2, 64, 64), 16 * 2 * 2 * 2 * 34);
+    assert_eq!(Kv::bytes_per_block(Q4_0, 1, 96, 64), 16 * 5 * 18);
+    assert_eq!(Scratch::new(3, 17, 4, 20).expect("memory").bytes(), 3 * (48 * 16 + 32 * 64) * 4);
     // None of these can be had; some are no number of bytes at all.
     assert!(Kv::new(F32, usize::MAX / 8, 64, 1, 64, 64).is_none());
     assert!(Kv::new(F32, 1 << 50, 64, 1, 64, 64).is_none());
-    assert!(Scratch::new(2, usize::MAX, 1).is_none());
-    assert!(Scratch::new(usize::MAX, 1000, 8).is_none());
-    assert!(Scratch::new(1, 1 << 58, 1).is_none());
+    assert!(Scratch::new(2, usize::MAX, 1, 8).is_none());
+    assert!(Scratch::new(usize::MAX, 1000, 8, 8).is_none());
+    assert!(Scratch::new(1, 1 << 58, 1, 8).is_none());
 }
 
 #[test]
 fn sizes_that_do_not_fit_panic() {
-    // Each argument is right but for one: (key elements, query elements, page table, scratch context, heads).
-    let run = |k: usize, q: usize, table: &'static [u32], context: usize, heads: usize| {
+    // Each argument is right but for one: (key elements, query elements, page table, scratch's columns, heads).
+    let run = |k: usize, q: usize, table: &'static [u32], dim: usize, heads: usize| {
         std::panic::catch_unwind(move || {
             scalar(|ctx| {
                 let mut cache = Kv::new(F32, 2, 16, 2, 8, 8).expect("memory");
                 let rows = Rows { positions: &[0, 17], seqs: &[0, 0], pages: &[table] };
                 store(ctx, &mut cache, rows, &vec![0.0; k], &[0.0; 32]);
                 let a = Attend { heads, scale: 1.0, window: None, soft_cap: None };
-                let mut scratch = Scratch::new(1, context, 2).expect("memory");
+                let mut scratch = Scratch::new(1, 18, 2, dim).expect("memory");
                 attend(ctx, a, &cache, rows, &vec![0.0; q], &mut scratch, &mut [0.0; 64]);
             })
         })
     };
-    assert!(run(32, 64, &[1, 0], 18, 4).is_ok());
-    assert!(run(31, 64, &[1, 0], 18, 4).is_err());
-    assert!(run(32, 63, &[1, 0], 18, 4).is_err());
-    assert!(run(32, 64, &[1], 18, 4).is_err());
-    assert!(run(32, 64, &[1, 2], 18, 4).is_err());
-    assert!(run(32, 64, &[1, 0], 1, 4).is_err());
-    assert!(run(32, 64, &[1, 0], 18, 3).is_err());
+    assert!(run(32, 64, &[1, 0], 8, 4).is_ok());
+    assert!(run(31, 64, &[1, 0], 8, 4).is_err());
+    assert!(run(32, 63, &[1, 0], 8, 4).is_err());
+    assert!(run(32, 64, &[1], 8, 4).is_err());
+    assert!(run(32, 64, &[1, 2], 8, 4).is_err());
+    assert!(run(32, 64, &[1, 0], 0, 4).is_err());
+    assert!(run(32, 64, &[1, 0], 8, 3).is_err());
     for (page, heads, dk, dv) in [(8, 1, 8, 8), (0, 1, 8, 8), (16, 0, 8, 8), (16, 1, 0, 8), (16, 1, 8, 0)] {
         assert!(std::panic::catch_unwind(|| Kv::new(F16, 1, page, heads, dk, dv)).is_err());
     }

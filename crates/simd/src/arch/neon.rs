@@ -168,6 +168,14 @@ impl Isa for Neon {
         })
     }
     #[inline(always)]
+    fn store_i8(self, v: I, p: &mut [i8; 16]) {
+        simd!({
+            let low = vcombine_s16(vmovn_s32(v[0]), vmovn_s32(v[1]));
+            let high = vcombine_s16(vmovn_s32(v[2]), vmovn_s32(v[3]));
+            vst1q_s8(p.as_mut_ptr(), vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+        })
+    }
+    #[inline(always)]
     fn store_i(self, v: I, p: &mut [i32; 16]) {
         for (i, x) in v.into_iter().enumerate() {
             simd!(vst1q_s32(p.as_mut_ptr().add(4 * i), x));

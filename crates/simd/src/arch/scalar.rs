@@ -173,6 +173,10 @@ impl Isa for Scalar {
         p.map(i32::from)
     }
     #[inline(always)]
+    fn store_i8(self, v: I, p: &mut [i8; 16]) {
+        *p = v.map(|x| x as i8);
+    }
+    #[inline(always)]
     fn store_i(self, v: I, p: &mut [i32; 16]) {
         *p = v;
     }

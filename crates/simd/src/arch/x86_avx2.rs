@@ -206,6 +206,17 @@ impl Isa for Avx2 {
         })
     }
     #[inline(always)]
+    fn store_i8(self, v: I, p: &mut [i8; 16]) {
+        simd!({
+            // Low bytes alone, so that packing has nothing to saturate; it goes by halves of registers.
+            let low = _mm256_set1_epi32(0xff);
+            let v = _mm256_packus_epi32(_mm256_and_si256(v[0], low), _mm256_and_si256(v[1], low));
+            let v = _mm256_permute4x64_epi64::<0b11_01_10_00>(v);
+            let v = _mm_packus_epi16(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+            _mm_storeu_si128(p.as_mut_ptr().cast(), v)
+        })
+    }
+    #[inline(always)]
     fn store_i(self, v: I, p: &mut [i32; 16]) {
         simd!({
             let p: *mut __m256i = p.as_mut_ptr().cast();

@@ -172,6 +172,10 @@ macro_rules! level {
                 simd!(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.as_ptr().cast())))
             }
             #[inline(always)]
+            fn store_i8(self, v: __m512i, p: &mut [i8; 16]) {
+                simd!(_mm_storeu_si128(p.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(v)))
+            }
+            #[inline(always)]
             fn store_i(self, v: __m512i, p: &mut [i32; 16]) {
                 simd!(_mm512_storeu_si512(p.as_mut_ptr().cast(), v))
             }
