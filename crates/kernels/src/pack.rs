@@ -18,7 +18,8 @@ use crate::Ctx;
 use crate::buf::{Buf, Shared};
 use crate::quantize::QK;
 use alula_simd::{Cpu, Isa, Kernel, LANES};
-use alula_tensor::{Codes, DType, Format};
+use alula_tensor::{Codes, DType, Format, Storage};
+use std::ops::Deref;
 
 /// Bytes of a line.
 pub(crate) const LINE: usize = 64;
@@ -110,28 +111,74 @@ pub struct Packed {
     pub(crate) kind: Kind,
     /// Bytes of a panel.
     pub(crate) panel: usize,
-    pub(crate) data: Buf,
+    pub(crate) data: Data,
+}
+
+/// Where panels lie: memory of their own, or a part of a file that was packed before.
+#[derive(Debug)]
+pub(crate) enum Data {
+    Own(Buf),
+    Mapped(Storage, usize, usize),
+}
+
+impl Deref for Data {
+    type Target = [u8];
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Data::Own(buf) => buf,
+            Data::Mapped(storage, start, len) => &storage[*start..][..*len],
+        }
+    }
+}
+
+/// How a matrix of `cols` columns is packed, and the bytes of a panel; `None` where it cannot be.
+fn layout(dtype: DType, cols: usize) -> Option<(Kind, usize)> {
+    let format = dtype.format();
+    let (kind, block, bytes) = match (&format.codes, dtype) {
+        (Some(codes), _) => {
+            let b = Blocks::new(codes, format.block);
+            (Kind::Blocks(b), b.block, b.bytes)
+        }
+        (None, DType::F16) => (Kind::F16, 1, LANES * 2),
+        (None, DType::BF16) => (Kind::BF16, 1, LANES * 2),
+        (None, _) => (Kind::F32, 1, LANES * 4),
+    };
+    let whole = cols > 0 && cols.is_multiple_of(block);
+    Some((kind, (cols / block).checked_mul(bytes)?)).filter(|_| whole)
 }
 
 impl Packed {
+    /// Stands for the layout that the head of this file describes. Files that hold panels name it; whoever changes a
+    /// byte of the layout gives it another number.
+    pub const LAYOUT: u32 = 1;
+    /// What the panels' address is a multiple of.
+    pub const ALIGN: usize = LINE;
+
+    /// A matrix whose panels lie in `storage`, as [`as_bytes`](Packed::as_bytes) gave them, from byte `start` on. `None`
+    /// if they cannot lie there: the storage is too short, or the place is not on a cache line.
+    pub fn stored(dtype: DType, rows: usize, cols: usize, storage: &Storage, start: usize) -> Option<Packed> {
+        let (kind, panel) = layout(dtype, cols)?;
+        let len = rows.div_ceil(LANES).checked_mul(panel)?;
+        let place = storage.get(start..start.checked_add(len)?)?;
+        let aligned = place.as_ptr().addr().is_multiple_of(Packed::ALIGN);
+        aligned.then(|| Packed { rows, cols, kind, panel, data: Data::Mapped(storage.clone(), start, len) })
+    }
+
+    /// The panels.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.data
+    }
+
     /// Packs row-major `bytes` of `rows * cols` elements.
     ///
     /// # Panics
     /// If `bytes` is not exactly that matrix in whole blocks.
     pub fn new(ctx: Ctx<'_>, dtype: DType, rows: usize, cols: usize, bytes: &[u8]) -> Packed {
         let format = dtype.format();
-        assert!(cols > 0 && cols.is_multiple_of(format.block));
+        let (kind, panel) = layout(dtype, cols).expect("rows of whole blocks");
         let row_bytes = cols / format.block * format.bytes;
         assert_eq!(bytes.len(), rows * row_bytes);
-        let (kind, panel) = match (&format.codes, dtype) {
-            (Some(codes), _) => {
-                let b = Blocks::new(codes, format.block);
-                (Kind::Blocks(b), cols / b.block * b.bytes)
-            }
-            (None, DType::F16) => (Kind::F16, cols * LANES * 2),
-            (None, DType::BF16) => (Kind::BF16, cols * LANES * 2),
-            (None, _) => (Kind::F32, cols * LANES * 4),
-        };
         let panels = rows.div_ceil(LANES);
         let mut data = Buf::zeroed(panels * panel);
         let shared = Shared::new(&mut data[..]);
@@ -145,7 +192,7 @@ impl Packed {
                 _ => scatter::<2>(rows, row_bytes, out),
             }
         });
-        Packed { rows, cols, kind, panel, data }
+        Packed { rows, cols, kind, panel, data: Data::Own(data) }
     }
 
     /// Output rows.
@@ -360,6 +407,45 @@ mod tests {
                     assert!(*packed.data == want[..], "{} of {rows} rows, {}", format.name, cpu.name());
                 }
             }
+        }
+    }
+
+    #[test]
+    fn the_number_of_the_layout_stands_for_these_bytes() {
+        let ctx = Ctx { cpu: Cpu::all()[0], pool: &Pool::new(1) };
+        let mut digest = 0xcbf2_9ce4_8422_2325_u64; // FNV-1a
+        for format in FORMATS {
+            let packed = Packed::new(ctx, format.dtype, 17, 2 * format.block, &random(17 * 2 * format.bytes));
+            for byte in packed.as_bytes() {
+                digest = (digest ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+            }
+        }
+        assert_eq!((Packed::LAYOUT, format!("{digest:x}").as_str()), (1, "dbdc132ca988d170"), "another layout needs another number");
+    }
+
+    #[test]
+    fn panels_are_taken_from_where_they_lie() {
+        let ctx = Ctx { cpu: Cpu::all()[0], pool: &Pool::new(1) };
+        let packed = Packed::new(ctx, DType::Q4K, 20, 512, &random(20 * 2 * 144));
+        let len = packed.bytes();
+        // Some place in a vector is on a cache line.
+        let mut bytes = vec![0; len + 128];
+        let start = bytes.as_ptr().addr().next_multiple_of(64) - bytes.as_ptr().addr();
+        bytes[start..][..len].copy_from_slice(packed.as_bytes());
+        let storage = Storage::from(bytes);
+        let stored = Packed::stored(DType::Q4K, 20, 512, &storage, start).expect("room");
+        assert_eq!((stored.as_bytes(), stored.rows(), stored.cols()), (packed.as_bytes(), 20, 512));
+        for (rows, cols, start) in [
+            (20, 512, start + 1),
+            (20, 512, start + 256),
+            (20, 512, usize::MAX),
+            (200, 512, start),
+            (usize::MAX, 512, start),
+            (20, usize::MAX & !255, start),
+            (20, 511, start),
+            (20, 0, start),
+        ] {
+            assert!(Packed::stored(DType::Q4K, rows, cols, &storage, start).is_none(), "{rows} {cols} {start}");
         }
     }
 
