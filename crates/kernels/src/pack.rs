@@ -420,7 +420,11 @@ mod tests {
                 digest = (digest ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
             }
         }
-        assert_eq!((Packed::LAYOUT, format!("{digest:x}").as_str()), (1, "dbdc132ca988d170"), "another layout needs another number");
+        assert_eq!(
+            (Packed::LAYOUT, format!("{digest:x}").as_str()),
+            (1, "dbdc132ca988d170"),
+            "another layout needs another number"
+        );
     }
 
     #[test]

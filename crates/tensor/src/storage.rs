@@ -6,7 +6,7 @@ use std::io;
 use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use memmap2::{Mmap, UncheckedAdvice};
 
@@ -43,6 +43,13 @@ pub struct Stamp {
 }
 
 impl Stamp {
+    /// The last of its times.
+    pub fn newest(&self) -> SystemTime {
+        let [seconds, nanos] = self.changed.map(|t| u64::try_from(t).unwrap_or(0));
+        let changed = Duration::from_secs(seconds) + Duration::from_nanos(nanos);
+        SystemTime::UNIX_EPOCH.checked_add(changed).map_or(self.modified, |t| t.max(self.modified))
+    }
+
     fn of(m: &Metadata) -> io::Result<Stamp> {
         #[cfg(unix)]
         let (inode, changed) = {
@@ -176,6 +183,7 @@ mod tests {
         std::fs::write(&path, [1; 100]).expect("write");
         let first = Storage::map(&path).expect("map");
         let again = Storage::map(&path).expect("map");
+        assert!(first.stamp().is_some_and(|s| s.newest() >= s.modified));
         assert!(first.is_unchanged() && first.stamp().is_some() && first.stamp() == again.stamp());
         // A copy over another file keeps its number, and its time of writing can be set.
         let written = first.stamp().expect("a stamp").modified;
