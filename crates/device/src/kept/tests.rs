@@ -155,7 +155,7 @@ fn what_dead_writers_left_is_removed_and_live_ones_are_left_alone() {
     let live = Temporary::new(&keep.path()).expect("a file");
     let dead = folder.join("b-0.1-1.part");
     fs::write(&dead, b"half of it").expect("written");
-    assert_eq!(sweep(&folder).expect("swept"), [live.path.clone()]);
+    assert_eq!(sweep(&folder).expect("swept"), std::slice::from_ref(&live.path));
     assert!(live.path.exists() && !dead.exists());
     // Who comes second lets the first one write.
     keep.write(&parts()).expect("nothing to do");
