@@ -24,8 +24,12 @@ pub fn bench(a: &Bench) -> Result<(), Fail> {
     if context < tokens {
         return Err(format!("{} + {} tokens do not fit a context of {context}; raise --ctx", a.prompt, a.r#gen).into());
     }
-    let options =
-        LoadOptions { context: Some(context), cache: open::cache(a.load.cache_type), ..LoadOptions::default() };
+    let options = LoadOptions {
+        context: Some(context),
+        cache: open::cache(a.load.cache_type),
+        keep: open::keep(a.load.no_cache),
+        ..LoadOptions::default()
+    };
     let mut model = open::load(&package, a.load.threads, options)?;
     let vocab = package.model.spec().vocab as u64;
     // Speed does not depend on which tokens; these are spread over the vocabulary.
