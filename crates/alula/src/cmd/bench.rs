@@ -30,7 +30,7 @@ pub fn bench(a: &Bench) -> Result<(), Fail> {
         keep: open::keep(a.load.no_cache),
         ..LoadOptions::default()
     };
-    let mut model = open::load(&package, a.load.threads, options)?;
+    let mut model = open::load(&package, a.load.compute, options)?;
     let vocab = package.model.spec().vocab as u64;
     // Speed does not depend on which tokens; these are spread over the vocabulary.
     let ids: Vec<u32> = (0..context as u64).map(|i| (i * 7919 % vocab) as u32).collect();
@@ -82,9 +82,14 @@ pub fn bench(a: &Bench) -> Result<(), Fail> {
 
 /// `alula bench --machine`: the ceilings, and the caches as the system tells them.
 fn machine(a: &Bench) -> Result<(), Fail> {
-    let device = open::device(a.load.threads)?;
+    let device = open::device(a.load.compute)?;
     let c = device.ceilings();
-    let rows = [("read", "GB/s", c.read), ("f32 fma", "GFLOPS", Some(c.fma)), ("int8 dot", "GOPS", Some(c.dot))];
+    let mut rows =
+        vec![("read", "GB/s", c.read), ("f32 fma", "GFLOPS", Some(c.fma)), ("int8 dot", "GOPS", Some(c.dot))];
+    let tiles = c.tiles.map(|t| t.map(Some)).unwrap_or_default();
+    if c.tiles.is_some() {
+        rows.extend([("int8 tile", "GOPS", tiles[0]), ("bf16 tile", "GFLOPS", tiles[1])]);
+    }
     let mut out = std::io::stdout();
     if a.json {
         let rate = |r: Rate| json!({"one_thread": r.one, "all_threads": r.all});
@@ -95,6 +100,8 @@ fn machine(a: &Bench) -> Result<(), Fail> {
             "read_bytes_per_second": c.read.map(rate),
             "fma_flops": rate(c.fma),
             "dot_ops": rate(c.dot),
+            "tile_int8_ops": tiles[0].map(rate),
+            "tile_bf16_flops": tiles[1].map(rate),
         });
         writeln!(out, "{report}")?;
         return Ok(());
