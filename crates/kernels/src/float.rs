@@ -50,25 +50,53 @@ pub(crate) unsafe fn tile<I: Isa, W: Float, const P: usize, const T: usize>(
     n: usize,
     acc: &mut [[I::F; T]; P],
 ) {
-    for k in 0..n {
-        // SAFETY: k is within the panels and the rows.
-        unsafe {
-            let mut v = [isa.splat(0.0); P];
+    // Four inputs at a time, so that the rows' addresses are computed once for them.
+    const STEP: usize = 4;
+    let mut k = 0;
+    while k + STEP <= n {
+        for j in 0..STEP {
+            // SAFETY: within the panels and the rows.
+            unsafe { step::<I, W, P, T>(isa, w, x, k, j, acc) }
+        }
+        k += STEP;
+    }
+    while k < n {
+        // SAFETY: within the panels and the rows.
+        unsafe { step::<I, W, P, T>(isa, w, x, k, 0, acc) }
+        k += 1;
+    }
+}
+
+/// Adds input `k + j`.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn step<I: Isa, W: Float, const P: usize, const T: usize>(
+    isa: I,
+    w: [*const [W::Bits; LANES]; P],
+    x: [*const f32; T],
+    k: usize,
+    j: usize,
+    acc: &mut [[I::F; T]; P],
+) {
+    // SAFETY: by the contract.
+    unsafe {
+        let mut v = [isa.splat(0.0); P];
+        for p in 0..P {
+            v[p] = W::load(isa, &*w[p].add(k).add(j));
+        }
+        for t in 0..T {
+            let x = isa.splat(*x[t].add(k).add(j));
             for p in 0..P {
-                v[p] = W::load(isa, &*w[p].add(k));
-            }
-            for t in 0..T {
-                let x = isa.splat(*x[t].add(k));
-                for p in 0..P {
-                    acc[p][t] = isa.fma(v[p], x, acc[p][t]);
-                }
+                acc[p][t] = isa.fma(v[p], x, acc[p][t]);
             }
         }
     }
 }
 
-/// Inputs that are expanded at a time.
-pub(crate) const CHUNK: usize = 64;
+/// Inputs that are expanded at a time: enough that sums seldom rest in memory, few enough for the second-level cache.
+pub(crate) const CHUNK: usize = 2048;
 
 /// A chunk of a panel in single precision.
 #[repr(C, align(64))]

@@ -36,6 +36,8 @@ const PANELS: usize = 4;
 const FEW: usize = 48;
 /// at most so many rows a chunk.
 const ROWS: usize = 256;
+/// The same for floats.
+const FEW_FLOATS: usize = 24;
 /// The most rows of a tile.
 const MOST: usize = dots::TILE;
 /// From so many rows on, tiles are used where the machine has them.
@@ -405,8 +407,10 @@ impl<W: Float> Kernel for Floats<'_, W> {
     fn run<I: Isa>(self, isa: I) {
         match (self.0.rows, I::TILE) {
             (1, (2, 6)) => self.panels::<I, 2, 1>(isa),
-            (2..6, (2, 6)) => self.panels::<I, 2, 2>(isa),
-            (6.., (2, 6)) => self.panels::<I, 2, 6>(isa),
+            (2..4, (2, 6)) => self.panels::<I, 2, 2>(isa),
+            (4..12, (2, 6)) => self.panels::<I, 2, 4>(isa),
+            (12.., (2, 6)) => self.panels::<I, 2, 6>(isa),
+            (2..4, (1, 4)) => self.panels::<I, 1, 2>(isa),
             (4.., (1, 4)) => self.panels::<I, 1, 4>(isa),
             _ => self.panels::<I, 1, 1>(isa),
         }
@@ -417,7 +421,9 @@ impl<W: Float> Floats<'_, W> {
     #[inline(always)]
     fn panels<I: Isa, const P: usize, const T: usize>(&self, isa: I) {
         let Floats(task, x, _) = self;
-        let chunk = if T == 1 { task.w.cols } else { float::CHUNK };
+        // Only the largest tiles meet an expansion often enough.
+        let expand = T == I::TILE.1 && task.rows > FEW_FLOATS;
+        let chunk = if expand { float::CHUNK } else { task.w.cols };
         let mut e = [const { MaybeUninit::uninit() }; P];
         let mut sums = MaybeUninit::uninit();
         for group in groups::<P>(&task.panels, task.rows, chunk, task.w.cols) {
@@ -426,21 +432,22 @@ impl<W: Float> Floats<'_, W> {
                 // SAFETY: inside the panel.
                 lines[p] = unsafe { task.panel(group.panels[p]).cast::<[W::Bits; LANES]>().add(group.inputs.start) };
             }
-            if T == 1 {
-                for tile in 0..group.rows.len() {
-                    let place = Place::<P, T> { task, group: &group, sums: &mut sums, tile };
+            let tiles = 0..group.rows.len().div_ceil(T);
+            if expand {
+                for p in 0..P {
+                    // SAFETY: the panel has these inputs.
+                    unsafe { float::expand::<I, W>(isa, lines[p], group.inputs.len(), &mut e[p]) }
+                }
+                let lines = from_fn(|p| float::Expanded::lines(&e[p]));
+                for tile in tiles {
+                    let place = Place { task, group: &group, sums: &mut sums, tile };
+                    isa.enter(FloatTile::<float::F32, P, T> { place, x, lines });
+                }
+            } else {
+                for tile in tiles {
+                    let place = Place { task, group: &group, sums: &mut sums, tile };
                     isa.enter(FloatTile::<W, P, T> { place, x, lines });
                 }
-                continue;
-            }
-            for p in 0..P {
-                // SAFETY: the panel has these inputs.
-                unsafe { float::expand::<I, W>(isa, lines[p], group.inputs.len(), &mut e[p]) }
-            }
-            let lines = from_fn(|p| float::Expanded::lines(&e[p]));
-            for tile in 0..group.rows.len().div_ceil(T) {
-                let place = Place { task, group: &group, sums: &mut sums, tile };
-                isa.enter(FloatTile::<float::F32, P, T> { place, x, lines });
             }
         }
     }

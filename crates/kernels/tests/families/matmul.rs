@@ -139,7 +139,9 @@ fn products_in_bfloat16_are_close_and_depend_on_their_row_alone() {
     for cpu in Cpu::all().into_iter().filter(|c| c.amx().is_some()).map(Cpu::fast) {
         let mut r = Rng::new(6);
         for format in FORMATS {
-            for (n, k) in [(33, if format.block == 1 { 1100 } else { 1280 }), (16, format.block), (65, 2 * format.block)] {
+            for (n, k) in
+                [(33, if format.block == 1 { 1100 } else { 1280 }), (16, format.block), (65, 2 * format.block)]
+            {
                 let bytes = random(format, n * k / format.block, &mut r);
                 let most = 2 * TILED + 3;
                 let (x, bias) = (r.floats(most * k), r.floats(n));
