@@ -66,6 +66,9 @@ pub enum Command {
     Eval(Eval),
     /// Measure speed
     Bench(Bench),
+    /// Packed weights that are kept so that models start at once
+    #[command(subcommand)]
+    Cache(CacheFiles),
     /// Print shell completions
     Completions(Completions),
     /// Write man pages
@@ -139,6 +142,9 @@ pub struct LoadArgs {
     /// Element type of the key-value cache
     #[arg(long, env = "ALULA_CACHE_TYPE", value_enum, default_value_t = Cache::F16)]
     pub cache_type: Cache,
+    /// Neither use nor keep packed weights from one start to the next
+    #[arg(long, env = "ALULA_NO_CACHE")]
+    pub no_cache: bool,
 }
 
 /// Element types of the cache.
@@ -288,6 +294,9 @@ pub struct EvalLoad {
     /// Element type of the key-value cache
     #[arg(long, env = "ALULA_CACHE_TYPE", value_enum, default_value_t = Cache::F32)]
     pub cache_type: Cache,
+    /// Neither use nor keep packed weights from one start to the next
+    #[arg(long, env = "ALULA_NO_CACHE")]
+    pub no_cache: bool,
 }
 
 /// `alula eval logits`.
@@ -381,6 +390,26 @@ pub struct Bench {
     pub json: bool,
     #[command(flatten)]
     pub load: LoadArgs,
+}
+
+/// `alula cache`.
+#[derive(Subcommand, Debug)]
+pub enum CacheFiles {
+    /// List them
+    List(List),
+    /// Remove some of them, or all
+    Rm(CacheRm),
+}
+
+/// `alula cache rm`.
+#[derive(Args, Debug)]
+pub struct CacheRm {
+    /// Name or model, as `alula cache list` shows it
+    #[arg(required_unless_present = "all")]
+    pub name: Option<String>,
+    /// Remove all of them, and what interrupted runs left
+    #[arg(long, env = "ALULA_ALL", conflicts_with = "name")]
+    pub all: bool,
 }
 
 /// `alula completions`.

@@ -39,6 +39,12 @@ pub fn directory() -> Option<PathBuf> {
     var("ALULA_MODELS").or_else(|| Some(data()?.join("alula/models")))
 }
 
+/// Where packed weights are kept: in the models directory, as they are as large as the models, and where those have
+/// room these have too.
+pub fn packed() -> Option<PathBuf> {
+    Some(directory()?.join(".packed"))
+}
+
 /// A model in the models directory.
 #[derive(Clone, Debug)]
 pub struct Entry {

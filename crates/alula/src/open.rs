@@ -1,12 +1,13 @@
 //! From flags to a model that runs.
 
 use crate::cli::{Cache, SamplingArgs};
-use crate::{Fail, say};
+use crate::{Fail, models, say};
 use alula_device::{CacheType, Cpu, CpuDevice};
 use alula_engine::Sampling;
 use alula_engine::local::{LoadOptions, Local, Package, Words};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Read};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,11 @@ use std::time::{Duration, Instant};
 pub fn device(threads: Option<u16>) -> Result<CpuDevice, Fail> {
     let all = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(CpuDevice::new(Cpu::from_env()?, threads.map_or(all, usize::from)))
+}
+
+/// Where packed weights are kept, unless the flag says nowhere.
+pub fn keep(no_cache: bool) -> Option<PathBuf> {
+    if no_cache { None } else { models::packed() }
 }
 
 /// The cache's element type.

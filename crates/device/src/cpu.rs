@@ -1,6 +1,7 @@
 //! The CPU device.
 
-use crate::{Batch, Device, DeviceError, Limits, Memory, PAGE, Plan};
+use crate::kept::{Part, Saving};
+use crate::{Batch, Device, DeviceError, Keep, Limits, Memory, PAGE, Plan};
 use alula_graph::{
     self as graph, Dim, Graph, Index, Op, RopeTable, StateSpec, ValueId, WeightId, WeightSource, plan_arena,
 };
@@ -43,10 +44,11 @@ impl Device for CpuDevice {
         graph: &Graph,
         source: &dyn WeightSource,
         limits: Limits,
+        keep: Option<&Keep>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Box<dyn Plan>, DeviceError> {
         let ctx = Ctx { cpu: self.cpu, pool: &self.pool };
-        let mut loader = Loader { ctx, graph, source, packed: HashMap::new(), vectors: HashMap::new(), weights: 0 };
+        let mut loader = Loader::new(ctx, graph, source, keep);
         let arena = plan_arena(graph, limits.tokens, limits.outputs);
         let place =
             |v: ValueId| Place { start: arena.offsets[v.0], rows: graph.shape(v).rows, cols: graph.shape(v).cols };
@@ -124,8 +126,22 @@ impl Device for CpuDevice {
         let arena = arena.len.checked_mul(4).and_then(Buf::try_zeroed).ok_or_else(none)?;
         let work = arena.len() + size_of_val(&*blocks) + scratch.bytes();
         let memory = Memory { weights: loader.weights, cache, work };
+        let saving = keep.and_then(|keep| keep.save(loader.fresh));
         let (cpu, pool) = (self.cpu, Arc::clone(&self.pool));
-        Ok(Box::new(CpuPlan { cpu, pool, limits, memory, steps, states, arena, blocks, scratch, row_seq, written }))
+        Ok(Box::new(CpuPlan {
+            cpu,
+            pool,
+            limits,
+            memory,
+            steps,
+            states,
+            arena,
+            blocks,
+            scratch,
+            row_seq,
+            written,
+            saving,
+        }))
     }
 }
 
@@ -154,11 +170,40 @@ struct Loader<'a> {
     graph: &'a Graph,
     source: &'a dyn WeightSource,
     packed: HashMap<usize, Arc<Packed>>,
+    /// What was packed here, of matrices to be kept.
+    fresh: Vec<Part>,
+    keeps: bool,
     vectors: HashMap<usize, Arc<[f32]>>,
     weights: usize,
 }
 
-impl Loader<'_> {
+impl<'a> Loader<'a> {
+    /// With matrices that were kept, if those of the graph are all there.
+    fn new(ctx: Ctx<'a>, graph: &'a Graph, source: &'a dyn WeightSource, keep: Option<&Keep>) -> Loader<'a> {
+        let mut ids: Vec<usize> = graph.nodes().iter().filter(|n| n.op == Op::MatMul).map(|n| n.weights[0].0).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let wanted = ids.iter().map(|&id| {
+            let w = &graph.weights()[id];
+            let (cols, rows) = w.shape.split_last().map_or((1, 1), |(cols, rows)| (*cols, rows.iter().product()));
+            (w.name.as_str(), rows, cols)
+        });
+        let wanted: Vec<_> = wanted.collect();
+        let kept = keep.and_then(|keep| keep.load(ctx, &wanted)).unwrap_or_default();
+        let weights = kept.iter().map(Packed::bytes).sum();
+        let packed = ids.into_iter().zip(kept.into_iter().map(Arc::new)).collect();
+        Loader {
+            ctx,
+            graph,
+            source,
+            packed,
+            fresh: Vec::new(),
+            keeps: keep.is_some(),
+            vectors: HashMap::new(),
+            weights,
+        }
+    }
+
     /// The tensor, of the shape that the graph says.
     fn table(&self, w: WeightId) -> Result<Tensor, DeviceError> {
         let weight = &self.graph.weights()[w.0];
@@ -181,6 +226,10 @@ impl Loader<'_> {
         let t = self.table(w)?;
         let p = Arc::new(Packed::new(self.ctx, t.dtype(), t.rows(), t.cols(), t.bytes()));
         t.release();
+        if self.keeps {
+            let name = self.graph.weights()[w.0].name.clone();
+            self.fresh.push(Part { name, dtype: t.dtype(), matrix: Arc::clone(&p) });
+        }
         self.weights += p.bytes();
         self.packed.insert(w.0, Arc::clone(&p));
         Ok(p)
@@ -259,6 +308,9 @@ struct CpuPlan {
     row_seq: Vec<u32>,
     /// For each page, the places that the step writes: a bit per position.
     written: Vec<u64>,
+    /// Held until the packed weights are kept.
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    saving: Option<Saving>,
 }
 
 impl CpuPlan {

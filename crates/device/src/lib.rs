@@ -6,11 +6,13 @@
 
 mod batch;
 mod cpu;
+pub mod kept;
 
 pub use alula_kernels::{CacheType, Ceilings, Rate};
 pub use alula_simd::{Cpu, IsaError};
 pub use batch::{Batch, PAGE, Seq};
 pub use cpu::CpuDevice;
+pub use kept::Keep;
 
 use alula_graph::{Graph, Op, WeightSource};
 
@@ -80,7 +82,9 @@ pub trait Device: Send + Sync {
     /// Whether it has a kernel for the op.
     fn supports(&self, op: &Op) -> bool;
 
-    /// Loads the graph's weights and makes a plan. `progress` hears of each weight: done and all, in elements.
+    /// Loads the graph's weights and makes a plan. With `keep`, weights that the device brings into a form of its own
+    /// may be taken from there, or kept there for the next time. `progress` hears of each weight: done and all, in
+    /// elements.
     ///
     /// # Errors
     /// An op is not supported; a weight is missing or of another shape than the graph says; there is too little
@@ -90,6 +94,7 @@ pub trait Device: Send + Sync {
         graph: &Graph,
         weights: &dyn WeightSource,
         limits: Limits,
+        keep: Option<&Keep>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Box<dyn Plan>, DeviceError>;
 }

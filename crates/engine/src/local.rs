@@ -2,14 +2,16 @@
 
 use crate::runner::{RunError, Runner};
 pub use crate::text::Words;
-use alula_device::{Batch, CacheType, Device, DeviceError, Limits, Memory, PAGE, Plan};
+use alula_device::{Batch, CacheType, Device, DeviceError, Keep, Limits, Memory, PAGE, Plan, kept};
 use alula_format::gguf::Gguf;
 use alula_format::hf::Folder;
 use alula_model::{Files, Model, ModelError, Spec};
 use alula_template::Template;
+use alula_tensor::Storage;
 use alula_tokenizer::Tokenizer;
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 /// A model that cannot be made ready.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +54,7 @@ impl From<alula_format::Error> for LoadError {
 }
 
 /// How a model is made ready.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LoadOptions {
     /// Positions in a sequence; `None`: the model's own, at most [`DEFAULT_CONTEXT`].
     pub context: Option<usize>,
@@ -66,6 +68,8 @@ pub struct LoadOptions {
     pub outputs: usize,
     /// Element type of the cache.
     pub cache: CacheType,
+    /// Folder where packed weights are kept from one start to the next; `None`: nowhere.
+    pub keep: Option<PathBuf>,
 }
 
 /// The context where none is asked for and the model's own is longer.
@@ -73,7 +77,15 @@ pub const DEFAULT_CONTEXT: usize = 8192;
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        LoadOptions { context: None, stretch: false, sequences: 1, step_tokens: 512, outputs: 8, cache: CacheType::F16 }
+        LoadOptions {
+            context: None,
+            stretch: false,
+            sequences: 1,
+            step_tokens: 512,
+            outputs: 8,
+            cache: CacheType::F16,
+            keep: None,
+        }
     }
 }
 
@@ -83,6 +95,7 @@ pub struct Package {
     pub name: String,
     /// Its spec, graph and weights.
     pub model: Model,
+    path: Option<PathBuf>,
 }
 
 impl Package {
@@ -91,7 +104,7 @@ impl Package {
     /// # Errors
     /// As [`Model::open`].
     pub fn open(path: &Path) -> Result<Package, LoadError> {
-        Ok(Package { name: path.display().to_string(), model: Model::open(path)? })
+        Ok(Package { name: path.display().to_string(), model: Model::open(path)?, path: Some(path.to_owned()) })
     }
 
     /// A GGUF model that is in memory.
@@ -100,7 +113,7 @@ impl Package {
     /// As [`Model::open`].
     pub fn from_bytes(bytes: &'static [u8], name: &str) -> Result<Package, LoadError> {
         let gguf = Gguf::from_bytes(bytes, name)?;
-        Ok(Package { name: name.to_owned(), model: Model::from_gguf(gguf, name)? })
+        Ok(Package { name: name.to_owned(), model: Model::from_gguf(gguf, name)?, path: None })
     }
 
     /// Its tokenizer.
@@ -171,10 +184,53 @@ impl Package {
             pages: context.div_ceil(PAGE) * options.sequences,
             cache: options.cache,
         };
+        let keep = options.keep.and_then(|folder| self.keep(folder));
         let plan = device
-            .compile(self.model.graph(), self.model.weights(), limits, progress)
+            .compile(self.model.graph(), self.model.weights(), limits, keep.as_ref(), progress)
             .map_err(|source| LoadError::Device { file: self.name.clone(), source })?;
         Ok(Local { plan, spec: spec.clone() })
+    }
+}
+
+/// Fewer bytes of packed weights than this are not kept: packing them takes a few milliseconds.
+const LEAST: usize = 8 << 20;
+/// For so long a file's time may stand still while it is written.
+const TICK: Duration = Duration::from_millis(20);
+
+impl Package {
+    /// Where the packed weights of this model are kept, if it is one of mapped files.
+    fn keep(&self, folder: PathBuf) -> Option<Keep> {
+        let heads: Vec<(&Storage, &[u8])> = match self.model.files() {
+            Files::Gguf(g) => g.heads().collect(),
+            Files::Folder(_, s) => s.heads().collect(),
+        };
+        // The rules by which matrices are made from tensors belong to the version, and to a folder's configuration.
+        let mut facts = env!("CARGO_PKG_VERSION").as_bytes().to_vec();
+        if let Files::Folder(f, _) = self.model.files() {
+            facts.extend(f.config().ok()?.to_string().bytes());
+        }
+        for (file, head) in &heads {
+            let stamp = file.stamp()?;
+            let modified = stamp.modified.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+            facts.extend([stamp.len, stamp.inode, kept::digest(head)].map(u64::to_le_bytes).as_flattened());
+            facts.extend(modified.as_nanos().to_le_bytes());
+            facts.extend(stamp.changed.map(i64::to_le_bytes).as_flattened());
+            // What is read from here on was written before that time ended, or the file will have another one.
+            if stamp.newest().elapsed().is_ok_and(|age| age < TICK) {
+                std::thread::sleep(TICK);
+            }
+        }
+        let path = self.path.as_ref()?;
+        let path = path.canonicalize().unwrap_or_else(|_| path.clone());
+        let name = path.file_name()?.to_string_lossy();
+        Some(Keep {
+            folder,
+            name: name.strip_suffix(".gguf").unwrap_or(&name).to_owned(),
+            source: path.display().to_string(),
+            identity: kept::digest(&facts),
+            files: heads.into_iter().map(|(file, _)| file.clone()).collect(),
+            least: LEAST,
+        })
     }
 }
 

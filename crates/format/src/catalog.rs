@@ -149,6 +149,15 @@ impl Catalog {
             .map_err(|e| Error::malformed(file, name, format!("tensor `{}`: {e}", clip(name))))
     }
 
+    /// Every file, and its bytes before the first tensor.
+    pub(crate) fn heads(&self) -> impl Iterator<Item = (&Storage, &[u8])> {
+        self.parts.iter().enumerate().map(|(no, part)| {
+            let ranges = self.infos.iter().filter(|i| i.part() == no).filter_map(|i| i.range.as_ref());
+            let end = ranges.map(|r| r.start).min().unwrap_or(part.storage.len());
+            (&part.storage, &part.storage[..end])
+        })
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         self.parts.iter().map(|p| p.storage.len() as u64).sum()
     }

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use alula_tensor::{DType, Tensor};
+use alula_tensor::{DType, Storage, Tensor};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
@@ -64,7 +64,7 @@ impl SafeTensors {
     ///
     /// # Errors
     /// If the bytes break the format.
-    pub fn from_bytes(bytes: impl Into<alula_tensor::Storage>, name: &str) -> Result<SafeTensors, Error> {
+    pub fn from_bytes(bytes: impl Into<Storage>, name: &str) -> Result<SafeTensors, Error> {
         SafeTensors::of(vec![Part { name: name.to_owned(), storage: bytes.into() }])
     }
 
@@ -103,6 +103,11 @@ impl SafeTensors {
     /// Bytes of all files together.
     pub fn file_size(&self) -> u64 {
         self.catalog.bytes()
+    }
+
+    /// Every file, and its bytes before the first tensor: all that says what its tensors are.
+    pub fn heads(&self) -> impl Iterator<Item = (&Storage, &[u8])> {
+        self.catalog.heads()
     }
 
     /// How many files the model is in.

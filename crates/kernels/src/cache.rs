@@ -261,9 +261,9 @@ pub(crate) fn expand<I: Isa>(
     }
     macro_rules! convert {
         ($t:ty, $load:ident) => {{
+            let n = bytes.len() / size_of::<[$t; LANES]>();
             // SAFETY: a block is nothing but such numbers, and begins on a multiple of 32 bytes.
-            let from: &[[$t; LANES]] =
-                unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<[$t; LANES]>()) };
+            let from: &[[$t; LANES]] = unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), n) };
             for (out, from) in out.chunks_mut(stride).zip(from.chunks(LANES)) {
                 for (out, from) in out.iter_mut().zip(from) {
                     isa.store(isa.$load(from), out);

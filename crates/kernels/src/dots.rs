@@ -9,7 +9,7 @@
 
 use crate::pack::{Blocks, LINE};
 use crate::quantize::{QBlock, QK, RUNS};
-use alula_simd::{Isa, LANES};
+use alula_simd::{Isa, LANES, Tiles};
 use std::array::from_fn;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -297,12 +297,12 @@ pub(crate) struct Expanded {
     mins: [[[f32; LANES]; 2]; CHUNK],
 }
 
-/// Expands `runs` runs of a panel from run `first` on.
+/// Expands `runs` runs of a panel from run `first` on; `SIGNED` codes are values, the others have the offset added.
 ///
 /// # Safety
 /// `w` points to a panel as `b` says that has these runs, and `C` is how its codes lie; `runs` <= [`CHUNK`].
 #[inline(always)]
-pub(crate) unsafe fn expand<I: Isa, C: Codes, const MINS: bool>(
+pub(crate) unsafe fn expand<I: Isa, C: Codes, const MINS: bool, const SIGNED: bool>(
     isa: I,
     b: &Blocks,
     w: *const u8,
@@ -311,7 +311,7 @@ pub(crate) unsafe fn expand<I: Isa, C: Codes, const MINS: bool>(
     out: &mut MaybeUninit<Expanded>,
 ) {
     let table = isa.table(&b.table.unwrap_or_default());
-    let per_block = b.runs;
+    let (per_block, offset) = (b.runs, isa.splat_b(b.offset as u8));
     // What comes next, while this is worked on.
     let ahead = w.wrapping_add((first + runs).div_ceil(per_block) * b.bytes);
     for line in 0..runs.div_ceil(per_block) * b.bytes / LINE {
@@ -326,6 +326,7 @@ pub(crate) unsafe fn expand<I: Isa, C: Codes, const MINS: bool>(
             let codes = (&raw mut (*out).codes).cast::<[u8; LINE]>().add(i * STEPS);
             for step in 0..STEPS {
                 let v = C::step(isa, w.add(b.codes_at + run * C::LINES * LINE).cast(), table, step);
+                let v = if SIGNED { isa.sub_b(v, offset) } else { v };
                 isa.store_b(v, &mut *codes.add(step));
             }
             let f = factors::<I, C, MINS>(isa, b, w, scales(isa, b, w), run);
@@ -377,6 +378,103 @@ pub(crate) unsafe fn expanded<I: Isa, W: Codes, const MINS: bool, const P: usize
             }
             self::run::<I, Wide<W>, MINS, P, T>(isa, at, none, f, shift, x, acc);
             x = x.wrapping_add(1);
+        }
+    }
+}
+
+/// Rows of a tile.
+pub(crate) const TILE: usize = 16;
+
+/// [`expanded`] by tiles: adds `runs` expanded runs of `SIGNED` codes of a panel to the sums of 16 rows.
+///
+/// # Safety
+/// The first `runs` runs of `w` are written; `x` points to a column of the first of 16 rows that has them; the tiles are
+/// configured for the inputs that share a scale.
+#[inline(always)]
+pub(crate) unsafe fn tiled<I: Isa, W: Codes, const MINS: bool>(
+    isa: I,
+    tiles: &Tiles,
+    w: &MaybeUninit<Expanded>,
+    x: *const QBlock,
+    runs: usize,
+    acc: &mut [[I::F; TILE]; 1],
+) {
+    let mut sums = [Sums([[0; LANES]; TILE]), Sums([[0; LANES]; TILE])];
+    let [even, odd] = &mut sums;
+    let groups = runs * (1 + usize::from(W::HALVES));
+    // The next product is on its way while the one before is added.
+    // SAFETY: by the contract, as are those below.
+    unsafe { multiply::<W, false>(tiles, w, x, 0, even) }
+    for i in (0..groups).step_by(2) {
+        unsafe {
+            if i + 1 < groups {
+                multiply::<W, true>(tiles, w, x, i + 1, odd);
+            }
+            add::<I, W, MINS>(isa, w, x, i, even, acc);
+            if i + 2 < groups {
+                multiply::<W, false>(tiles, w, x, i + 2, even);
+            }
+            if i + 1 < groups {
+                add::<I, W, MINS>(isa, w, x, i + 1, odd, acc);
+            }
+        }
+    }
+}
+
+/// A tile of exact sums.
+#[repr(C, align(64))]
+struct Sums([[i32; LANES]; TILE]);
+
+/// The sums of the inputs that share scale `i` of an expanded chunk.
+///
+/// # Safety
+/// As [`tiled`].
+#[inline(always)]
+unsafe fn multiply<W: Codes, const SECOND: bool>(
+    tiles: &Tiles,
+    w: &MaybeUninit<Expanded>,
+    x: *const QBlock,
+    i: usize,
+    out: &mut Sums,
+) {
+    let (run, half) = if W::HALVES { (i / 2, i % 2) } else { (i, 0) };
+    // SAFETY: by the contract.
+    unsafe {
+        let w = (&raw const (*w.as_ptr()).codes).cast::<[i8; LINE]>().add(run * STEPS + half * STEPS / 2);
+        let x = (&raw const (*x.add(run)).q).cast::<i8>().add(half * QK / 2);
+        tiles.product::<SECOND>(x, RUNS * size_of::<QBlock>(), w, &mut out.0);
+    }
+}
+
+/// Adds the sums of scale `i`.
+///
+/// # Safety
+/// As [`tiled`].
+#[inline(always)]
+unsafe fn add<I: Isa, W: Codes, const MINS: bool>(
+    isa: I,
+    w: &MaybeUninit<Expanded>,
+    x: *const QBlock,
+    i: usize,
+    sums: &Sums,
+    acc: &mut [[I::F; TILE]; 1],
+) {
+    let (run, half, which) = if W::HALVES { (i / 2, i % 2, i % 2) } else { (i, 0, 2) };
+    // SAFETY: by the contract.
+    unsafe {
+        let e = w.as_ptr();
+        let scales = isa.load(&*(&raw const (*e).scales).cast::<[f32; LANES]>().add(2 * run + half));
+        let mut mins = scales;
+        if MINS {
+            mins = isa.load(&*(&raw const (*e).mins).cast::<[f32; LANES]>().add(2 * run + half));
+        }
+        for t in 0..TILE {
+            let x = &*x.add(t * RUNS + run);
+            let sum = isa.to_f(isa.load_i(&sums.0[t]));
+            acc[0][t] = isa.fma(sum, isa.mul(scales, isa.splat(x.scale)), acc[0][t]);
+            if MINS {
+                acc[0][t] = isa.fma(mins, isa.splat(x.mins[which]), acc[0][t]);
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::float::{self, Float};
 use crate::pack::{Blocks, Kind};
 use crate::quantize::{QBlock, QK, RUNS};
 use crate::{Ctx, Packed, WORTH_SPLITTING};
-use alula_simd::{Isa, Kernel, LANES};
+use alula_simd::{Amx, Isa, Kernel, LANES, Tiles};
 use std::array::from_fn;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -35,7 +35,9 @@ const FEW: usize = 48;
 /// at most so many rows a chunk.
 const ROWS: usize = 256;
 /// The most rows of a tile.
-const MOST: usize = 8;
+const MOST: usize = dots::TILE;
+/// From so many rows on, tiles are used where the machine has them.
+const TILED: usize = 32;
 
 /// `out = x · wᵀ + bias`, `[rows, w.rows()]`.
 ///
@@ -59,7 +61,7 @@ pub fn matmul(ctx: Ctx<'_>, x: Input<'_>, w: &Packed, bias: Option<&[f32]>, out:
     let out = Shared::new(out);
     ctx.pool.run(panels.div_ceil(per_task), w.rows * w.cols * rows > WORTH_SPLITTING, |task, _| {
         let panels = task * per_task..panels.min((task + 1) * per_task);
-        let task = Task { w, bias, rows, panels, out: &out };
+        let task = Task { w, bias, rows, panels, out: &out, amx: ctx.cpu.amx() };
         match (w.kind, x) {
             (Kind::F32, Input::F32(x)) => ctx.cpu.run(Floats::<float::F32>(task, x, PhantomData)),
             (Kind::F16, Input::F32(x)) => ctx.cpu.run(Floats::<float::F16>(task, x, PhantomData)),
@@ -87,6 +89,7 @@ struct Task<'a> {
     rows: usize,
     panels: Range<usize>,
     out: &'a Shared<f32>,
+    amx: Option<Amx>,
 }
 
 /// Runs the body for tiles that cover `$rows` rows: `$t` is a tile's first row, `$size` its constant size, a power of two
@@ -182,6 +185,7 @@ impl<C: Codes, const MINS: bool> Kernel for Runs<'_, C, MINS> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         match I::TILE {
+            (2, 6) if I::DOT4 && self.0.rows >= TILED && self.0.amx.is_some() => self.tiles(isa),
             _ if self.0.rows <= FEW => self.few(isa),
             (2, 6) => self.many::<I, 2, 6>(isa),
             (1, 4) => self.many::<I, 1, 4>(isa),
@@ -232,7 +236,9 @@ impl<C: Codes, const MINS: bool> Runs<'_, C, MINS> {
         for group in groups::<P>(&task.panels, task.rows, dots::CHUNK, task.w.cols / QK) {
             for (e, p) in e.iter_mut().zip(group.panels) {
                 // SAFETY: the panel is as `b` says and has these runs.
-                unsafe { dots::expand::<I, C, MINS>(isa, b, task.panel(p), group.inputs.start, group.inputs.len(), e) }
+                unsafe {
+                    dots::expand::<I, C, MINS, false>(isa, b, task.panel(p), group.inputs.start, group.inputs.len(), e)
+                }
             }
             for tile in 0..group.rows.len().div_ceil(T) {
                 let place = Place { task, group: &group, sums: &mut sums, tile };
@@ -243,6 +249,56 @@ impl<C: Codes, const MINS: bool> Runs<'_, C, MINS> {
                 }
             }
         }
+    }
+}
+
+impl<C: Codes, const MINS: bool> Runs<'_, C, MINS> {
+    #[inline(always)]
+    fn tiles<I: Isa>(&self, isa: I) {
+        let Runs(task, b, x, _) = self;
+        let Some(amx) = task.amx else { return };
+        let tiles = amx.configure(if C::HALVES { QK / 2 } else { QK });
+        let (mut e, mut sums) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+        for group in groups::<1>(&task.panels, task.rows, dots::CHUNK, task.w.cols / QK) {
+            let panel = task.panel(group.panels[0]);
+            // SAFETY: the panel is as `b` says and has these runs.
+            unsafe {
+                dots::expand::<I, C, MINS, true>(isa, b, panel, group.inputs.start, group.inputs.len(), &mut e);
+            }
+            for tile in 0..group.rows.len().div_ceil(dots::TILE) {
+                let place = Place { task, group: &group, sums: &mut sums, tile };
+                if C::HALVES {
+                    isa.enter(Tiled::<dots::SixHalves, MINS>(place, x, &e, &tiles, PhantomData));
+                } else {
+                    isa.enter(Tiled::<dots::Eight, MINS>(place, x, &e, &tiles, PhantomData));
+                }
+            }
+        }
+    }
+}
+
+/// Expanded runs of a panel times 16 rows, by tiles. `W` says how many scales a run has.
+struct Tiled<'a, W, const MINS: bool>(
+    Place<'a, 1, { dots::TILE }>,
+    &'a [QBlock],
+    &'a MaybeUninit<dots::Expanded>,
+    &'a Tiles,
+    PhantomData<W>,
+);
+
+impl<W: Codes, const MINS: bool> Kernel for Tiled<'_, W, MINS> {
+    type Output = ();
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let Tiled(place, x, e, tiles, _) = self;
+        let (inputs, row) = (&place.group.inputs, place.row());
+        let mut acc = place.get(isa);
+        let x = &x[inputs.start * place.task.rows + row * RUNS..];
+        assert!(x.len() >= dots::TILE * RUNS);
+        // SAFETY: the runs are expanded; the column has those of 16 rows; the tiles are for `W`.
+        unsafe { dots::tiled::<I, W, MINS>(isa, tiles, e, x.as_ptr(), inputs.len(), &mut acc) }
+        let all = place.task.w.cols / QK;
+        place.set(isa, all, acc);
     }
 }
 

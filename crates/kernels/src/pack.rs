@@ -17,8 +17,9 @@
 use crate::Ctx;
 use crate::buf::{Buf, Shared};
 use crate::quantize::QK;
-use alula_simd::{LANES, f32_to_f16};
-use alula_tensor::{Codes, DType, Format};
+use alula_simd::{Cpu, Isa, Kernel, LANES};
+use alula_tensor::{Codes, DType, Format, Storage};
+use std::ops::Deref;
 
 /// Bytes of a line.
 pub(crate) const LINE: usize = 64;
@@ -67,7 +68,7 @@ pub(crate) struct Blocks {
 }
 
 impl Blocks {
-    fn new(codes: &Codes, block: usize, dtype: DType) -> Blocks {
+    fn new(codes: &Codes, block: usize) -> Blocks {
         // The least power of two that makes every value unsigned.
         let shift = match -i32::from(codes.low) {
             0 => 32,
@@ -93,7 +94,7 @@ impl Blocks {
             shift: [shift; LANES],
             scales: codes.has_scales,
             mins: codes.has_min,
-            bf16: dtype == DType::MXFP4,
+            bf16: codes.scale == DType::BF16,
         }
     }
     /// Two scales to 32 inputs.
@@ -110,28 +111,74 @@ pub struct Packed {
     pub(crate) kind: Kind,
     /// Bytes of a panel.
     pub(crate) panel: usize,
-    pub(crate) data: Buf,
+    pub(crate) data: Data,
+}
+
+/// Where panels lie: memory of their own, or a part of a file that was packed before.
+#[derive(Debug)]
+pub(crate) enum Data {
+    Own(Buf),
+    Mapped(Storage, usize, usize),
+}
+
+impl Deref for Data {
+    type Target = [u8];
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Data::Own(buf) => buf,
+            Data::Mapped(storage, start, len) => &storage[*start..][..*len],
+        }
+    }
+}
+
+/// How a matrix of `cols` columns is packed, and the bytes of a panel; `None` where it cannot be.
+fn layout(dtype: DType, cols: usize) -> Option<(Kind, usize)> {
+    let format = dtype.format();
+    let (kind, block, bytes) = match (&format.codes, dtype) {
+        (Some(codes), _) => {
+            let b = Blocks::new(codes, format.block);
+            (Kind::Blocks(b), b.block, b.bytes)
+        }
+        (None, DType::F16) => (Kind::F16, 1, LANES * 2),
+        (None, DType::BF16) => (Kind::BF16, 1, LANES * 2),
+        (None, _) => (Kind::F32, 1, LANES * 4),
+    };
+    let whole = cols > 0 && cols.is_multiple_of(block);
+    Some((kind, (cols / block).checked_mul(bytes)?)).filter(|_| whole)
 }
 
 impl Packed {
+    /// Stands for the layout that the head of this file describes. Files that hold panels name it; whoever changes a
+    /// byte of the layout gives it another number.
+    pub const LAYOUT: u32 = 1;
+    /// What the panels' address is a multiple of.
+    pub const ALIGN: usize = LINE;
+
+    /// A matrix whose panels lie in `storage`, as [`as_bytes`](Packed::as_bytes) gave them, from byte `start` on. `None`
+    /// if they cannot lie there: the storage is too short, or the place is not on a cache line.
+    pub fn stored(dtype: DType, rows: usize, cols: usize, storage: &Storage, start: usize) -> Option<Packed> {
+        let (kind, panel) = layout(dtype, cols)?;
+        let len = rows.div_ceil(LANES).checked_mul(panel)?;
+        let place = storage.get(start..start.checked_add(len)?)?;
+        let aligned = place.as_ptr().addr().is_multiple_of(Packed::ALIGN);
+        aligned.then(|| Packed { rows, cols, kind, panel, data: Data::Mapped(storage.clone(), start, len) })
+    }
+
+    /// The panels.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.data
+    }
+
     /// Packs row-major `bytes` of `rows * cols` elements.
     ///
     /// # Panics
     /// If `bytes` is not exactly that matrix in whole blocks.
     pub fn new(ctx: Ctx<'_>, dtype: DType, rows: usize, cols: usize, bytes: &[u8]) -> Packed {
         let format = dtype.format();
-        assert!(cols > 0 && cols.is_multiple_of(format.block));
+        let (kind, panel) = layout(dtype, cols).expect("rows of whole blocks");
         let row_bytes = cols / format.block * format.bytes;
         assert_eq!(bytes.len(), rows * row_bytes);
-        let (kind, panel) = match (&format.codes, dtype) {
-            (Some(codes), _) => {
-                let b = Blocks::new(codes, format.block, dtype);
-                (Kind::Blocks(b), cols / b.block * b.bytes)
-            }
-            (None, DType::F16) => (Kind::F16, cols * LANES * 2),
-            (None, DType::BF16) => (Kind::BF16, cols * LANES * 2),
-            (None, _) => (Kind::F32, cols * LANES * 4),
-        };
         let panels = rows.div_ceil(LANES);
         let mut data = Buf::zeroed(panels * panel);
         let shared = Shared::new(&mut data[..]);
@@ -141,11 +188,11 @@ impl Packed {
             let rows = &bytes[p * LANES * row_bytes..rows.min((p + 1) * LANES) * row_bytes];
             match (kind, &format.codes) {
                 (Kind::F32, _) => scatter::<4>(rows, row_bytes, out),
-                (Kind::Blocks(b), Some(codes)) => pack_panel(b, format, codes, rows, row_bytes, out),
+                (Kind::Blocks(b), Some(codes)) => pack_panel(ctx.cpu, &b, format, codes, rows, row_bytes, out),
                 _ => scatter::<2>(rows, row_bytes, out),
             }
         });
-        Packed { rows, cols, kind, panel, data }
+        Packed { rows, cols, kind, panel, data: Data::Own(data) }
     }
 
     /// Output rows.
@@ -183,63 +230,239 @@ fn scatter<const N: usize>(rows: &[u8], row_bytes: usize, out: &mut [u8]) {
     }
 }
 
-/// Places up to 16 rows' codes, scales and minimums.
-fn pack_panel(b: Blocks, format: &Format, codes: &Codes, rows: &[u8], row_bytes: usize, out: &mut [u8]) {
-    // What a value becomes in memory. The first index of a value that stands in the table twice.
-    let mut index: [u8; 256] = std::array::from_fn(|v| (v as u8 as i8 as i32 + b.offset) as u8);
-    for (i, v) in codes.table.unwrap_or_default().iter().enumerate().rev().filter(|_| codes.table.is_some()) {
-        index[usize::from(*v as u8)] = i as u8;
-    }
-    let (mut q, mut scales, mut mins) = ([0i8; MOST], [0i8; GROUPS], [0i8; GROUPS]);
-    // Rows that are not there have values 0 and scales 0.
-    let nothing = index[0];
+/// Places up to 16 rows' codes, scales and minimums. No [`Kernel`]: above the level that everything is compiled for,
+/// compilers make slow gathers of a transposition.
+fn pack_panel(cpu: Cpu, b: &Blocks, format: &Format, codes: &Codes, rows: &[u8], row_bytes: usize, out: &mut [u8]) {
+    // One block of each row. Rows that are not there have values 0 and scales 0.
+    let (mut q, mut scales, mut mins) = ([[0; MOST]; LANES], [[0; GROUPS]; LANES], [[0; GROUPS]; LANES]);
+    let (mut d, mut dmin) = ([0.0; LANES], [0.0; LANES]);
+    let offset = if b.table.is_some() { 0 } else { b.offset as u8 };
+    let pack_run = match b.width {
+        4 => pack_run::<0>,
+        5 => pack_run::<1>,
+        6 => pack_run::<2>,
+        _ => bytes,
+    };
+    let mut u = [[0; LINE]; QK / 4];
     for (i, out) in out.chunks_exact_mut(b.bytes).enumerate() {
-        // [run of 32][step][row][4]
-        let mut u = [nothing; MOST * LANES];
         for (r, row) in rows.chunks_exact(row_bytes).enumerate() {
             let bytes = &row[i * format.bytes..][..format.bytes];
-            let [d, dmin] = (codes.unpack)(bytes, &mut q[..b.block], &mut scales, &mut mins);
-            let fours = q[..b.block].as_chunks::<4>().0.iter();
-            for (four, out) in fours.zip(u.as_chunks_mut::<4>().0.chunks_exact_mut(LANES)) {
-                out[r] = four.map(|v| index[usize::from(v as u8)]);
+            [d[r], dmin[r]] = (codes.unpack)(bytes, &mut q[r][..b.block], &mut scales[r], &mut mins[r]);
+        }
+        let halves = out.as_chunks_mut::<{ 2 * LANES }>().0;
+        for (out, d) in halves.iter_mut().zip([&d, &dmin]).take(1 + usize::from(b.mins)) {
+            if b.bf16 {
+                *out = std::array::from_fn(|i| (d[i / 2].to_bits() >> (16 + i % 2 * 8)) as u8);
+            } else {
+                cpu.run(Half(d, out));
             }
-            if b.scales {
-                for g in 0..b.block / b.group {
+        }
+        if b.scales {
+            lines(&scales, &mut out[b.scales_at..b.mins_at]);
+            lines(&mins, &mut out[b.mins_at..b.codes_at]);
+        }
+        for (run, out) in out[b.codes_at..].chunks_exact_mut(b.width * LINE).enumerate() {
+            steps(&q, run * QK, &mut u);
+            u.as_flattened_mut().iter_mut().for_each(|u| *u = u.wrapping_add(offset));
+            pack_run(&u, out);
+        }
+    }
+}
+
+/// Numbers to little-endian half precision.
+struct Half<'a>(&'a [f32; LANES], &'a mut [u8; 2 * LANES]);
+
+impl Kernel for Half<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let mut bits = [0; LANES];
+        isa.store_f16(isa.load(self.0), &mut bits);
+        for (out, bits) in self.1.as_chunks_mut::<2>().0.iter_mut().zip(bits) {
+            *out = bits.to_le_bytes();
+        }
+    }
+}
+
+/// Lines of 16 rows' bytes, as many as there is room for.
+fn lines(rows: &[[i8; GROUPS]; LANES], out: &mut [u8]) {
+    for (g, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+        *out = std::array::from_fn(|r| rows[r][g] as u8);
+    }
+}
+
+/// 32 inputs of 16 rows from input `first` on: a line for 4 inputs. By squares of 4 lines and 4 rows, which compilers
+/// transpose in registers.
+fn steps(q: &[[i8; MOST]; LANES], first: usize, out: &mut [[u8; LINE]; QK / 4]) {
+    for (r, rows) in q.as_chunks::<4>().0.iter().enumerate() {
+        for s in (0..QK / 4).step_by(4) {
+            let mut square = [[[0; 4]; 4]; 4];
+            for i in 0..4 {
+                square[i] = *rows[i][first + 4 * s..].as_chunks().0.first_chunk().expect("within the block");
+            }
+            for i in 0..4 {
+                let line = [square[0][i], square[1][i], square[2][i], square[3][i]];
+                for (out, v) in out[s + i][16 * r..].iter_mut().zip(line.as_flattened()) {
+                    *out = *v as u8;
+                }
+            }
+        }
+    }
+}
+
+/// Packs 8 steps of codes into 4 lines of their low four bits and `HIGH` lines of as many bits above.
+fn pack_run<const HIGH: usize>(u: &[[u8; LINE]; QK / 4], out: &mut [u8]) {
+    let lines = out.as_chunks_mut::<LINE>().0;
+    for j in 0..4 {
+        for i in 0..LINE {
+            lines[j][i] = u[j][i] & 15 | u[j + 4][i] << 4;
+        }
+    }
+    for high in 0..HIGH {
+        let steps = 8 / HIGH;
+        for i in 0..LINE {
+            let mut bits = 0;
+            for step in 0..steps {
+                bits |= u[high * steps + step][i] >> 4 << (HIGH * step);
+            }
+            lines[4 + high][i] = bits;
+        }
+    }
+}
+
+/// Codes of 8 bits are packed already.
+fn bytes(u: &[[u8; LINE]; QK / 4], out: &mut [u8]) {
+    out.copy_from_slice(u.as_flattened());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Pool;
+    use alula_simd::f32_to_f16;
+    use alula_tensor::FORMATS;
+
+    fn random(len: usize) -> Vec<u8> {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        };
+        (0..len).map(|_| next()).collect()
+    }
+
+    /// Element by element, from the module's description.
+    fn plain(b: &Blocks, format: &Format, codes: &Codes, row_bytes: usize, bytes: &[u8]) -> Vec<u8> {
+        let rows: Vec<&[u8]> = bytes.chunks(row_bytes).collect();
+        let blocks = row_bytes / format.bytes;
+        let mut out = vec![0; rows.len().div_ceil(LANES) * blocks * b.bytes];
+        for (at, out) in out.chunks_mut(b.bytes).enumerate() {
+            for r in 0..LANES {
+                let (mut q, mut scales, mut mins) = ([0; MOST], [0; GROUPS], [0; GROUPS]);
+                let mut d = [0.0; 2];
+                if let Some(row) = rows.get(at / blocks * LANES + r) {
+                    let block = &row[at % blocks * format.bytes..][..format.bytes];
+                    d = (codes.unpack)(block, &mut q, &mut scales, &mut mins);
+                }
+                for (i, d) in d.into_iter().take(1 + usize::from(b.mins)).enumerate() {
+                    let bits = if b.bf16 { (d.to_bits() >> 16) as u16 } else { f32_to_f16(d) };
+                    out[2 * (i * LANES + r)..][..2].copy_from_slice(&bits.to_le_bytes());
+                }
+                for g in (0..b.block / b.group).filter(|_| b.scales) {
                     out[b.scales_at + g * LANES + r] = scales[g] as u8;
                     if b.mins {
                         out[b.mins_at + g * LANES + r] = mins[g] as u8;
                     }
                 }
-            }
-            let half = |v: f32| if b.bf16 { (v.to_bits() >> 16) as u16 } else { f32_to_f16(v) };
-            let at = 2 * r;
-            out[at..at + 2].copy_from_slice(&half(d).to_le_bytes());
-            if b.mins {
-                out[at + 2 * LANES..at + 2 * LANES + 2].copy_from_slice(&half(dmin).to_le_bytes());
+                for (k, q) in q[..b.block].iter().enumerate() {
+                    let code = if b.table.is_some() { *q as u8 } else { (i32::from(*q) + b.offset) as u8 };
+                    let (step, at) = (k % QK / 4, b.codes_at + k / QK * b.width * LINE + 4 * r + k % 4);
+                    match b.width {
+                        8 => out[at + step * LINE] = code,
+                        _ => out[at + step % 4 * LINE] |= (code & 15) << (step / 4 * 4),
+                    }
+                    match b.width {
+                        5 => out[at + 4 * LINE] |= code >> 4 << step,
+                        6 => out[at + (4 + step / 4) * LINE] |= code >> 4 << (step % 4 * 2),
+                        _ => assert!(b.width == 8 || code < 16),
+                    }
+                }
             }
         }
-        let runs = u[..b.block * LANES].as_chunks::<{ QK * LANES }>().0;
-        for (u, out) in runs.iter().zip(out[b.codes_at..].chunks_exact_mut(b.width * LINE)) {
-            pack_run(b.width, u, out);
-        }
+        out
     }
-}
 
-/// Packs 8 steps of 64 codes into `width` lines.
-fn pack_run(width: usize, u: &[u8; QK * LANES], out: &mut [u8]) {
-    if width == 8 {
-        return out.copy_from_slice(u);
+    #[test]
+    fn panels_are_as_documented_everywhere() {
+        let pools = [Pool::new(1), Pool::new(2)];
+        for (format, codes) in FORMATS.iter().filter_map(|f| Some((f, f.codes?))) {
+            let row_bytes = 3 * format.bytes;
+            for rows in [1, 16, 19, 70] {
+                let bytes = random(rows * row_bytes);
+                let want = plain(&Blocks::new(&codes, format.block), format, &codes, row_bytes, &bytes);
+                for (cpu, pool) in Cpu::all().into_iter().flat_map(|cpu| pools.iter().map(move |pool| (cpu, pool))) {
+                    let packed = Packed::new(Ctx { cpu, pool }, format.dtype, rows, 3 * format.block, &bytes);
+                    assert!(*packed.data == want[..], "{} of {rows} rows, {}", format.name, cpu.name());
+                }
+            }
+        }
     }
-    let (low, high) = out.split_at_mut(4 * LINE);
-    let (first, second) = u.split_at(4 * LINE);
-    for (out, (a, b)) in low.iter_mut().zip(first.iter().zip(second)) {
-        *out = a & 15 | b << 4;
+
+    #[test]
+    fn the_number_of_the_layout_stands_for_these_bytes() {
+        let ctx = Ctx { cpu: Cpu::all()[0], pool: &Pool::new(1) };
+        let mut digest = 0xcbf2_9ce4_8422_2325_u64; // FNV-1a
+        for format in FORMATS {
+            let packed = Packed::new(ctx, format.dtype, 17, 2 * format.block, &random(17 * 2 * format.bytes));
+            for byte in packed.as_bytes() {
+                digest = (digest ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+            }
+        }
+        assert_eq!(
+            (Packed::LAYOUT, format!("{digest:x}").as_str()),
+            (1, "dbdc132ca988d170"),
+            "another layout needs another number"
+        );
     }
-    for (step, u) in u.as_chunks::<LINE>().0.iter().enumerate() {
-        let (line, shift) = if width == 6 { (step / 4, 2 * (step % 4)) } else { (0, step) };
-        if let Some(line) = high.as_chunks_mut::<LINE>().0.get_mut(line) {
-            for (out, u) in line.iter_mut().zip(u) {
-                *out |= (u >> 4) << shift;
+
+    #[test]
+    fn panels_are_taken_from_where_they_lie() {
+        let ctx = Ctx { cpu: Cpu::all()[0], pool: &Pool::new(1) };
+        let packed = Packed::new(ctx, DType::Q4K, 20, 512, &random(20 * 2 * 144));
+        let len = packed.bytes();
+        // Some place in a vector is on a cache line.
+        let mut bytes = vec![0; len + 128];
+        let start = bytes.as_ptr().addr().next_multiple_of(64) - bytes.as_ptr().addr();
+        bytes[start..][..len].copy_from_slice(packed.as_bytes());
+        let storage = Storage::from(bytes);
+        let stored = Packed::stored(DType::Q4K, 20, 512, &storage, start).expect("room");
+        assert_eq!((stored.as_bytes(), stored.rows(), stored.cols()), (packed.as_bytes(), 20, 512));
+        for (rows, cols, start) in [
+            (20, 512, start + 1),
+            (20, 512, start + 256),
+            (20, 512, usize::MAX),
+            (200, 512, start),
+            (usize::MAX, 512, start),
+            (20, usize::MAX & !255, start),
+            (20, 511, start),
+            (20, 0, start),
+        ] {
+            assert!(Packed::stored(DType::Q4K, rows, cols, &storage, start).is_none(), "{rows} {cols} {start}");
+        }
+    }
+
+    #[test]
+    fn elements_of_floats_lie_by_lanes() {
+        let bytes = random(19 * 70 * 4);
+        let ctx = Ctx { cpu: Cpu::all()[0], pool: &Pool::new(1) };
+        for (dtype, size) in [(DType::F32, 4), (DType::F16, 2), (DType::BF16, 2)] {
+            let packed = Packed::new(ctx, dtype, 19, 70, &bytes[..19 * 70 * size]);
+            for (at, element) in packed.data.chunks(size).enumerate() {
+                let (row, k) = (at / LANES / 70 * LANES + at % LANES, at / LANES % 70);
+                let want = if row < 19 { &bytes[(row * 70 + k) * size..][..size] } else { &[0; 4][..size] };
+                assert_eq!(element, want, "row {row}, element {k}");
             }
         }
     }

@@ -35,7 +35,8 @@ fn exercise(model: Result<Model, ModelError>) -> Result<(), String> {
     let model = model.map_err(|e| e.to_string())?;
     let limits = Limits { tokens: 4, outputs: 4, context: 64, pages: 1, cache: CacheType::F32 };
     let device = CpuDevice::new(Cpu::from_env().map_err(|e| e.to_string())?, 1);
-    let mut plan = device.compile(model.graph(), model.weights(), limits, &mut |_, _| ()).map_err(|e| e.to_string())?;
+    let mut plan =
+        device.compile(model.graph(), model.weights(), limits, None, &mut |_, _| ()).map_err(|e| e.to_string())?;
     let seqs = [Seq { start: 0, len: 3, length: 3, pages: &[0] }];
     let batch = Batch { tokens: &[1, 2, 3], positions: &[0, 1, 2], seqs: &seqs, outputs: &[0, 2] };
     plan.run(&batch).map(|_| ()).map_err(|e| e.to_string())

@@ -59,7 +59,7 @@ impl Runner {
             cache: CacheType::F32,
         };
         let device = CpuDevice::new(cpu, threads);
-        let plan = device.compile(model.graph(), model.weights(), limits, &mut |_, _| ()).unwrap();
+        let plan = device.compile(model.graph(), model.weights(), limits, None, &mut |_, _| ()).unwrap();
         Runner { plan }
     }
 

@@ -2,9 +2,9 @@
 
 #[cfg(target_arch = "aarch64")]
 use crate::Neon;
+use crate::{Amx, Isa, Kernel, Scalar};
 #[cfg(target_arch = "x86_64")]
 use crate::{Avx2, Avx512, Avx512Vnni};
-use crate::{Isa, Kernel, Scalar};
 use std::fmt;
 
 /// An instruction-set level that this machine was found to have.
@@ -27,20 +27,28 @@ pub enum Level {
     Neon(Neon),
 }
 
-/// One row: the name that `ALULA_ISA` takes, and how to ask the machine for the level.
-type Row = (&'static str, fn() -> Option<Level>);
+/// One row: the name that `ALULA_ISA` takes, how to ask the machine for the level, and for its unit of tiles.
+type Row = (&'static str, fn() -> Option<Level>, fn() -> Option<Amx>);
+
+/// Levels without tiles.
+fn none() -> Option<Amx> {
+    None
+}
 
 /// Every level of this architecture, slowest first.
 const ISAS: &[Row] = &[
-    ("scalar", || Some(Level::Scalar(Scalar))),
+    ("scalar", || Some(Level::Scalar(Scalar)), none),
     #[cfg(target_arch = "x86_64")]
-    ("avx2", || Avx2::detect().map(Level::Avx2)),
+    ("avx2", || Avx2::detect().map(Level::Avx2), none),
     #[cfg(target_arch = "x86_64")]
-    ("avx512", || Avx512::detect().map(Level::Avx512)),
+    ("avx512", || Avx512::detect().map(Level::Avx512), none),
     #[cfg(target_arch = "x86_64")]
-    ("avx512vnni", || Avx512Vnni::detect().map(Level::Avx512Vnni)),
+    ("avx512vnni", || Avx512Vnni::detect().map(Level::Avx512Vnni), none),
+    // The same vectors.
+    #[cfg(target_arch = "x86_64")]
+    ("amx", || Amx::detect().and(Avx512Vnni::detect()).map(Level::Avx512Vnni), Amx::detect),
     #[cfg(target_arch = "aarch64")]
-    ("neon", || Neon::detect().map(Level::Neon)),
+    ("neon", || Neon::detect().map(Level::Neon), none),
 ];
 
 /// The machine's instruction-set level: made once at start, passed along by value.
@@ -48,6 +56,7 @@ const ISAS: &[Row] = &[
 pub struct Cpu {
     name: &'static str,
     level: Level,
+    amx: Option<Amx>,
 }
 
 /// `ALULA_ISA` asks for a level that cannot be had.
@@ -66,7 +75,8 @@ impl std::error::Error for IsaError {}
 impl Cpu {
     /// Every level this machine has, slowest first.
     pub fn all() -> Vec<Cpu> {
-        ISAS.iter().filter_map(|&(name, detect)| detect().map(|level| Cpu { name, level })).collect()
+        let have = |&(name, detect, tiles): &Row| detect().map(|level| Cpu { name, level, amx: tiles() });
+        ISAS.iter().filter_map(have).collect()
     }
 
     /// The fastest level, or the one that `name` asks for.
@@ -93,6 +103,11 @@ impl Cpu {
     /// The level's name.
     pub fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// The level's unit of tiles, if it has one.
+    pub fn amx(&self) -> Option<Amx> {
+        self.amx
     }
 
     /// Runs a kernel at this level.

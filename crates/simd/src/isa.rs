@@ -108,6 +108,8 @@ pub trait Isa: Copy + Send + Sync + 'static {
     fn and_b(self, a: Self::B, b: Self::B) -> Self::B;
     /// Bitwise or.
     fn or_b(self, a: Self::B, b: Self::B) -> Self::B;
+    /// Wrapping difference of bytes.
+    fn sub_b(self, a: Self::B, b: Self::B) -> Self::B;
     /// The bits of every pair of bytes (little endian) moved to the right, or to the left if `by` is negative.
     fn shift_b(self, v: Self::B, by: i32) -> Self::B;
     /// A table for [`lookup`](Isa::lookup).

@@ -58,7 +58,7 @@ impl Kernel for Everything {
         let table = isa.table(&std::array::from_fn(|i| (i * 37 + 11) as u8));
         let (w, low) = (isa.load_b(&self.w), isa.splat_b(15));
         let moved = [-7, -4, -1, 0, 1, 2, 4, 6].map(|by| isa.shift_b(w, by));
-        for v in moved.into_iter().chain([isa.lookup(table, isa.and_b(w, low)), isa.or_b(w, low)]) {
+        for v in moved.into_iter().chain([isa.lookup(table, isa.and_b(w, low)), isa.or_b(w, low), isa.sub_b(low, w)]) {
             let mut bytes = [0u8; 64];
             isa.store_b(v, &mut bytes);
             out.extend(bytes.map(u32::from));
@@ -68,8 +68,12 @@ impl Kernel for Everything {
         }
         let mut i = [0i32; 16];
         for by in [0, 1, 23, 31, 32] {
-            isa.store_i(isa.shl(isa.bits(b), isa.splat_i(by)), &mut i);
+            let v = isa.shl(isa.bits(b), isa.splat_i(by));
+            isa.store_i(v, &mut i);
             out.extend(i.map(|v| v as u32));
+            let mut bytes = [0i8; 16];
+            isa.store_i8(v, &mut bytes);
+            out.extend(bytes.map(|v| v as u32));
         }
         let x = self.x.to_le_bytes().map(|b| (b as i8).max(-127) as u8);
         let small = (0..8).fold(isa.zero_s(), |s, _| isa.dot4_small(s, isa.and_b(w, low), i32::from_le_bytes(x)));

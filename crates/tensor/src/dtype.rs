@@ -66,23 +66,26 @@ pub struct Format {
     pub codes: Option<Codes>,
 }
 
-/// A block as small integers: `x[i] = (d * scale[i / group]) * code[i] - dmin * min[i / group]`.
+/// A block as small integers: `x[i] = (d * scale[i / group]) * code[i] - dmin * min[i / group]`, where `code[i]` is first
+/// looked up in `table` if there is one.
 ///
 /// Evaluated in `f32` in just that order it equals [`Format::decode`] to the bit.
 #[derive(Clone, Copy, Debug)]
 pub struct Codes {
     /// Elements that share a scale: 16, 32 or 256.
     pub group: usize,
-    /// No code is smaller than this,
+    /// No code (looked up) is smaller than this,
     pub low: i8,
     /// nor larger than `low + 2^bits - 1`.
     pub bits: u32,
-    /// `Some`: every code is one of these values, so that a kernel can keep 4-bit indices.
+    /// `Some`: codes are indices into these values.
     pub table: Option<[i8; 16]>,
     /// Whether groups have scales (and minimums) of their own; else those are all 1.
     pub has_scales: bool,
     /// Whether the format has minimums.
     pub has_min: bool,
+    /// The type that `d` and `dmin` are exact in: F16 or BF16.
+    pub scale: DType,
     /// Unpacks exactly one block: `bytes` in, `block` codes, `block / group` scales and as many minimums out.
     /// Returns `d` and `dmin`. Minimums mean nothing unless `has_min`.
     ///

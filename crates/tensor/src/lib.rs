@@ -13,5 +13,5 @@ mod tensor;
 
 pub use dtype::{Codes, DType, FORMATS, Format, Unpack};
 pub use float::{bf16_to_f32, f16_to_f32};
-pub use storage::Storage;
+pub use storage::{Stamp, Storage};
 pub use tensor::{ShapeError, Tensor};

@@ -41,6 +41,7 @@ pub fn bench(a: &Bench) -> Result<(), Fail> {
         step_tokens: defaults.step_tokens.max(streams),
         outputs: defaults.outputs.max(streams),
         cache: open::cache(a.load.cache_type),
+        keep: open::keep(a.load.no_cache),
         ..defaults
     };
     let model = open::load(&package, a.load.threads, options)?;

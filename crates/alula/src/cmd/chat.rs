@@ -62,6 +62,7 @@ pub fn chat(a: Chat) -> Result<(), Fail> {
     let options = LoadOptions {
         context: a.load.ctx,
         cache: open::cache(a.load.cache_type),
+        keep: open::keep(a.load.no_cache),
         step_tokens: STEP,
         outputs: 1,
         ..LoadOptions::default()

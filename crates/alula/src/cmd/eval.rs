@@ -25,6 +25,7 @@ fn load(package: &Package, a: &EvalLoad, context: usize, step: usize) -> Result<
         step_tokens: step,
         outputs: step,
         cache: open::cache(a.cache_type),
+        keep: open::keep(a.no_cache),
         ..LoadOptions::default()
     };
     open::load(package, a.threads, options)

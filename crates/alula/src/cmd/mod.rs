@@ -1,6 +1,7 @@
 //! One file per command.
 
 mod bench;
+mod cache;
 mod chat;
 mod eval;
 mod list;
@@ -23,6 +24,7 @@ pub fn run(command: Command) -> Result<(), Fail> {
         Command::Detokenize(a) => tokenize::detokenize(&a),
         Command::Eval(a) => eval::eval(&a),
         Command::Bench(a) => bench::bench(&a),
+        Command::Cache(a) => cache::cache(&a),
         Command::Completions(a) => pages::completions(&a),
         Command::Man(a) => pages::man(&a),
     }

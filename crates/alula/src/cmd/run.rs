@@ -42,7 +42,12 @@ pub fn run(a: Run) -> Result<(), Fail> {
         let ids = tokenizer.encode(&prompt, true, false)?;
         (prompt, ids)
     };
-    let options = LoadOptions { context: a.load.ctx, cache: open::cache(a.load.cache_type), ..LoadOptions::default() };
+    let options = LoadOptions {
+        context: a.load.ctx,
+        cache: open::cache(a.load.cache_type),
+        keep: open::keep(a.load.no_cache),
+        ..LoadOptions::default()
+    };
     let local = open::load(&package, a.load.threads, options)?;
     let (memory, loaded) = (local.memory(), start.elapsed());
     let mut engine = Engine::new(local, Some(words), Options::default());

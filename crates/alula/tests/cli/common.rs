@@ -57,6 +57,7 @@ pub fn command(args: &[&str]) -> Command {
         c.env_remove(name);
     }
     c.args(args).env("ALULA_MODELS", &nowhere).env("XDG_STATE_HOME", &nowhere).env_remove("NO_COLOR");
+    c.env("ALULA_NO_CACHE", "1");
     c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     c
 }
@@ -104,13 +105,22 @@ pub fn shared(path: &str) -> Option<PathBuf> {
 /// A value of GGUF metadata.
 pub enum Kv<'a> {
     U32(u32),
+    F32(f32),
     Str(&'a str),
     Strs(&'a [&'a str]),
     I32s(&'a [i32]),
 }
 
+/// Name, dimensions with the innermost first, `ggml_type`, bytes.
+pub type Tensor = (String, Vec<u64>, u32, Vec<u8>);
+
 /// A GGUF file without tensors.
 pub fn gguf(pairs: &[(&str, Kv<'_>)]) -> Vec<u8> {
+    gguf_with(pairs, &[])
+}
+
+/// A GGUF file.
+pub fn gguf_with(pairs: &[(&str, Kv<'_>)], tensors: &[Tensor]) -> Vec<u8> {
     fn text(out: &mut Vec<u8>, s: &str) {
         out.extend((s.len() as u64).to_le_bytes());
         out.extend(s.as_bytes());
@@ -122,7 +132,7 @@ pub fn gguf(pairs: &[(&str, Kv<'_>)]) -> Vec<u8> {
     }
     let mut out = b"GGUF".to_vec();
     out.extend(3u32.to_le_bytes());
-    out.extend(0u64.to_le_bytes());
+    out.extend((tensors.len() as u64).to_le_bytes());
     out.extend((pairs.len() as u64).to_le_bytes());
     for (key, value) in pairs {
         text(&mut out, key);
@@ -130,6 +140,10 @@ pub fn gguf(pairs: &[(&str, Kv<'_>)]) -> Vec<u8> {
             Kv::U32(n) => {
                 out.extend(4u32.to_le_bytes());
                 out.extend(n.to_le_bytes());
+            }
+            Kv::F32(x) => {
+                out.extend(6u32.to_le_bytes());
+                out.extend(x.to_le_bytes());
             }
             Kv::Str(s) => {
                 out.extend(8u32.to_le_bytes());
@@ -144,6 +158,19 @@ pub fn gguf(pairs: &[(&str, Kv<'_>)]) -> Vec<u8> {
                 all.iter().for_each(|n| out.extend(n.to_le_bytes()));
             }
         }
+    }
+    let mut at = 0u64;
+    for (name, dims, kind, bytes) in tensors {
+        text(&mut out, name);
+        out.extend((dims.len() as u32).to_le_bytes());
+        dims.iter().for_each(|d| out.extend(d.to_le_bytes()));
+        out.extend(kind.to_le_bytes());
+        out.extend(at.to_le_bytes());
+        at = (at + bytes.len() as u64).next_multiple_of(32);
+    }
+    for (.., bytes) in tensors {
+        out.resize(out.len().next_multiple_of(32), 0);
+        out.extend(bytes);
     }
     out
 }

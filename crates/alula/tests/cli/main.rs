@@ -1,6 +1,7 @@
 //! The binary as a person or a script sees it: what it prints, where, and how it ends.
 #![allow(unreachable_pub)]
 
+mod cache;
 mod chat;
 mod common;
 mod errors;

@@ -1,6 +1,7 @@
 //! Plans of the CPU device: a graph of every op against double precision, bits that depend on nothing but the
 //! sequence, batches that break a rule, sizes and memory.
 
+mod kept;
 mod memory;
 mod reference;
 mod rules;
@@ -141,7 +142,7 @@ fn compile(cpu: Cpu, threads: usize, matrices: DType, limits: Limits) -> Box<dyn
     let (graph, weights) = model(matrices);
     let device = CpuDevice::new(cpu, threads);
     assert!(device.name().contains(cpu.name()) && graph.nodes().iter().all(|n| device.supports(&n.op)));
-    device.compile(&graph, &weights, limits, &mut |_, _| ()).expect("a plan")
+    device.compile(&graph, &weights, limits, None, &mut |_, _| ()).expect("a plan")
 }
 
 /// A run of rows, with what it owns.

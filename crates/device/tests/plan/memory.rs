@@ -44,7 +44,7 @@ fn numbers_are_those_of_what_is_held() {
 fn progress_ends_at_all_of_it() {
     let (graph, weights) = model(DType::Q8_0);
     let mut seen = Vec::new();
-    device().compile(&graph, &weights, LIMITS, &mut |done, all| seen.push((done, all))).expect("a plan");
+    device().compile(&graph, &weights, LIMITS, None, &mut |done, all| seen.push((done, all))).expect("a plan");
     let elements = |n: &alula_graph::Node| {
         n.weights.iter().map(|w| graph.weights()[w.0].shape.iter().product::<usize>() as u64).sum::<u64>()
     };
@@ -66,7 +66,7 @@ fn sizes_beyond_memory_are_errors() {
         (Limits { outputs: 1 << 50, ..LIMITS }, "steps of 160 tokens"),
     ];
     for (limits, what) in cases {
-        match device().compile(&graph, &weights, limits, &mut |_, _| ()) {
+        match device().compile(&graph, &weights, limits, None, &mut |_, _| ()) {
             Err(e @ DeviceError::Memory { .. }) => assert!(e.to_string().contains(what), "{e}"),
             Err(e) => panic!("{e}"),
             Ok(_) => panic!("{what} was had"),
@@ -89,7 +89,7 @@ fn weights_that_are_missing_or_of_another_shape_are_named() {
             let values = vec![0.5; shape.iter().product()];
             weights.0.insert(name.to_owned(), Tensor::from_f32(shape, &values).expect("a tensor"));
         }
-        match device().compile(&graph, &weights, LIMITS, &mut |_, _| ()) {
+        match device().compile(&graph, &weights, LIMITS, None, &mut |_, _| ()) {
             Err(e @ DeviceError::Weight { .. }) => assert!(e.to_string().contains(why), "{e}"),
             _ => panic!("{why}"),
         }
@@ -108,13 +108,13 @@ fn a_weight_that_is_used_twice_is_held_once() {
     let tensor =
         |shape: &[usize]| Tensor::from_f32(shape.to_vec(), &vec![0.25; shape.iter().product()]).expect("a tensor");
     let weights = [("t", &[4, 32][..]), ("w", &[32, 32]), ("b", &[32])].map(|(n, s)| (n.to_owned(), tensor(s)));
-    let plan = device().compile(&graph, &Weights(weights.into()), LIMITS, &mut |_, _| ()).expect("a plan");
+    let plan = device().compile(&graph, &Weights(weights.into()), LIMITS, None, &mut |_, _| ()).expect("a plan");
     assert_eq!(plan.memory().weights, 32 * 32 * 4 + 32 * 4);
 }
 
 #[test]
 fn an_empty_graph_gives_nothing() {
-    let mut plan = device().compile(&Graph::new(), &Weights([].into()), LIMITS, &mut |_, _| ()).expect("a plan");
+    let mut plan = device().compile(&Graph::new(), &Weights([].into()), LIMITS, None, &mut |_, _| ()).expect("a plan");
     let mut step = crate::Step::default();
     step.add(&[1, 2], 0..2, &[0]);
     assert!(step.run(&mut *plan).expect("a result").is_empty());

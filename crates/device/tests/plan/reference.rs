@@ -236,7 +236,7 @@ fn tables_of_every_format_give_their_rows() {
         graph.push("x", Op::Embed(Index::Tokens), &[], &[w]).expect("a graph");
         let source = Weights([("t".to_owned(), table.clone())].into());
         let device = CpuDevice::new(Cpu::pick(None).expect("a level"), 1);
-        let mut plan = device.compile(&graph, &source, LIMITS, &mut |_, _| ()).expect("a plan");
+        let mut plan = device.compile(&graph, &source, LIMITS, None, &mut |_, _| ()).expect("a plan");
         let mut step = Step::default();
         step.add(&[4, 0, 2, 2], 0..4, &[0]);
         let bits: Vec<u32> = step.run(&mut *plan).expect("a result").iter().map(|x| x.to_bits()).collect();

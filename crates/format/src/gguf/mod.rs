@@ -98,6 +98,11 @@ impl Gguf {
         self.catalog.bytes()
     }
 
+    /// Every file, and its bytes before the first tensor: all that says what its tensors are.
+    pub fn heads(&self) -> impl Iterator<Item = (&Storage, &[u8])> {
+        self.catalog.heads()
+    }
+
     /// How many files the model is in.
     pub fn parts(&self) -> usize {
         self.catalog.parts.len()

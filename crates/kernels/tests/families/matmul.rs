@@ -31,6 +31,9 @@ fn integer_reference(format: &Format, codes: &Codes, row: &[u8], x: &[QBlock]) -
     let mut acc = 0f32;
     for (b, block) in row.chunks(format.bytes).enumerate() {
         let [d, dmin] = (codes.unpack)(block, &mut q, &mut scales, &mut mins);
+        if let Some(table) = codes.table {
+            q.iter_mut().for_each(|q| *q = table[*q as usize]);
+        }
         for (part, q) in q.chunks(width).enumerate() {
             let at = b * format.block + part * width;
             let (group, x, first) = (part * width / codes.group, &x[at / 32], at % 32);

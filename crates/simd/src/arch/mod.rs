@@ -2,7 +2,11 @@
 
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(not(target_arch = "x86_64"))]
+mod no_amx;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod x86_amx;
 #[cfg(target_arch = "x86_64")]
 mod x86_avx2;
 #[cfg(target_arch = "x86_64")]
@@ -15,3 +19,8 @@ pub use scalar::{Scalar, f32_to_f16};
 pub use x86_avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub use x86_avx512::{Avx512, Avx512Vnni};
+
+#[cfg(not(target_arch = "x86_64"))]
+pub use no_amx::{Amx, Tiles};
+#[cfg(target_arch = "x86_64")]
+pub use x86_amx::{Amx, Tiles};

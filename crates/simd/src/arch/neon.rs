@@ -204,6 +204,10 @@ impl Isa for Neon {
         from_fn(|i| simd!(vorrq_u8(a[i], b[i])))
     }
     #[inline(always)]
+    fn sub_b(self, a: B, b: B) -> B {
+        from_fn(|i| simd!(vsubq_u8(a[i], b[i])))
+    }
+    #[inline(always)]
     fn shift_b(self, v: B, by: i32) -> B {
         let n = simd!(vdupq_n_s16(-by as i16));
         v.map(|v| simd!(vreinterpretq_u8_u16(vshlq_u16(vreinterpretq_u16_u8(v), n))))

@@ -201,6 +201,10 @@ impl Isa for Scalar {
         from_fn(|i| a[i] | b[i])
     }
     #[inline(never)]
+    fn sub_b(self, a: B, b: B) -> B {
+        std::array::from_fn(|i| a[i].wrapping_sub(b[i]))
+    }
+    #[inline(always)]
     fn shift_b(self, v: B, by: i32) -> B {
         from_fn(|i| {
             let pair = u16::from_le_bytes([v[i & !1], v[i | 1]]);

@@ -252,6 +252,10 @@ impl Isa for Avx2 {
         both!(_mm256_or_si256(a, b))
     }
     #[inline(always)]
+    fn sub_b(self, a: I, b: I) -> I {
+        both!(_mm256_sub_epi8(a, b))
+    }
+    #[inline(always)]
     fn shift_b(self, v: I, by: i32) -> I {
         let n = simd!([_mm_cvtsi32_si128(by.abs()); 2]);
         if by < 0 { both!(_mm256_sll_epi16(v, n)) } else { both!(_mm256_srl_epi16(v, n)) }

@@ -200,6 +200,10 @@ macro_rules! level {
                 simd!(_mm512_or_si512(a, b))
             }
             #[inline(always)]
+            fn sub_b(self, a: __m512i, b: __m512i) -> __m512i {
+                simd!(_mm512_sub_epi8(a, b))
+            }
+            #[inline(always)]
             fn shift_b(self, v: __m512i, by: i32) -> __m512i {
                 simd!({
                     let n = _mm_cvtsi32_si128(by.abs());

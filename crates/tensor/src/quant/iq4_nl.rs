@@ -15,7 +15,7 @@ impl Block for Iq4Nl {
     const TABLE: Option<[i8; 16]> = Some(VALUES);
 
     fn unpack(block: &[u8], codes: &mut [i8], _: &mut [i8], _: &mut [i8]) -> [f32; 2] {
-        nibbles(&block[2..18], codes, |q| VALUES[usize::from(q & 15)]);
+        nibbles(&block[2..18], codes, |q| q as i8);
         [f16_at(block, 0), 0.0]
     }
 }

@@ -20,7 +20,7 @@ impl Block for Iq4Xs {
             *scale = q as i8 - 32;
         }
         for (packed, codes) in block[8..].chunks_exact(16).zip(codes.chunks_exact_mut(32)) {
-            nibbles(packed, codes, |q| VALUES[usize::from(q & 15)]);
+            nibbles(packed, codes, |q| q as i8);
         }
         [f16_at(block, 0), 0.0]
     }

@@ -40,14 +40,16 @@ pub(crate) trait Block {
     const BYTES: usize;
     /// Elements that share a scale.
     const GROUP: usize = Self::BLOCK;
-    /// The codes.
+    /// The codes, looked up.
     const CODES: Range;
-    /// The values that codes take, where they are not all of a range.
+    /// What codes that `unpack` gives are indices into, where values are not all of a range.
     const TABLE: Option<[i8; 16]> = None;
     /// Whether `scales` is written; else they are 1.
     const SCALES: bool = false;
     /// Whether there are minimums. They are written if scales are; else they are 1.
     const HAS_MIN: bool = false;
+    /// The type of the numbers that `unpack` returns.
+    const SCALE: DType = DType::F16;
     /// Unpacks one block of exactly `BYTES` bytes. Returns the scale of scales and that of minimums.
     fn unpack(block: &[u8], codes: &mut [i8], scales: &mut [i8], mins: &mut [i8]) -> [f32; 2];
 }
@@ -62,6 +64,7 @@ pub(crate) const fn row<B: Block>(dtype: DType, name: &'static str, gguf_id: u32
         table: B::TABLE,
         has_scales: B::SCALES,
         has_min: B::HAS_MIN,
+        scale: B::SCALE,
         unpack: unpack::<B>,
     };
     Format { dtype, name, gguf_id, block: B::BLOCK, bytes: B::BYTES, decode: decode::<B>, codes: Some(codes) }
@@ -83,6 +86,9 @@ fn decode<B: Block>(bytes: &[u8], out: &mut [f32]) {
     let (mut codes, mut scales, mut mins) = ([0i8; MAX_BLOCK], [0i8; MAX_GROUPS], [0i8; MAX_GROUPS]);
     for (block, out) in bytes.chunks_exact(B::BYTES).zip(out.chunks_exact_mut(B::BLOCK)) {
         let [d, dmin] = unpack::<B>(block, &mut codes, &mut scales, &mut mins);
+        if let Some(table) = B::TABLE {
+            codes[..B::BLOCK].iter_mut().for_each(|code| *code = table[usize::from(*code as u8 & 15)]);
+        }
         let groups = out.chunks_exact_mut(B::GROUP).zip(codes.chunks_exact(B::GROUP));
         for ((out, codes), (&scale, &min)) in groups.zip(scales.iter().zip(&mins)) {
             let (scale, min) = (d * f32::from(scale), dmin * f32::from(min));

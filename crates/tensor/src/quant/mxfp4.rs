@@ -2,6 +2,7 @@
 //! Source: OCP Microscaling Formats (MX) 1.0. The NaN scale 255 reads as 2^127, as ggml reads it.
 
 use super::{Block, Range, nibbles};
+use crate::DType;
 
 pub(crate) struct Mxfp4;
 
@@ -12,6 +13,7 @@ impl Block for Mxfp4 {
     const BYTES: usize = 17;
     const CODES: Range = Range { low: -12, bits: 8 };
     const TABLE: Option<[i8; 16]> = Some(VALUES);
+    const SCALE: DType = DType::BF16;
 
     fn unpack(block: &[u8], codes: &mut [i8], _: &mut [i8], _: &mut [i8]) -> [f32; 2] {
         // 2^(e - 128); below e = 2 the result is subnormal.
@@ -19,7 +21,7 @@ impl Block for Mxfp4 {
             e @ 0..2 => 0x0020_0000 << e,
             e => u32::from(e - 1) << 23,
         });
-        nibbles(&block[1..17], codes, |q| VALUES[usize::from(q & 15)]);
+        nibbles(&block[1..17], codes, |q| q as i8);
         [d, 0.0]
     }
 }

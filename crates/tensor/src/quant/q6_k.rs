@@ -21,7 +21,7 @@ impl Block for Q6K {
             nibbles(packed, low, |q| q as i8);
         }
         two_bits(&block[128..192], codes);
-        for (code, low) in codes.iter_mut().zip(low) {
+        for (code, low) in codes.iter_mut().zip(&low) {
             *code = (*code << 4 | low) - 32;
         }
         [f16_at(block, 208), 0.0]

@@ -37,7 +37,7 @@ fn strip(device: &CpuDevice, model: &Graph, dtype: DType, cols: usize) -> Result
     let x = g.push("x", Op::Embed(Index::Tokens), &[], &[table])?;
     g.push("y", Op::MatMul, &[x], &[matrix])?;
     let limits = Limits { tokens: 1, outputs: 1, context: 1, pages: 1, cache: CacheType::F16 };
-    Ok(device.compile(&g, &Zeros(dtype), limits, &mut |_, _| {})?.memory())
+    Ok(device.compile(&g, &Zeros(dtype), limits, None, &mut |_, _| {})?.memory())
 }
 
 /// Bytes at a context length, with a half-precision cache: weights and cache as the device says, work memory about.
