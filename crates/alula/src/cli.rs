@@ -130,12 +130,33 @@ pub(crate) fn bias(text: &str) -> Result<(u32, f32), String> {
     pair.ok_or_else(|| "write it as ID=X, for example 42=-1.5".to_owned())
 }
 
-/// How a model is made ready.
-#[derive(Args, Debug, Clone)]
-pub struct LoadArgs {
+/// What computes, and how exactly.
+#[derive(Args, Debug, Clone, Copy, Default)]
+pub struct Compute {
     /// Threads; by default one per core
     #[arg(long, short = 't', env = "ALULA_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// Whether results may depend on the machine
+    #[arg(long, env = "ALULA_NUMERICS", value_enum, default_value_t = Numerics::Strict)]
+    pub numerics: Numerics,
+}
+
+/// How exactly is computed.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Numerics {
+    /// The same bits on every machine.
+    #[default]
+    Strict,
+    /// Prompts in bfloat16 where the machine has AMX; elsewhere as strict.
+    Fast,
+}
+
+/// How a model is made ready.
+#[derive(Args, Debug, Clone)]
+pub struct LoadArgs {
+    /// What computes
+    #[command(flatten)]
+    pub compute: Compute,
     /// Longest sequence, prompt and answer together; by default the model's own, at most 8192
     #[arg(long, short = 'c', env = "ALULA_CTX", value_name = "TOKENS")]
     pub ctx: Option<usize>,
@@ -288,9 +309,9 @@ pub enum Eval {
 /// Threads of an evaluation.
 #[derive(Args, Debug, Clone)]
 pub struct EvalLoad {
-    /// Threads; by default one per core
-    #[arg(long, short = 't', env = "ALULA_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
+    /// What computes
+    #[command(flatten)]
+    pub compute: Compute,
     /// Element type of the key-value cache
     #[arg(long, env = "ALULA_CACHE_TYPE", value_enum, default_value_t = Cache::F32)]
     pub cache_type: Cache,

@@ -1,6 +1,6 @@
 //! From flags to a model that runs.
 
-use crate::cli::{Cache, SamplingArgs};
+use crate::cli::{Cache, Compute, Numerics, SamplingArgs};
 use crate::{Fail, models, say};
 use alula_device::{CacheType, Cpu, CpuDevice};
 use alula_engine::Sampling;
@@ -12,9 +12,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The device that the flags ask for.
-pub fn device(threads: Option<u16>) -> Result<CpuDevice, Fail> {
+pub fn device(a: Compute) -> Result<CpuDevice, Fail> {
     let all = std::thread::available_parallelism().map_or(1, usize::from);
-    Ok(CpuDevice::new(Cpu::from_env()?, threads.map_or(all, usize::from)))
+    let cpu = Cpu::from_env()?;
+    let cpu = if a.numerics == Numerics::Fast { cpu.fast() } else { cpu };
+    Ok(CpuDevice::new(cpu, a.threads.map_or(all, usize::from)))
 }
 
 /// Where packed weights are kept, unless the flag says nowhere.
@@ -34,8 +36,8 @@ pub fn cache(c: Cache) -> CacheType {
 }
 
 /// Loads a model; on a terminal, a bar appears when it takes longer than a second.
-pub fn load(package: &Package, threads: Option<u16>, options: LoadOptions) -> Result<Local, Fail> {
-    let device = device(threads)?;
+pub fn load(package: &Package, compute: Compute, options: LoadOptions) -> Result<Local, Fail> {
+    let device = device(compute)?;
     let start = Instant::now();
     let mut bar: Option<ProgressBar> = None;
     let shown = std::io::stderr().is_terminal();

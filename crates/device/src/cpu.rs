@@ -5,7 +5,9 @@ use crate::{Batch, Device, DeviceError, Keep, Limits, Memory, PAGE, Plan};
 use alula_graph::{
     self as graph, Dim, Graph, Index, Op, RopeTable, StateSpec, ValueId, WeightId, WeightSource, plan_arena,
 };
-use alula_kernels::{self as kernels, Buf, Ceilings, Ctx, Input, Kv, Packed, Pool, QBlock, Rows, Scratch};
+use alula_kernels::{
+    self as kernels, BTile, Buf, Ceilings, Ctx, Input, Kv, Packed, Pool, QBlock, Rows, Scratch, TILED,
+};
 use alula_simd::{Cpu, LANES};
 use alula_tensor::Tensor;
 use std::collections::HashMap;
@@ -32,7 +34,8 @@ impl CpuDevice {
 
 impl Device for CpuDevice {
     fn name(&self) -> String {
-        format!("cpu ({}, {} threads)", self.cpu.name(), self.pool.threads())
+        let fast = if self.cpu.bf16().is_some() { ", fast numerics" } else { "" };
+        format!("cpu ({}, {} threads{fast})", self.cpu.name(), self.pool.threads())
     }
 
     fn supports(&self, _: &Op) -> bool {
@@ -56,6 +59,7 @@ impl Device for CpuDevice {
             |w: &[WeightId]| w.iter().map(|w| graph.weights()[w.0].shape.iter().product::<usize>() as u64).sum::<u64>();
         let all: u64 = graph.nodes().iter().map(|n| size(&n.weights)).sum();
         let (mut done, mut widest, mut group, mut dim, mut quantized) = (0, 0, 1, 1, None);
+        let (mut tiled, mut tiles) = (None, 0);
         let mut steps = Vec::with_capacity(graph.nodes().len());
         for node in graph.nodes() {
             let w = |i: usize| node.weights.get(i).copied();
@@ -69,7 +73,10 @@ impl Device for CpuDevice {
                         quantized = Some(node.inputs[0]);
                         widest = widest.max(matrix.cols());
                     }
-                    Step::MatMul { matrix, bias: w(1).map(|b| loader.vector(b)).transpose()?, fresh }
+                    let fresh_tiles = tiled != Some(node.inputs[0]);
+                    tiled = Some(node.inputs[0]);
+                    tiles = tiles.max(matrix.cols());
+                    Step::MatMul { matrix, bias: w(1).map(|b| loader.vector(b)).transpose()?, fresh, fresh_tiles }
                 }
                 Op::Norm { kind, eps } => Step::Norm {
                     kind: match kind {
@@ -122,9 +129,11 @@ impl Device for CpuDevice {
         let none = || DeviceError::Memory { what: format!("steps of {} tokens", limits.tokens) };
         let rows = limits.tokens.max(limits.outputs);
         let blocks: Vec<QBlock> = zeros(QBlock::count(rows, widest)).ok_or_else(none)?;
+        let tiles = if self.cpu.bf16().is_some() { BTile::count(rows, tiles) } else { 0 };
+        let tiles: Vec<BTile> = zeros(tiles).ok_or_else(none)?;
         let row_seq = zeros(limits.tokens).ok_or_else(none)?;
         let arena = arena.len.checked_mul(4).and_then(Buf::try_zeroed).ok_or_else(none)?;
-        let work = arena.len() + size_of_val(&*blocks) + scratch.bytes();
+        let work = arena.len() + size_of_val(&*blocks) + size_of_val(&*tiles) + scratch.bytes();
         let memory = Memory { weights: loader.weights, cache, work };
         let saving = keep.and_then(|keep| keep.save(loader.fresh));
         let (cpu, pool) = (self.cpu, Arc::clone(&self.pool));
@@ -137,6 +146,7 @@ impl Device for CpuDevice {
             states,
             arena,
             blocks,
+            tiles,
             scratch,
             row_seq,
             written,
@@ -254,6 +264,8 @@ enum Step {
         matrix: Arc<Packed>,
         bias: Option<Arc<[f32]>>,
         fresh: bool,
+        /// `fresh` for the tile scratch.
+        fresh_tiles: bool,
     },
     Norm {
         kind: kernels::NormKind,
@@ -304,6 +316,7 @@ struct CpuPlan {
     states: Vec<Kv>,
     arena: Buf,
     blocks: Vec<QBlock>,
+    tiles: Vec<BTile>,
     scratch: Scratch,
     row_seq: Vec<u32>,
     /// For each page, the places that the step writes: a bit per position.
@@ -383,13 +396,19 @@ impl Plan for CpuPlan {
                         table.row_f32(id as usize, out);
                     }
                 }
-                Step::MatMul { matrix, bias, fresh } => {
+                Step::MatMul { matrix, bias, fresh, fresh_tiles } => {
                     let x = input(0);
-                    let x = if matrix.quantized() {
-                        let rows = x.len() / matrix.cols();
-                        let blocks = &mut self.blocks[..QBlock::count(rows, matrix.cols())];
+                    let (rows, cols) = (x.len() / matrix.cols(), matrix.cols());
+                    let x = if self.cpu.bf16().is_some() && rows >= TILED {
+                        let tiles = &mut self.tiles[..BTile::count(rows, cols)];
+                        if *fresh_tiles {
+                            kernels::round(ctx, x, rows, cols, tiles);
+                        }
+                        Input::B16(tiles)
+                    } else if matrix.quantized() {
+                        let blocks = &mut self.blocks[..QBlock::count(rows, cols)];
                         if *fresh {
-                            kernels::quantize(ctx, x, rows, matrix.cols(), blocks);
+                            kernels::quantize(ctx, x, rows, cols, blocks);
                         }
                         Input::Q8(blocks)
                     } else {

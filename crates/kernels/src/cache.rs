@@ -9,7 +9,7 @@
 #![allow(unsafe_code)]
 
 use crate::buf::Shared;
-use crate::{Buf, Ctx, WORTH_SPLITTING};
+use crate::{Buf, Ctx, WORTH_SPLITTING, fast};
 use alula_simd::{Isa, Kernel, LANES, f32_to_f16};
 
 /// What the cache keeps.
@@ -206,7 +206,7 @@ impl Kernel for Put<'_> {
                 CacheType::BF16 => {
                     for (e, x) in x.iter().enumerate() {
                         let (line, lane) = place(e);
-                        lines[(line * LANES + lane) * 2..][..2].copy_from_slice(&f32_to_bf16(*x).to_le_bytes());
+                        lines[(line * LANES + lane) * 2..][..2].copy_from_slice(&fast::bf16(*x).to_le_bytes());
                     }
                 }
                 CacheType::Q8_0 => {
@@ -230,12 +230,6 @@ impl Kernel for Put<'_> {
             }
         }
     }
-}
-
-/// To nearest even; NaN stays NaN.
-fn f32_to_bf16(x: f32) -> u16 {
-    let bits = x.to_bits();
-    if x.is_nan() { (bits >> 16) as u16 | 64 } else { ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16 }
 }
 
 /// Expands a block to single precision: every 16 lines to the first 16 of `stride` lines of `out`. `next` is the block

@@ -403,9 +403,10 @@ pub(crate) unsafe fn tiled<I: Isa, W: Codes, const MINS: bool>(
     let [even, odd] = &mut sums;
     let groups = runs * (1 + usize::from(W::HALVES));
     // The next product is on its way while the one before is added.
-    // SAFETY: by the contract, as are those below.
+    // SAFETY: by the contract.
     unsafe { multiply::<W, false>(tiles, w, x, 0, even) }
     for i in (0..groups).step_by(2) {
+        // SAFETY: by the contract.
         unsafe {
             if i + 1 < groups {
                 multiply::<W, true>(tiles, w, x, i + 1, odd);
@@ -476,5 +477,35 @@ unsafe fn add<I: Isa, W: Codes, const MINS: bool>(
                 acc[0][t] = isa.fma(mins, isa.splat(x.mins[which]), acc[0][t]);
             }
         }
+    }
+}
+
+/// Input `k` of run `run` of 16 rows of weights, from `SIGNED` codes.
+///
+/// # Safety
+/// The run is written.
+#[inline(always)]
+pub(crate) unsafe fn values<C: Codes, const MINS: bool>(
+    w: &MaybeUninit<Expanded>,
+    run: usize,
+    k: usize,
+) -> [f32; LANES] {
+    let half = if C::HALVES { k / (QK / 2) } else { 0 };
+    // SAFETY: by the contract.
+    unsafe {
+        let e = w.as_ptr();
+        let codes: &[[i8; 4]; LANES] = &*(&raw const (*e).codes).cast::<[[i8; 4]; LANES]>().add(run * STEPS + k / 4);
+        let scales = &*(&raw const (*e).scales).cast::<[f32; LANES]>().add(2 * run + half);
+        let mut out = [0.0; LANES];
+        for c in 0..LANES {
+            out[c] = f32::from(codes[c][k % 4]) * scales[c];
+        }
+        if MINS {
+            let mins = &*(&raw const (*e).mins).cast::<[f32; LANES]>().add(2 * run + half);
+            for c in 0..LANES {
+                out[c] -= mins[c];
+            }
+        }
+        out
     }
 }

@@ -1,13 +1,13 @@
 //! What the machine can do at most, measured on the spot: the ceilings that kernels are held against.
 #![allow(clippy::needless_range_loop)] // no closures around vector code
 
-use crate::buf::Shared;
 use crate::{Buf, Ctx, Pool};
 use alula_simd::{Isa, Kernel, LANES};
 use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// Bytes that the bandwidth is measured over: several times any cache.
+/// Bytes that the bandwidth is measured over: more than the caches of most machines.
 const READ: usize = 256 << 20;
 /// A measurement lasts at least so long, and the best of some counts.
 const LEAST: Duration = Duration::from_millis(40);
@@ -31,6 +31,8 @@ pub struct Ceilings {
     pub fma: Rate,
     /// Operations per second in products of bytes (two per product).
     pub dot: Rate,
+    /// The same by tiles, of bytes and of bfloat16, where the level has them.
+    pub tiles: Option<[Rate; 2]>,
 }
 
 /// Measures the ceilings. Takes a second or two.
@@ -41,39 +43,35 @@ pub fn ceilings(ctx: Ctx<'_>) -> Ceilings {
     let read = Buf::try_zeroed(READ).map(|mut data| {
         // Pages that nobody wrote are all the same page of zeros.
         data.fill(1);
-        both(&|ctx| best(ctx, &|thread, threads| read(ctx, &data, thread, threads)))
+        both(&|ctx| best(ctx, &|task, tasks| read(ctx, &data, task, tasks)))
     });
     let fma = both(&|ctx| best(ctx, &|_, _| ctx.cpu.run(Fma)));
     let dot = both(&|ctx| best(ctx, &|_, _| ctx.cpu.run(Dot)));
-    Ceilings { read, fma, dot }
+    let tiles = ctx.cpu.amx().map(|amx| [false, true].map(|bf16| both(&|c| best(c, &|_, _| amx.work(bf16, TURNS)))));
+    Ceilings { read, fma, dot, tiles }
 }
 
-/// The most work per second that all of a pool's threads do together, each calling `f(thread, threads)` over and over.
+/// The most work per second that all of a pool's threads do together: a task per thread, which calls `f(task, tasks)`
+/// over and over.
 fn best(ctx: Ctx<'_>, f: &(dyn Fn(usize, usize) -> u64 + Sync)) -> f64 {
-    let threads = ctx.pool.threads();
+    let tasks = ctx.pool.threads();
     let mut best = 0f64;
     for _ in 0..TRIES {
-        let mut rates = vec![0f64; threads];
-        let shared = Shared::new(&mut rates);
-        ctx.pool.run(threads, true, |task, _| {
-            let (start, mut work) = (Instant::now(), 0);
+        let (work, start) = (AtomicU64::new(0), Instant::now());
+        ctx.pool.run(tasks, true, |task, _| {
             while start.elapsed() < LEAST {
-                work += f(task, threads);
+                work.fetch_add(f(task, tasks), Relaxed);
             }
-            // SAFETY: one place per task.
-            #[allow(unsafe_code)]
-            let rate = unsafe { shared.part(task, 1) };
-            rate[0] = work as f64 / start.elapsed().as_secs_f64();
         });
-        best = best.max(rates.iter().sum());
+        best = best.max(work.into_inner() as f64 / start.elapsed().as_secs_f64());
     }
     best
 }
 
-/// Reads a thread's share of the buffer; returns the bytes.
-fn read(ctx: Ctx<'_>, data: &Buf, thread: usize, threads: usize) -> u64 {
-    let share = data.len() / threads / 256 * 256;
-    let part = &data[thread * share..][..share];
+/// Reads a task's share of the buffer; returns the bytes.
+fn read(ctx: Ctx<'_>, data: &Buf, task: usize, tasks: usize) -> u64 {
+    let share = data.len() / tasks / 256 * 256;
+    let part = &data[task * share..][..share];
     ctx.cpu.run(Read(part));
     part.len() as u64
 }

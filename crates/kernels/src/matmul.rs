@@ -12,7 +12,7 @@ use crate::dots::{self, Codes};
 use crate::float::{self, Float};
 use crate::pack::{Blocks, Kind};
 use crate::quantize::{QBlock, QK, RUNS};
-use crate::{Ctx, Packed, WORTH_SPLITTING};
+use crate::{BTile, Ctx, Packed, WORTH_SPLITTING, fast};
 use alula_simd::{Amx, Isa, Kernel, LANES, Tiles};
 use std::array::from_fn;
 use std::marker::PhantomData;
@@ -26,6 +26,8 @@ pub enum Input<'a> {
     F32(&'a [f32]),
     /// For quantised weights: what [`quantize`](crate::quantize()) makes of them.
     Q8(&'a [QBlock]),
+    /// For all weights, where [`Cpu::bf16`](alula_simd::Cpu::bf16) is there: what [`round`](crate::round()) makes of them.
+    B16(&'a [BTile]),
 }
 
 /// Panels per task.
@@ -37,7 +39,32 @@ const ROWS: usize = 256;
 /// The most rows of a tile.
 const MOST: usize = dots::TILE;
 /// From so many rows on, tiles are used where the machine has them.
-const TILED: usize = 32;
+pub const TILED: usize = 32;
+
+/// Runs the body with `$c` the [`Codes`] of blocks, and `$mins` whether they have minimums.
+macro_rules! by_codes {
+    ($b:expr, |$c:ident, $mins:ident| $body:expr) => {
+        by_codes!($b, $c, $mins, $body,
+            (4, false, false) => Four: false true, (4, false, true) => FourHalves: false true, (4, true, false) => Table: false,
+            (5, false, false) => Five: false true, (6, false, true) => SixHalves: false, (8, false, false) => Eight: false)
+    };
+    ($b:expr, $c:ident, $mins:ident, $body:expr, $($key:pat => $codes:ident: $($m:literal)*),*) => {
+        match ($b.width, $b.table.is_some(), $b.halves()) {
+            $($key => {
+                type $c = dots::$codes;
+                match $b.mins {
+                    $($m => {
+                        const $mins: bool = $m;
+                        $body
+                    })*
+                    #[allow(unreachable_patterns)]
+                    _ => unreachable!("no format is packed like this"),
+                }
+            })*
+            _ => unreachable!("no format is packed like this"),
+        }
+    };
+}
 
 /// `out = x · wᵀ + bias`, `[rows, w.rows()]`.
 ///
@@ -51,6 +78,7 @@ pub fn matmul(ctx: Ctx<'_>, x: Input<'_>, w: &Packed, bias: Option<&[f32]>, out:
     let fits = match x {
         Input::F32(x) => !w.quantized() && x.len() == rows * w.cols,
         Input::Q8(x) => w.quantized() && x.len() == QBlock::count(rows, w.cols),
+        Input::B16(x) => ctx.cpu.bf16().is_some() && x.len() == BTile::count(rows, w.cols),
     };
     assert!(fits && out.len() == rows * w.rows && bias.is_none_or(|b| b.len() == w.rows));
     if rows == 0 {
@@ -66,28 +94,30 @@ pub fn matmul(ctx: Ctx<'_>, x: Input<'_>, w: &Packed, bias: Option<&[f32]>, out:
             (Kind::F32, Input::F32(x)) => ctx.cpu.run(Floats::<float::F32>(task, x, PhantomData)),
             (Kind::F16, Input::F32(x)) => ctx.cpu.run(Floats::<float::F16>(task, x, PhantomData)),
             (Kind::BF16, Input::F32(x)) => ctx.cpu.run(Floats::<float::BF16>(task, x, PhantomData)),
-            (Kind::Blocks(b), Input::Q8(x)) => match (b.width, b.table.is_some(), b.halves(), b.mins) {
-                (4, false, false, false) => ctx.cpu.run(Runs::<dots::Four, false>(task, b, x, PhantomData)),
-                (4, false, false, true) => ctx.cpu.run(Runs::<dots::Four, true>(task, b, x, PhantomData)),
-                (4, false, true, false) => ctx.cpu.run(Runs::<dots::FourHalves, false>(task, b, x, PhantomData)),
-                (4, false, true, true) => ctx.cpu.run(Runs::<dots::FourHalves, true>(task, b, x, PhantomData)),
-                (4, true, false, false) => ctx.cpu.run(Runs::<dots::Table, false>(task, b, x, PhantomData)),
-                (5, false, false, false) => ctx.cpu.run(Runs::<dots::Five, false>(task, b, x, PhantomData)),
-                (5, false, false, true) => ctx.cpu.run(Runs::<dots::Five, true>(task, b, x, PhantomData)),
-                (6, false, true, false) => ctx.cpu.run(Runs::<dots::SixHalves, false>(task, b, x, PhantomData)),
-                (8, false, false, false) => ctx.cpu.run(Runs::<dots::Eight, false>(task, b, x, PhantomData)),
-                _ => unreachable!("no format is packed like this"),
-            },
+            (Kind::Blocks(b), Input::Q8(x)) => {
+                by_codes!(b, |C, MINS| ctx.cpu.run(Runs::<C, MINS>(task, b, x, PhantomData)));
+            }
+            (kind, Input::B16(x)) => {
+                let Some(amx) = ctx.cpu.bf16() else { return };
+                match kind {
+                    Kind::F32 => fast::product(amx, task, fast::Floats::<float::F32>(PhantomData), x),
+                    Kind::F16 => fast::product(amx, task, fast::Floats::<float::F16>(PhantomData), x),
+                    Kind::BF16 => fast::product(amx, task, fast::Floats::<float::BF16>(PhantomData), x),
+                    Kind::Blocks(b) => by_codes!(b, |C, MINS| {
+                        fast::product(amx, task, fast::Quantised::<C, MINS>(b, PhantomData), x);
+                    }),
+                }
+            }
             _ => unreachable!("the operand kinds are checked above"),
         }
     });
 }
 
-struct Task<'a> {
-    w: &'a Packed,
+pub(crate) struct Task<'a> {
+    pub(crate) w: &'a Packed,
     bias: Option<&'a [f32]>,
-    rows: usize,
-    panels: Range<usize>,
+    pub(crate) rows: usize,
+    pub(crate) panels: Range<usize>,
     out: &'a Shared<f32>,
     amx: Option<Amx>,
 }
@@ -119,7 +149,7 @@ macro_rules! tiles {
 impl Task<'_> {
     /// A panel's memory.
     #[inline(always)]
-    fn panel(&self, p: usize) -> *const u8 {
+    pub(crate) fn panel(&self, p: usize) -> *const u8 {
         assert!((p + 1) * self.w.panel <= self.w.data.len());
         // SAFETY: inside the buffer.
         unsafe { self.w.data.as_ptr().add(p * self.w.panel) }
@@ -127,7 +157,13 @@ impl Task<'_> {
 
     /// Puts the finished sums of `T` rows from row `t` on in some panels where they belong, with the bias.
     #[inline(always)]
-    fn put<I: Isa, const P: usize, const T: usize>(&self, isa: I, panels: [usize; P], t: usize, acc: [[I::F; T]; P]) {
+    pub(crate) fn put<I: Isa, const P: usize, const T: usize>(
+        &self,
+        isa: I,
+        panels: [usize; P],
+        t: usize,
+        acc: [[I::F; T]; P],
+    ) {
         for p in 0..P {
             let (at, n) = (panels[p] * LANES, LANES.min(self.w.rows - panels[p] * LANES));
             for i in 0..T {

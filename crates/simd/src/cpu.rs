@@ -57,6 +57,7 @@ pub struct Cpu {
     name: &'static str,
     level: Level,
     amx: Option<Amx>,
+    fast: bool,
 }
 
 /// `ALULA_ISA` asks for a level that cannot be had.
@@ -75,7 +76,7 @@ impl std::error::Error for IsaError {}
 impl Cpu {
     /// Every level this machine has, slowest first.
     pub fn all() -> Vec<Cpu> {
-        let have = |&(name, detect, tiles): &Row| detect().map(|level| Cpu { name, level, amx: tiles() });
+        let have = |&(name, detect, tiles): &Row| detect().map(|level| Cpu { name, level, amx: tiles(), fast: false });
         ISAS.iter().filter_map(have).collect()
     }
 
@@ -108,6 +109,16 @@ impl Cpu {
     /// The level's unit of tiles, if it has one.
     pub fn amx(&self) -> Option<Amx> {
         self.amx
+    }
+
+    /// The same level, where units that round in their own way are used too, so that bits depend on the machine.
+    pub fn fast(self) -> Cpu {
+        Cpu { fast: true, ..self }
+    }
+
+    /// The unit for products of bfloat16, if it may be used: see [`fast`](Cpu::fast).
+    pub fn bf16(&self) -> Option<Amx> {
+        self.amx.filter(|_| self.fast)
     }
 
     /// Runs a kernel at this level.

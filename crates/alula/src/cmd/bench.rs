@@ -44,7 +44,7 @@ pub fn bench(a: &Bench) -> Result<(), Fail> {
         keep: open::keep(a.load.no_cache),
         ..defaults
     };
-    let model = open::load(&package, a.load.threads, options)?;
+    let model = open::load(&package, a.load.compute, options)?;
     let mut streams = Streams { model, vocab: spec.vocab as u64, context, count: streams };
     if start > a.prompt && a.r#gen > 0 {
         streams.run(0..start)?;
@@ -98,9 +98,14 @@ pub fn bench(a: &Bench) -> Result<(), Fail> {
 
 /// `alula bench --machine`: the ceilings, and the caches as the system tells them.
 fn machine(a: &Bench) -> Result<(), Fail> {
-    let device = open::device(a.load.threads)?;
+    let device = open::device(a.load.compute)?;
     let c = device.ceilings();
-    let rows = [("read", "GB/s", c.read), ("f32 fma", "GFLOPS", Some(c.fma)), ("int8 dot", "GOPS", Some(c.dot))];
+    let mut rows =
+        vec![("read", "GB/s", c.read), ("f32 fma", "GFLOPS", Some(c.fma)), ("int8 dot", "GOPS", Some(c.dot))];
+    let tiles = c.tiles.map(|t| t.map(Some)).unwrap_or_default();
+    if c.tiles.is_some() {
+        rows.extend([("int8 tile", "GOPS", tiles[0]), ("bf16 tile", "GFLOPS", tiles[1])]);
+    }
     let mut out = std::io::stdout();
     if a.json {
         let rate = |r: Rate| json!({"one_thread": r.one, "all_threads": r.all});
@@ -111,6 +116,8 @@ fn machine(a: &Bench) -> Result<(), Fail> {
             "read_bytes_per_second": c.read.map(rate),
             "fma_flops": rate(c.fma),
             "dot_ops": rate(c.dot),
+            "tile_int8_ops": tiles[0].map(rate),
+            "tile_bf16_flops": tiles[1].map(rate),
         });
         writeln!(out, "{report}")?;
         return Ok(());

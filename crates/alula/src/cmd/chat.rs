@@ -68,7 +68,7 @@ pub fn chat(a: Chat) -> Result<(), Fail> {
         ..LoadOptions::default()
     };
     let settings = Settings::new(open::sampling(&a.sampling, None), a.max_tokens);
-    let mut session = Session::open(&package, a.load.threads, options, settings, interrupt)?;
+    let mut session = Session::open(&package, a.load.compute, options, settings, interrupt)?;
     session.system = a.system;
     let mut reader = Reader::new(keyboard && std::io::stdout().is_terminal())?;
     if keyboard {

@@ -28,7 +28,7 @@ fn load(package: &Package, a: &EvalLoad, context: usize, step: usize) -> Result<
         keep: open::keep(a.no_cache),
         ..LoadOptions::default()
     };
-    open::load(package, a.threads, options)
+    open::load(package, a.compute, options)
 }
 
 /// Ids that the model has.

@@ -48,7 +48,7 @@ pub fn run(a: Run) -> Result<(), Fail> {
         keep: open::keep(a.load.no_cache),
         ..LoadOptions::default()
     };
-    let local = open::load(&package, a.load.threads, options)?;
+    let local = open::load(&package, a.load.compute, options)?;
     let (memory, loaded) = (local.memory(), start.elapsed());
     let mut engine = Engine::new(local, Some(words), Options::default());
     engine.submit(Request {

@@ -1,5 +1,6 @@
 use crate::{EPS, ROWS, Rng, everywhere, same, scalar, within};
-use alula_kernels::{Ctx, Input, Packed, QBlock, matmul, quantize};
+use alula_kernels::{BTile, Ctx, Input, Packed, Pool, QBlock, TILED, matmul, quantize, round};
+use alula_simd::Cpu;
 use alula_tensor::{Codes, DType, FORMATS, Format};
 
 /// (output rows, columns for float types, columns in blocks of 32 or 256 for the others). More output rows than a
@@ -128,6 +129,46 @@ fn every_format_is_exact_in_its_documented_order() {
             check(format, n, if format.codes.is_some() { blocks * format.block } else { float }, &mut r);
         }
         check(format, 33, 512, &mut r);
+    }
+}
+
+/// Where the machine has AMX.
+#[test]
+fn products_in_bfloat16_are_close_and_depend_on_their_row_alone() {
+    let pools = [Pool::new(1), Pool::new(2)];
+    for cpu in Cpu::all().into_iter().filter(|c| c.amx().is_some()).map(Cpu::fast) {
+        let mut r = Rng::new(6);
+        for format in FORMATS {
+            for (n, k) in [(33, if format.block == 1 { 1100 } else { 1280 }), (16, format.block), (65, 2 * format.block)] {
+                let bytes = random(format, n * k / format.block, &mut r);
+                let most = 2 * TILED + 3;
+                let (x, bias) = (r.floats(most * k), r.floats(n));
+                let product = |pool: &Pool, rows: usize| {
+                    let ctx = Ctx { cpu, pool };
+                    let w = Packed::new(ctx, format.dtype, n, k, &bytes);
+                    let mut tiles = vec![BTile::default(); BTile::count(rows, k)];
+                    round(ctx, &x[..rows * k], rows, k, &mut tiles);
+                    let mut out = vec![f32::NAN; rows * n];
+                    matmul(ctx, Input::B16(&tiles), &w, Some(&bias), &mut out);
+                    out
+                };
+                let got = product(&pools[1], most);
+                let mut values = vec![0f32; n * k];
+                (format.decode)(&bytes, &mut values);
+                let (mut error, mut signal) = (0.0, 0.0);
+                for (i, got) in got.iter().enumerate() {
+                    let (x, w) = (&x[i / n * k..][..k], &values[i % n * k..][..k]);
+                    let exact: f64 = x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum();
+                    error += (f64::from(*got) - exact - f64::from(bias[i % n])).powi(2);
+                    signal += exact.powi(2);
+                }
+                // Both factors are rounded to 8 bits: errors of (2⁻⁹)²/3 of a product each.
+                assert!(error < 2e-5 * signal, "{} [{n}, {k}]: NMSE {:e}", format.name, error / signal);
+                for rows in [1, TILED, TILED + 1] {
+                    same(&product(&pools[0], rows), &got[..rows * n], &format!("{}, {rows} rows", format.name));
+                }
+            }
+        }
     }
 }
 

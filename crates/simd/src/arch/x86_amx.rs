@@ -5,14 +5,16 @@
 //! them alone.
 #![allow(unsafe_code)]
 
+use crate::{Avx512Vnni, Isa, Kernel};
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 use std::hint::black_box;
 use std::marker::PhantomData;
 
-/// AMX with products of bytes and of bfloat16 (Sapphire Rapids on), permitted by the operating system.
+/// AMX with products of bytes and of bfloat16 (Sapphire Rapids on), permitted by the operating system, beside the vectors
+/// of AVX-512 with VNNI.
 #[derive(Clone, Copy, Debug)]
-pub struct Amx(());
+pub struct Amx(Avx512Vnni);
 
 /// What `ldtilecfg` reads.
 #[repr(C, align(64))]
@@ -49,7 +51,8 @@ impl Amx {
         // SAFETY: the system has enabled it, as the bit before says.
         unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nostack, nomem)) }
         let state = u64::from(high) << 32 | u64::from(low);
-        (state & TILE_STATE == TILE_STATE && permitted() && Amx(()).works()).then_some(Amx(()))
+        let amx = Amx(Avx512Vnni::detect()?);
+        (state & TILE_STATE == TILE_STATE && permitted() && amx.works()).then_some(amx)
     }
 
     /// Whether a product of small numbers is right.
@@ -65,6 +68,11 @@ impl Amx {
                 out[row][col] == (0..32).map(product).sum::<i32>()
             })
         })
+    }
+
+    /// Runs a kernel at the level of the vectors.
+    pub fn enter<K: Kernel>(self, kernel: K) -> K::Output {
+        self.0.enter(kernel)
     }
 
     /// Tiles for products of 16 rows of `depth` bytes with as many inputs of 16 columns. `depth` is 4 to 64.
@@ -152,6 +160,39 @@ impl Tiles {
         }
         // SAFETY: by the contract; the tiles are configured.
         unsafe { if SECOND { product!("tmm1", "tmm5", "tmm7") } else { product!("tmm0", "tmm4", "tmm6") } }
+    }
+}
+
+impl Tiles {
+    /// Adds `depth` tiles of products of bfloat16 to four tiles of sums: `sums[2 r + c] += Σ x[r] · w[c]`. A tile of `x`
+    /// is 16 rows of 32 inputs, one of `w` 16 pairs of inputs of 16 columns. The next tiles of `x[r]` and `w[c]` lie 1 KiB
+    /// further. How it rounds is in Intel's manual: even and odd inputs are two sums, subnormal numbers are 0.
+    ///
+    /// # Safety
+    /// The configured depth is 64; `x` and `w` point to `depth` tiles each.
+    #[inline(always)]
+    pub unsafe fn add_bf16(&self, x: [*const u8; 2], w: [*const u8; 2], depth: usize, sums: &mut [[[f32; 16]; 16]; 4]) {
+        // SAFETY: by the contract; the tiles are configured; a tile of sums is 1 KiB.
+        unsafe {
+            asm!(
+                "tileloadd tmm0, [{s} + {line}*1]", "tileloadd tmm1, [{s} + {line}*1 + 1024]",
+                "tileloadd tmm2, [{s} + {line}*1 + 2048]", "tileloadd tmm3, [{s} + {line}*1 + 3072]",
+                "2:",
+                "tileloadd tmm4, [{x0} + {line}*1]", "tileloadd tmm6, [{w0} + {line}*1]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{w1} + {line}*1]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{x1} + {line}*1]",
+                "tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {x0}, 1024", "add {x1}, 1024", "add {w0}, 1024", "add {w1}, 1024",
+                "dec {n}", "jnz 2b",
+                "tilestored [{s} + {line}*1], tmm0", "tilestored [{s} + {line}*1 + 1024], tmm1",
+                "tilestored [{s} + {line}*1 + 2048], tmm2", "tilestored [{s} + {line}*1 + 3072], tmm3",
+                s = in(reg) sums.as_mut_ptr(), line = in(reg) 64usize, n = inout(reg) depth => _,
+                x0 = inout(reg) x[0] => _, x1 = inout(reg) x[1] => _, w0 = inout(reg) w[0] => _, w1 = inout(reg) w[1] => _,
+                options(nostack)
+            );
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::Interrupt;
 use super::settings::Settings;
+use crate::cli::Compute;
 use crate::speech::Speech;
 use crate::{Fail, open, say};
 use alula_device::Memory;
@@ -37,7 +38,7 @@ impl Session {
     /// Loads the model.
     pub(super) fn open(
         package: &Package,
-        threads: Option<u16>,
+        compute: Compute,
         options: LoadOptions,
         settings: Settings,
         interrupt: Interrupt,
@@ -48,7 +49,7 @@ impl Session {
             say(format_args!("{} has no chat template; messages are written as ChatML", package.name));
         }
         settings.sampling.check(package.model.spec().vocab)?;
-        let local = open::load(package, threads, options)?;
+        let local = open::load(package, compute, options)?;
         Ok(Session {
             name: package.name.clone(),
             system: None,

@@ -111,7 +111,7 @@ mod tests {
         let context = context.min(package.model.spec().context);
         let said = estimate(&package, context).unwrap();
         let options = LoadOptions { context: Some(context), ..LoadOptions::default() };
-        let is = open::load(&package, None, options).unwrap().memory();
+        let is = open::load(&package, crate::cli::Compute::default(), options).unwrap().memory();
         assert_eq!((said.weights, said.cache), (is.weights, is.cache), "{place:?}");
         assert!(said.work.abs_diff(is.work) * 10 < is.work, "{place:?}: {} said, {} taken", said.work, is.work);
     }
