@@ -394,6 +394,12 @@ pub struct Bench {
     /// Tokens to generate
     #[arg(long, env = "ALULA_GEN", default_value_t = 32, value_name = "N")]
     pub r#gen: usize,
+    /// Positions in the cache when generating starts; by default those of the prompt. Filling them is not counted
+    #[arg(long, env = "ALULA_DEPTH", value_name = "N")]
+    pub depth: Option<usize>,
+    /// Sequences at once; speeds are of all together
+    #[arg(long, env = "ALULA_STREAMS", default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub streams: u16,
     /// Measured runs, after one that is not counted
     #[arg(long, env = "ALULA_RUNS", default_value_t = 5, value_name = "N")]
     pub runs: usize,

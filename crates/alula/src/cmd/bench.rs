@@ -8,6 +8,7 @@ use alula_engine::local::{LoadOptions, Local};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::ops::Range;
 use std::time::Instant;
 
 /// `alula bench [MODEL]`.
@@ -15,39 +16,50 @@ pub fn bench(a: &Bench) -> Result<(), Fail> {
     if a.machine {
         return machine(a);
     }
-    let tokens = a.prompt.saturating_add(a.r#gen);
-    if a.runs == 0 || tokens == 0 {
+    let (streams, start) = (usize::from(a.streams), a.depth.unwrap_or(a.prompt));
+    let longest = a.prompt.max(start.saturating_add(a.r#gen));
+    if a.runs == 0 || a.prompt == 0 && a.r#gen == 0 {
         return Err("give at least one run of at least one token".into());
     }
     let package = models::need(&a.model)?.open()?;
-    let context = a.load.ctx.unwrap_or(tokens);
-    if context < tokens {
-        return Err(format!("{} + {} tokens do not fit a context of {context}; raise --ctx", a.prompt, a.r#gen).into());
+    let spec = package.model.spec();
+    // A step may have as many rows as a context has positions, and each sequence needs a row.
+    let context = a.load.ctx.unwrap_or(longest.max(streams.min(spec.context)));
+    if context < longest {
+        return Err(format!("{longest} positions do not fit a context of {context}; raise --ctx").into());
     }
+    if context < streams {
+        return Err(format!("{streams} streams do not fit a step of {context} tokens; raise --ctx").into());
+    }
+    if context.checked_mul(streams).is_none() {
+        return Err(format!("there is no memory for {streams} streams of {context} tokens; lower --streams").into());
+    }
+    let defaults = LoadOptions::default();
     let options = LoadOptions {
         context: Some(context),
+        sequences: streams,
+        step_tokens: defaults.step_tokens.max(streams),
+        outputs: defaults.outputs.max(streams),
         cache: open::cache(a.load.cache_type),
         keep: open::keep(a.load.no_cache),
-        ..LoadOptions::default()
+        ..defaults
     };
-    let mut model = open::load(&package, a.load.compute, options)?;
-    let vocab = package.model.spec().vocab as u64;
-    // Speed does not depend on which tokens; these are spread over the vocabulary.
-    let ids: Vec<u32> = (0..context as u64).map(|i| (i * 7919 % vocab) as u32).collect();
+    let model = open::load(&package, a.load.compute, options)?;
+    let mut streams = Streams { model, vocab: spec.vocab as u64, context, count: streams };
+    if start > a.prompt && a.r#gen > 0 {
+        streams.run(0..start)?;
+    }
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
-    let most = model.max_tokens();
     for run in 0..=a.runs {
-        let start = Instant::now();
-        for at in (0..a.prompt).step_by(most) {
-            step(&mut model, &ids, at, most.min(a.prompt - at), at + most >= a.prompt)?;
-        }
+        let begin = Instant::now();
+        streams.run(0..a.prompt)?;
         let middle = Instant::now();
-        for at in a.prompt..a.prompt + a.r#gen {
-            step(&mut model, &ids, at, 1, true)?;
+        for at in start..start + a.r#gen {
+            streams.run(at..at + 1)?;
         }
         if run > 0 {
-            prefill.push(a.prompt as f64 / (middle - start).as_secs_f64());
-            decode.push(a.r#gen as f64 / middle.elapsed().as_secs_f64());
+            prefill.push((streams.count * a.prompt) as f64 / (middle - begin).as_secs_f64());
+            decode.push((streams.count * a.r#gen) as f64 / middle.elapsed().as_secs_f64());
         }
     }
     let mut out = std::io::stdout();
@@ -58,19 +70,23 @@ pub fn bench(a: &Bench) -> Result<(), Fail> {
             "model": package.name,
             "prompt": a.prompt,
             "gen": a.r#gen,
+            "depth": start,
+            "streams": streams.count,
             "prefill_tps": (a.prompt > 0).then(|| median(&prefill)),
             "decode_tps": (a.r#gen > 0).then(|| median(&decode)),
             "runs": runs,
         });
         writeln!(out, "{report}")?;
     } else {
-        for (what, n, all) in [("prefill", a.prompt, &prefill), ("decode", a.r#gen, &decode)] {
+        let together = if streams.count > 1 { format!(" x {}", streams.count) } else { String::new() };
+        let at = a.depth.map_or(String::new(), |depth| format!(" after {depth}"));
+        for (what, n, at, all) in [("prefill", a.prompt, "", &prefill), ("decode", a.r#gen, &at, &decode)] {
             if n > 0 {
                 let spread = |f: fn(f64, f64) -> f64| all.iter().copied().reduce(f).unwrap_or(0.0);
                 let (low, high) = (spread(f64::min), spread(f64::max));
                 writeln!(
                     out,
-                    "{what:8} {n:5} tokens: {:10.2} tokens/s  ({low:.2} to {high:.2}, {} runs)",
+                    "{what:8} {n:5} tokens{together}{at}: {:10.2} tokens/s  ({low:.2} to {high:.2}, {} runs)",
                     median(all),
                     all.len()
                 )?;
@@ -139,14 +155,51 @@ fn caches() -> BTreeMap<String, String> {
     (0..8).map_while(one).collect()
 }
 
-fn step(model: &mut Local, ids: &[u32], at: usize, n: usize, output: bool) -> Result<(), Fail> {
-    let positions: Vec<u32> = (at as u32..).take(n).collect();
-    let pages: Vec<u32> = (0..(at + n).div_ceil(PAGE) as u32).collect();
-    let seqs = [Seq { start: 0, len: n, length: ids.len(), pages: &pages }];
-    let last = [n as u32 - 1];
-    let outputs: &[u32] = if output { &last } else { &[] };
-    model.run(&Batch { tokens: &ids[at..at + n], positions: &positions, seqs: &seqs, outputs })?;
-    Ok(())
+/// Sequences that grow together, each with its own pages. Speed does not depend on which tokens they have.
+struct Streams {
+    model: Local,
+    vocab: u64,
+    context: usize,
+    count: usize,
+}
+
+impl Streams {
+    /// Computes these positions of every sequence, as many in a step as fit, and the logits of each one's last.
+    fn run(&mut self, range: Range<usize>) -> Result<(), Fail> {
+        let (n, most, span) = (range.len(), self.model.max_tokens(), self.context.div_ceil(PAGE));
+        let all = self.count * n;
+        let place = |row: usize| (row / n, range.start + row % n);
+        for at in (0..all).step_by(most) {
+            let rows = at..all.min(at + most);
+            let places: Vec<(usize, usize)> = rows.clone().map(place).collect();
+            // The token of a position is spread over the vocabulary, and another one in each sequence.
+            let token = |&(s, p): &(usize, usize)| ((s + p) as u64 * 7919 % self.vocab) as u32;
+            let tokens: Vec<u32> = places.iter().map(token).collect();
+            let positions: Vec<u32> = places.iter().map(|&(_, p)| p as u32).collect();
+            let runs: Vec<&[(usize, usize)]> = places.chunk_by(|a, b| a.0 == b.0).collect();
+            let pages: Vec<Vec<u32>> = runs
+                .iter()
+                .map(|run| {
+                    let (s, last) = run[run.len() - 1];
+                    (s * span..=s * span + last / PAGE).map(|page| page as u32).collect()
+                })
+                .collect();
+            let mut start = 0;
+            let seqs: Vec<Seq> = runs
+                .iter()
+                .zip(&pages)
+                .map(|(run, pages)| {
+                    let seq = Seq { start, len: run.len(), length: self.context, pages };
+                    start += run.len();
+                    seq
+                })
+                .collect();
+            let last = |&row: &u32| places[row as usize].1 + 1 == range.end;
+            let outputs: Vec<u32> = (0..tokens.len() as u32).filter(last).collect();
+            self.model.run(&Batch { tokens: &tokens, positions: &positions, seqs: &seqs, outputs: &outputs })?;
+        }
+        Ok(())
+    }
 }
 
 fn median(all: &[f64]) -> f64 {

@@ -23,6 +23,9 @@ fn wrong_command_lines_end_with_2() {
         &["tokenize"],
         &["eval", "logits", "builtin"],
         &["completions", "csh"],
+        &["bench", "--streams", "0"],
+        &["bench", "--streams", "18446744073709551615"],
+        &["bench", "--depth", "-1"],
     ] {
         let err = alula(args).usage();
         assert!(err.contains("error:") || err.contains("Usage"), "{args:?}: {err}");
@@ -77,6 +80,12 @@ fn what_cannot_be_done_ends_with_1() {
         (&["run", "x", "--min-p", "-0.5"], "min_p"),
         (&["run", "x", "--presence-penalty", "-inf"], "presence_penalty"),
         (&["bench", "--prompt", "18446744073709551615"], "512"),
+        (&["bench", "--depth", "18446744073709551615"], "512"),
+        (&["bench", "--gen", "18446744073709551615", "--streams", "1024"], "1024 streams"),
+        (&["bench", "--streams", "1024", "--prompt", "1", "--gen", "1"], "1024 streams"),
+        (&["bench", "--depth", "60", "--gen", "5", "--ctx", "64"], "128 positions"),
+        (&["bench", "--prompt", "0", "--depth", "60", "--gen", "5", "--ctx", "64"], "65 positions"),
+        (&["bench", "--prompt", "0", "--gen", "0", "--depth", "9"], "at least one token"),
         (&["eval", "greedy", "builtin", "--ids", "1,2", "-n", "18446744073709551615"], "memory"),
         (&["eval", "perplexity", "builtin", "Cargo.toml", "--ctx", "3"], "at least 4"),
         (&["eval", "perplexity", "builtin", "Cargo.toml", "--ctx", "8", "--chunks", "0"], "--chunks"),

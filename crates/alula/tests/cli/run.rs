@@ -139,6 +139,30 @@ fn statistics_go_to_standard_error() {
     assert_eq!(ran.ok(), alula(&["run", STORY, "--temp", "0", "-n", "4"]).ok());
 }
 
+/// 700 prompt tokens do not fit one step, and sequences are cut where a step ends.
+#[test]
+fn streams_decode_together_after_a_depth() {
+    let args = ["bench", "--runs", "1", "--prompt", "100", "--gen", "3", "--json"];
+    let report = alula(&[&args[..], &["--streams", "7", "--depth", "130"]].concat()).json();
+    for (key, want) in [("prompt", 100), ("gen", 3), ("depth", 130), ("streams", 7)] {
+        assert_eq!(report[key], want, "{key}: {report}");
+    }
+    assert_eq!(report["runs"].as_array().unwrap().len(), 1);
+    for key in ["prefill_tps", "decode_tps"] {
+        assert!(report[key].as_f64().unwrap() > 1.0, "{key}: {report}");
+    }
+    // From the environment; a decode of its own; without --depth it starts behind the prompt.
+    let mut c = command(&["bench", "--runs", "1", "--prompt", "0", "--gen", "2"]);
+    c.env("ALULA_DEPTH", "65").env("ALULA_STREAMS", "2");
+    let text = run_with(c, b"").ok();
+    assert!(text.starts_with("decode") && text.contains(" 2 tokens x 2 after 65: "), "{text}");
+    let report = alula(&args).json();
+    assert_eq!((&report["depth"], &report["streams"]), (&100.into(), &1.into()));
+    // More sequences than a step usually has rows.
+    let many = ["bench", "--runs", "1", "--prompt", "2", "--gen", "1", "--streams", "600", "--ctx", "512"];
+    assert!(alula(&many).refused().contains("600 streams"));
+}
+
 #[test]
 fn the_machine_has_ceilings() {
     let report = alula(&["bench", "--machine", "--json", "--threads", "2"]).json();
