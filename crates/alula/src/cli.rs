@@ -42,8 +42,9 @@ Examples:
 
 MODEL is `builtin`, a GGUF file, a Hugging Face folder, or a name in the models directory
 (ALULA_MODELS, by default ~/.local/share/alula/models). Every flag is also read from the
-environment: --max-tokens from ALULA_MAX_TOKENS, and so on. ALULA_ISA=scalar, avx2, avx512 or
-avx512vnni forces an instruction set; results are the same to the bit.";
+environment: --max-tokens from ALULA_MAX_TOKENS, and so on. ALULA_ISA=scalar, avx2, avx512,
+avx512vnni, amx or neon forces an instruction set; results are the same to the bit, unless
+--numerics fast gives that up.";
 
 /// The commands.
 #[derive(Subcommand, Debug)]
@@ -147,7 +148,7 @@ pub enum Numerics {
     /// The same bits on every machine.
     #[default]
     Strict,
-    /// Prompts in bfloat16 where the machine has AMX; elsewhere as strict.
+    /// Steps of 32 tokens and more in bfloat16 where the machine has AMX; elsewhere as strict.
     Fast,
 }
 

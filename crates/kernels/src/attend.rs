@@ -48,7 +48,7 @@ impl Scratch {
     pub fn new(threads: usize, context: usize, group: usize, dim: usize) -> Option<Scratch> {
         let block = dim.checked_next_multiple_of(LANES)?.checked_mul(SPAN)?;
         // Rows of a task may see a block more each.
-        let scores = context.checked_add(QUERIES)?.checked_next_multiple_of(LANES)?.checked_mul(rows(group) * group)?;
+        let scores = context.checked_add(QUERIES)?.checked_next_multiple_of(LANES)?.checked_mul(group.max(QUERIES))?;
         let per_thread = scores.checked_add(block)?;
         Some(Scratch { floats: Buf::try_zeroed(per_thread.checked_mul(threads)?.checked_mul(4)?)?, per_thread, block })
     }
@@ -72,7 +72,7 @@ fn rows(group: usize) -> usize {
 /// If the sizes do not fit together, a page is missing, or the scratch was made for less.
 pub fn attend(ctx: Ctx<'_>, a: Attend, kv: &Kv, rows: Rows<'_>, q: &[f32], scratch: &mut Scratch, out: &mut [f32]) {
     let n = rows.positions.len();
-    assert!(a.heads.is_multiple_of(kv.heads) && q.len() == n * a.heads * kv.key_dim);
+    assert!(a.heads > 0 && a.heads.is_multiple_of(kv.heads) && q.len() == n * a.heads * kv.key_dim);
     assert_eq!(out.len(), n * a.heads * kv.value_dim);
     let (block, per_thread) = (scratch.block, scratch.per_thread);
     assert!(block >= SPAN * kv.key_dim.max(kv.value_dim).next_multiple_of(LANES));
@@ -87,10 +87,8 @@ pub fn attend(ctx: Ctx<'_>, a: Attend, kv: &Kv, rows: Rows<'_>, q: &[f32], scrat
         let (head, mut row) = (task / tasks, task % tasks * per_task);
         let end = n.min(row + per_task);
         while row < end {
-            let next = |r: &usize| {
-                rows.seqs[*r] == rows.seqs[row]
-                    && rows.positions[*r].wrapping_sub(rows.positions[row]) as usize == r - row
-            };
+            let first = rows.positions[row] as usize;
+            let next = |r: &usize| rows.seqs[*r] == rows.seqs[row] && rows.positions[*r] as usize == first + r - row;
             let same = row..row + (row..end).take_while(next).count();
             row = same.end;
             let pages = rows.pages[rows.seqs[same.start] as usize];

@@ -53,9 +53,9 @@ impl CacheType {
         group * (self.scales() + GROUP * self.line())
     }
 
-    /// Bytes of a block of so many lines.
+    /// Bytes of a block of so many lines; more than there can be, where that is no number.
     fn block(self, lines: usize) -> usize {
-        lines * self.line() + lines.div_ceil(GROUP) * self.scales()
+        lines.saturating_mul(self.line()).saturating_add(lines.div_ceil(GROUP) * self.scales())
     }
 }
 
@@ -210,7 +210,7 @@ impl Kernel for Put<'_> {
                     }
                 }
                 CacheType::Q8_0 => {
-                    let most = x.iter().fold(0f32, |m, x| if x.abs() <= m { m } else { x.abs() }); // or NaN
+                    let most = x.iter().fold(0f32, |m, x| if m.is_nan() || x.abs() <= m { m } else { x.abs() });
                     scale(most / 127.0);
                     for (e, x) in x.iter().enumerate() {
                         let (line, lane) = place(e);
@@ -218,7 +218,7 @@ impl Kernel for Put<'_> {
                     }
                 }
                 CacheType::Q4_0 => {
-                    let most = x.iter().fold(0f32, |m, x| if x.abs() <= m.abs() { m } else { *x });
+                    let most = x.iter().fold(0f32, |m, x| if m.is_nan() || x.abs() <= m.abs() { m } else { *x });
                     scale(most / -8.0);
                     for (e, x) in x.iter().enumerate() {
                         let (line, lane) = place(e);

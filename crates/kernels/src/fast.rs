@@ -47,9 +47,9 @@ impl BTile {
 /// those of the next. What is made up is 0.
 ///
 /// # Panics
-/// If the lengths are not `rows * cols` and [`BTile::count`].
+/// If `cols` is 0, or the lengths are not `rows * cols` and [`BTile::count`].
 pub fn round(ctx: Ctx<'_>, x: &[f32], rows: usize, cols: usize, out: &mut [BTile]) {
-    assert!(x.len() == rows * cols && out.len() == BTile::count(rows, cols));
+    assert!(cols > 0 && x.len() == rows * cols && out.len() == BTile::count(rows, cols));
     let width = cols.div_ceil(DEPTH);
     let shared = Shared::new(out);
     ctx.pool.run(rows.div_ceil(2 * ROWS) * 2, x.len() > WORTH_SPLITTING, |group, _| {

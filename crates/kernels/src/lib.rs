@@ -2,7 +2,7 @@
 //!
 //! Every function here keeps the numeric contract: an output element has one accumulator and one fixed order of
 //! operations, so its bits do not depend on the number of threads, on the other rows of the call, or on the
-//! instruction set. Work is split over threads by outputs.
+//! instruction set. Work is split over threads by outputs. The one exception is [`Input::B16`], which callers choose.
 #![warn(unsafe_code)]
 
 mod attend;

@@ -492,12 +492,13 @@ fn groups<const P: usize>(
     all: usize,
 ) -> impl Iterator<Item = Group<P>> {
     let end = panels.end;
-    let per = rows.div_ceil(rows.div_ceil(ROWS)); // about equal groups
+    let parts = rows.div_ceil(ROWS); // about equal ones, so that each has enough rows for a tile
     panels.clone().step_by(P).flat_map(move |p| {
-        (0..rows).step_by(per).flat_map(move |t| {
+        (0..parts).flat_map(move |i| {
+            let (t, end_row) = (rows * i / parts, rows * (i + 1) / parts);
             (0..all).step_by(chunk).map(move |k| Group {
                 panels: from_fn(|i| (p + i).min(end - 1)),
-                rows: t..rows.min(t + per),
+                rows: t..end_row,
                 inputs: k..all.min(k + chunk),
             })
         })

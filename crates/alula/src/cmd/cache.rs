@@ -80,7 +80,10 @@ fn rm(a: &CacheRm) -> Result<(), Fail> {
     }
     let mut out = std::io::stdout().lock();
     for k in &files {
-        std::fs::remove_file(&k.file).map_err(|e| failed(&k.file, &e))?;
+        match std::fs::remove_file(&k.file) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(&k.file, &e)),
+            _ => {} // or another process was faster
+        }
         writeln!(out, "{}  {}", one_line(&k.name, 64), human(k.bytes, "B"))?;
     }
     Ok(())

@@ -17,7 +17,7 @@ fn the_same_text_whatever_computes_it() {
     let want = alula(&args("1")).ok();
     assert!(want.split_whitespace().count() > 8, "{want:?}");
     assert_eq!(alula(&args("2")).ok(), want);
-    for isa in ["scalar", "avx2", "avx512", "avx512vnni", "neon"] {
+    for isa in ["scalar", "avx2", "avx512", "avx512vnni", "amx", "neon"] {
         let mut c = command(&args("2"));
         c.env("ALULA_ISA", isa);
         let ran = run_with(c, b"");
@@ -29,6 +29,19 @@ fn the_same_text_whatever_computes_it() {
     }
     let other = alula(&["run", STORY, "--seed", "2", "-n", "24"]).ok();
     assert_ne!(other, want, "another seed, another text");
+}
+
+#[test]
+fn smaller_caches_and_fast_numerics_still_tell_a_story() {
+    let args = ["run", STORY, "--temp", "0", "-n", "24"];
+    let want = alula(&[&args[..], &["--cache-type", "f32"]].concat()).ok();
+    for flag in [["--cache-type", "bf16"], ["--cache-type", "q8_0"], ["--cache-type", "q4_0"], ["--numerics", "fast"]] {
+        let got = alula(&[&args[..], &flag].concat()).ok();
+        // The first words are the same; later ones may differ by rounding.
+        let start: Vec<&str> = want.split_whitespace().take(3).collect();
+        assert_eq!(got.split_whitespace().take(3).collect::<Vec<_>>(), start, "{flag:?}: {got}");
+        assert!(got.split_whitespace().count() > 8, "{flag:?}: {got}");
+    }
 }
 
 #[test]

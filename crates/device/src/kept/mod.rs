@@ -15,7 +15,7 @@ use alula_kernels::{Ctx, Packed};
 use alula_tensor::Storage;
 use file::Header;
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
@@ -68,6 +68,7 @@ impl Keep {
     /// The matrices that are wanted, if they are all there.
     pub(crate) fn load(&self, ctx: Ctx<'_>, wanted: &[Wanted<'_>]) -> Option<Vec<Packed>> {
         let path = self.path();
+        path.metadata().ok().filter(std::fs::Metadata::is_file)?; // opening a pipe would wait
         let file = Storage::map(&path).ok()?;
         let packed = Header::read(&file)?.load(ctx, self, &file, wanted)?;
         // The time of writing is that of the last use. Where it cannot be set, the file goes earlier.
@@ -87,9 +88,9 @@ impl Keep {
     fn write(&self, parts: &[Part]) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
         let (path, tag) = (self.path(), self.folder.join("CACHEDIR.TAG"));
-        if !tag.exists() {
+        if let Ok(mut tag) = File::create_new(tag) {
             // For programs that make backups.
-            fs::write(tag, "Signature: 8a477f597d28d172789f06886806bc55\nalula cache rm --all empties this folder.\n")?;
+            tag.write_all(b"Signature: 8a477f597d28d172789f06886806bc55\nPacked weights, which alula makes anew.\n")?;
         }
         if sweep(&self.folder)?.iter().any(|live| live.with_extension("").with_extension(ENDS[0]) == path) {
             return Ok(()); // another process is at it
@@ -133,7 +134,11 @@ impl Temporary {
     fn new(path: &Path) -> io::Result<Temporary> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let path = path.with_extension(format!("{:x}-{:x}.{}", std::process::id(), now.as_nanos(), ENDS[1]));
-        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        let mut options = File::options();
+        // The model may be nobody else's business.
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.read(true).write(true).create_new(true).open(&path)?;
         _ = file.try_lock(); // some file systems have no locks
         Ok(Temporary { path, file })
     }
@@ -170,6 +175,9 @@ fn files(folder: &Path, end: &str) -> io::Result<Vec<PathBuf>> {
 pub fn sweep(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut live = files(folder, ENDS[1])?;
     live.retain(|path| {
+        if !path.symlink_metadata().is_ok_and(|m| m.is_file()) {
+            return false; // not ours, and opening a pipe would wait
+        }
         let Ok(file) = File::open(path) else { return false };
         let dead = match file.try_lock() {
             Ok(()) => true,

@@ -231,6 +231,26 @@ fn a_nan_of_one_row_stays_in_its_sequence() {
 }
 
 #[test]
+fn every_cache_keeps_a_nan() {
+    for kind in [F32, F16, BF16, Q8_0, Q4_0] {
+        for at in [0, 7, 31, 39] {
+            let mut v = vec![0.5; 40];
+            v[at] = f32::NAN;
+            let out = scalar(|ctx| {
+                let mut cache = Kv::new(kind, 1, 16, 1, 40, 40).expect("memory");
+                let rows = Rows { positions: &[0], seqs: &[0], pages: &[&[0]] };
+                store(ctx, &mut cache, rows, &[1.0; 40], &v);
+                let (mut scratch, mut out) = (Scratch::new(1, 1, 1, 40).expect("memory"), [0.0; 40]);
+                let one = Attend { heads: 1, scale: 1.0, window: None, soft_cap: None };
+                attend(ctx, one, &cache, rows, &[1.0; 40], &mut scratch, &mut out);
+                out
+            });
+            assert!(out[at].is_nan(), "{kind:?}: element {at} is {}", out[at]);
+        }
+    }
+}
+
+#[test]
 fn the_later_of_two_rows_in_one_place_stays() {
     let long = vec![1.0; 2 * 40 * 64]; // enough for two threads
     everywhere(|ctx, at| {
@@ -261,6 +281,10 @@ fn what_a_cache_and_a_scratch_take() {
     // None of these can be had; some are no number of bytes at all.
     assert!(Kv::new(F32, usize::MAX / 8, 64, 1, 64, 64).is_none());
     assert!(Kv::new(F32, 1 << 50, 64, 1, 64, 64).is_none());
+    assert!(Kv::new(F32, 1, 16, 1, 1, 1 << 60).is_none());
+    // A scratch is enough for smaller groups too.
+    let bytes = |group| Scratch::new(1, 100, group, 8).expect("memory").bytes();
+    assert!((1..40).all(|g| bytes(g) <= bytes(g + 1)));
     assert!(Scratch::new(2, usize::MAX, 1, 8).is_none());
     assert!(Scratch::new(usize::MAX, 1000, 8, 8).is_none());
     assert!(Scratch::new(1, 1 << 58, 1, 8).is_none());

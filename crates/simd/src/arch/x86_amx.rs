@@ -1,8 +1,8 @@
 //! AMX: products of tiles, 16 rows of 64 bytes each, in registers of their own.
 //!
 //! Stable Rust has no intrinsics for it, so the instructions are written out. The compiler does not touch tiles by
-//! itself, and their shapes are set per thread, so what is between [`Amx::configure`] and the drop of its [`Tiles`] has
-//! them alone.
+//! itself, and their shapes are set per thread, so what is between [`Amx::configure`] and the drop of its [`Tiles`] must
+//! have them alone: nothing there may configure, measure or detect.
 #![allow(unsafe_code)]
 
 use crate::{Avx512Vnni, Isa, Kernel};
@@ -136,7 +136,7 @@ impl Tiles {
     /// `SECOND` and without go to other registers, so that one does not wait for the other.
     ///
     /// # Safety
-    /// `x` points to 16 rows of the configured depth, `stride` bytes apart; `w` to a quarter as many lines.
+    /// These are the last tiles that were configured on this thread, and still are. `x` points to 16 rows of their depth, `stride` bytes apart; `w` to a quarter as many lines.
     #[inline(always)]
     pub unsafe fn product<const SECOND: bool>(
         &self,
@@ -169,7 +169,7 @@ impl Tiles {
     /// further. How it rounds is in Intel's manual: even and odd inputs are two sums, subnormal numbers are 0.
     ///
     /// # Safety
-    /// The configured depth is 64; `x` and `w` point to `depth` tiles each.
+    /// These are the last tiles that were configured on this thread, and still are. Their depth is 64; `depth` is not 0, and `x` and `w` point to as many tiles each.
     #[inline(always)]
     pub unsafe fn add_bf16(&self, x: [*const u8; 2], w: [*const u8; 2], depth: usize, sums: &mut [[[f32; 16]; 16]; 4]) {
         // SAFETY: by the contract; the tiles are configured; a tile of sums is 1 KiB.

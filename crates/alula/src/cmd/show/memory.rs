@@ -81,9 +81,10 @@ pub(super) fn estimate(package: &Package, context: usize) -> Result<Memory, Fail
         let alula_model::Mixer::Attention(a) = &l.mixer;
         a.heads / a.kv_heads.max(1)
     });
-    let scores = threads.saturating_mul(context).saturating_mul(group.max().unwrap_or(1)).saturating_mul(4);
-    // Activations of the step; quantised inputs, a scale to 32 bytes; scores of a token.
-    let blocks = tokens * widest / 32 * 36;
+    // At least 16 queries share a block of the cache.
+    let scores = threads.saturating_mul(context).saturating_mul(group.max().unwrap_or(1).max(16)).saturating_mul(4);
+    // Activations of the step; quantised inputs, 64 bytes for 32; scores of a task.
+    let blocks = tokens * widest / 32 * 64;
     memory.work = (plan_arena(graph, tokens, run.outputs).len * 4 + blocks).saturating_add(scores);
     Ok(memory)
 }
