@@ -77,14 +77,24 @@ pub(super) fn estimate(package: &Package, context: usize) -> Result<Memory, Fail
     memory.cache = page.saturating_mul(context.div_ceil(PAGE));
     let run = LoadOptions::default();
     let tokens = run.step_tokens.min(context);
-    let group = package.model.spec().layers.iter().map(|l| {
-        let alula_model::Mixer::Attention(a) = &l.mixer;
-        a.heads / a.kv_heads.max(1)
-    });
-    // At least 16 queries share a block of the cache.
-    let scores = threads.saturating_mul(context).saturating_mul(group.max().unwrap_or(1).max(16)).saturating_mul(4);
-    // Activations of the step; quantised inputs, 64 bytes for 32; scores of a task.
-    let blocks = tokens * widest / 32 * 64;
+    // A thread's scores of the queries that share a block of the cache, at least 16, and four such blocks.
+    let most = |f: &dyn Fn(&alula_model::Attention) -> usize| {
+        package
+            .model
+            .spec()
+            .layers
+            .iter()
+            .map(|l| match &l.mixer {
+                alula_model::Mixer::Attention(a) => f(a),
+            })
+            .max()
+            .unwrap_or(1)
+    };
+    let queries = most(&|a| a.heads / a.kv_heads.max(1)).max(16);
+    let block = most(&|a| a.key_dim.max(a.value_dim)).next_multiple_of(16) * 64;
+    let scores = (context + 16).saturating_mul(queries).saturating_add(block).saturating_mul(threads).saturating_mul(4);
+    // Activations of the step; quantised inputs, 512 bytes for 256.
+    let blocks = tokens.max(run.outputs) * widest.div_ceil(256) * 512;
     memory.work = (plan_arena(graph, tokens, run.outputs).len * 4 + blocks).saturating_add(scores);
     Ok(memory)
 }
