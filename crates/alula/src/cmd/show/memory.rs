@@ -92,7 +92,12 @@ pub(super) fn estimate(package: &Package, context: usize) -> Result<Memory, Fail
     };
     let queries = most(&|a| a.heads / a.kv_heads.max(1)).max(16);
     let block = most(&|a| a.key_dim.max(a.value_dim)).next_multiple_of(16) * 64;
-    let scores = (context + 16).saturating_mul(queries).saturating_add(block).saturating_mul(threads).saturating_mul(4);
+    let scores = context
+        .saturating_add(16)
+        .saturating_mul(queries)
+        .saturating_add(block)
+        .saturating_mul(threads)
+        .saturating_mul(4);
     // Activations of the step; quantised inputs, 512 bytes for 256.
     let blocks = tokens.max(run.outputs) * widest.div_ceil(256) * 512;
     memory.work = (plan_arena(graph, tokens, run.outputs).len * 4 + blocks).saturating_add(scores);
