@@ -1,15 +1,17 @@
-//! Machines that have no AMX.
+//! Machines that have no AMX: there is no token, so nothing here is ever called.
+
+use crate::Kernel;
 
 /// There is none.
 #[derive(Clone, Copy, Debug)]
 pub enum Amx {}
 
 /// There are none.
-pub enum Tiles {}
+pub struct Tiles(());
 
 impl Amx {
     /// Never called.
-    pub fn enter<K: crate::Kernel>(self, _: K) -> K::Output {
+    pub fn enter<K: Kernel>(self, _: K) -> K::Output {
         match self {}
     }
 
@@ -24,10 +26,10 @@ impl Amx {
     }
 }
 
+#[allow(unsafe_code)]
 impl Tiles {
     /// # Safety
     /// Never called.
-    #[allow(unsafe_code)]
     pub unsafe fn product<const SECOND: bool>(
         &self,
         _: *const i8,
@@ -35,13 +37,12 @@ impl Tiles {
         _: *const [i8; 64],
         _: &mut [[i32; 16]; 16],
     ) {
-        match *self {}
+        unreachable!("there are no tiles without AMX")
     }
 
     /// # Safety
     /// Never called.
-    #[allow(unsafe_code)]
     pub unsafe fn add_bf16(&self, _: [*const u8; 2], _: [*const u8; 2], _: usize, _: &mut [[[f32; 16]; 16]; 4]) {
-        match *self {}
+        unreachable!("there are no tiles without AMX")
     }
 }
