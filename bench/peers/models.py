@@ -57,7 +57,11 @@ class Header:
             self.length = None
             self.skip(self.take("I"))
             self.keys[name] = (self.data[start : self.at], self.length)
-        self.tensors = [(self.string(), [self.take("Q") for _ in range(self.take("I"))], self.take("I"), self.take("Q"))[:3] for _ in range(count)]
+        self.tensors = []
+        for _ in range(count):
+            name, sizes = self.string(), [self.take("Q") for _ in range(self.take("I"))]
+            self.tensors.append((name, sizes, self.take("I")))
+            self.take("Q")
 
     def take(self, code):
         value = struct.unpack_from("<" + code, self.data, self.at)[0]
@@ -151,7 +155,8 @@ def make(name, folder, vocabularies):
     words = Header(Path(vocabularies) / f"ggml-vocab-{SHAPES[base]['vocab']}.gguf").keys
     shape = dict(SHAPES[base], tokens=words["tokenizer.ggml.tokens"][1])
     arch, gpt2 = shape["arch"], shape["arch"] == "gpt2"
-    keys = {"context_length": "context", "embedding_length": "d", "block_count": "layers", "feed_forward_length": "ff", "vocab_size": "tokens", "attention.head_count": "heads", "attention.head_count_kv": "kv"}
+    keys = {"context_length": "context", "embedding_length": "d", "block_count": "layers", "feed_forward_length": "ff"}
+    keys |= {"vocab_size": "tokens", "attention.head_count": "heads", "attention.head_count_kv": "kv"}
     numbers = {k: (U32, "I", shape[v]) for k, v in keys.items()}
     if gpt2:
         numbers["attention.layer_norm_epsilon"] = (F32, "f", 1e-5)

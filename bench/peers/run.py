@@ -315,13 +315,15 @@ def line(case, row, values, why, tops, path):
     goals += [(want, ours, f"{'at most' if row.less else 'at least'} {want or 0:,.0f} {row.unit}", row.less)]
     goals += [(2, ratio("candle"), "candle 2x", False)] if "candle" in case.who and not case.named else []
     goals = [g for g in goals if g[0]]
-    said = ", ".join(f"{text}: {'?' if got is None else 'yes' if (got <= goal if less else got >= goal) else 'no'}" for goal, got, text, less in goals)
+    met = lambda goal, got, less: "?" if got is None else "yes" if (got <= goal if less else got >= goal) else "no"
+    said = ", ".join(f"{text}: {met(goal, got, less)}" for goal, got, text, less in goals)
     shown = lambda x, form: "–" if x is None else format(x, form)
     work = row.work + (f", {case.mode}" if case.mode else "") + ("" if row.unit == "tokens/s" else f", {row.unit}")
     peers = [c for name in ("llama.cpp", "candle") for c in (cell(name), shown(ratio(name), ".2f"))]
     cells = [Path(case.model).stem if case.named else case.model, work, cell("Alula"), *peers, shown(share, ".0%"), said]
-    data = {"model": case.model, "work": row.work, "mode": case.mode, "unit": row.unit, "ratio": ratio("llama.cpp"), "ratio_candle": ratio("candle")}
-    data |= {"share": share, "goals": said, "not_measured": why, "load": os.getloadavg(), **case.report}
+    data = {"model": case.model, "work": row.work, "mode": case.mode, "unit": row.unit}
+    data |= {"ratio": ratio("llama.cpp"), "ratio_candle": ratio("candle"), "share": share, "goals": said}
+    data |= {"not_measured": why, "load": os.getloadavg(), **case.report}
     return "| " + " | ".join(cells) + " |", data | {name: v[row.key] for name, v in values.items() if row.key in v}
 
 
@@ -357,7 +359,8 @@ def main():
         if not args.table:
             return
     print(f"load {os.getloadavg()[0]:.2f}, {args.threads} threads, {args.rounds} rounds, {time.strftime('%Y-%m-%d')}\n")
-    print("| model | work | Alula | llama.cpp | ratio | candle | ratio | share of the ceiling | goals |\n|---|---|---|---|---|---|---|---|---|")
+    print("| model | work | Alula | llama.cpp | ratio | candle | ratio | share of the ceiling | goals |")
+    print("|---|---|---|---|---|---|---|---|---|")
     report = []
     for case in cases(args, Programs(args)):
         name = lambda row: f"{case.model} {row.work} {case.mode or ''}"
