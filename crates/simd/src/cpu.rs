@@ -27,28 +27,22 @@ pub enum Level {
     Neon(Neon),
 }
 
-/// One row: the name that `ALULA_ISA` takes, how to ask the machine for the level, and for its unit of tiles.
-type Row = (&'static str, fn() -> Option<Level>, fn() -> Option<Amx>);
-
-/// Levels without tiles.
-fn none() -> Option<Amx> {
-    None
-}
+/// One row: the name that `ALULA_ISA` takes, and how to ask the machine for the level, with its unit of tiles if it has one.
+type Row = (&'static str, fn() -> Option<(Level, Option<Amx>)>);
 
 /// Every level of this architecture, slowest first.
 const ISAS: &[Row] = &[
-    ("scalar", || Some(Level::Scalar(Scalar)), none),
+    ("scalar", || Some((Level::Scalar(Scalar), None))),
     #[cfg(target_arch = "x86_64")]
-    ("avx2", || Avx2::detect().map(Level::Avx2), none),
+    ("avx2", || Avx2::detect().map(|t| (Level::Avx2(t), None))),
     #[cfg(target_arch = "x86_64")]
-    ("avx512", || Avx512::detect().map(Level::Avx512), none),
+    ("avx512", || Avx512::detect().map(|t| (Level::Avx512(t), None))),
     #[cfg(target_arch = "x86_64")]
-    ("avx512vnni", || Avx512Vnni::detect().map(Level::Avx512Vnni), none),
-    // The same vectors.
+    ("avx512vnni", || Avx512Vnni::detect().map(|t| (Level::Avx512Vnni(t), None))),
     #[cfg(target_arch = "x86_64")]
-    ("amx", || Amx::detect().and(Avx512Vnni::detect()).map(Level::Avx512Vnni), Amx::detect),
+    ("amx", || Amx::detect().map(|t| (Level::Avx512Vnni(t.vectors()), Some(t)))),
     #[cfg(target_arch = "aarch64")]
-    ("neon", || Neon::detect().map(Level::Neon), none),
+    ("neon", || Neon::detect().map(|t| (Level::Neon(t), None))),
 ];
 
 /// The machine's instruction-set level: made once at start, passed along by value.
@@ -76,7 +70,7 @@ impl std::error::Error for IsaError {}
 impl Cpu {
     /// Every level this machine has, slowest first.
     pub fn all() -> Vec<Cpu> {
-        let have = |&(name, detect, tiles): &Row| detect().map(|level| Cpu { name, level, amx: tiles(), fast: false });
+        let have = |&(name, detect): &Row| detect().map(|(level, amx)| Cpu { name, level, amx, fast: false });
         ISAS.iter().filter_map(have).collect()
     }
 

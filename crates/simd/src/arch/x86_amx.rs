@@ -70,6 +70,11 @@ impl Amx {
         })
     }
 
+    /// The level of the vectors.
+    pub fn vectors(self) -> Avx512Vnni {
+        self.0
+    }
+
     /// Runs a kernel at the level of the vectors.
     pub fn enter<K: Kernel>(self, kernel: K) -> K::Output {
         self.0.enter(kernel)
