@@ -32,12 +32,12 @@ pub enum Input<'a> {
 
 /// Panels per task.
 const PANELS: usize = 4;
-/// Up to so many rows, weights are unpacked in registers, for every tile anew; more rows share expanded chunks,
+/// Up to so many rows, weights are unpacked in registers, for every tile anew; more rows share expanded chunks.
 const FEW: usize = 48;
-/// at most so many rows a chunk.
-const ROWS: usize = 256;
 /// The same for floats.
 const FEW_FLOATS: usize = 24;
+/// Rows that share a chunk at most.
+const ROWS: usize = 256;
 /// The most rows of a tile.
 const MOST: usize = dots::TILE;
 /// From so many rows on, tiles are used where the machine has them.
@@ -115,6 +115,7 @@ pub fn matmul(ctx: Ctx<'_>, x: Input<'_>, w: &Packed, bias: Option<&[f32]>, out:
     });
 }
 
+/// Some panels of a product.
 pub(crate) struct Task<'a> {
     pub(crate) w: &'a Packed,
     bias: Option<&'a [f32]>,
@@ -288,9 +289,7 @@ impl<C: Codes, const MINS: bool> Runs<'_, C, MINS> {
             }
         }
     }
-}
 
-impl<C: Codes, const MINS: bool> Runs<'_, C, MINS> {
     #[inline(always)]
     fn tiles<I: Isa>(&self, isa: I) {
         let Runs(task, b, x, _) = self;
@@ -329,13 +328,10 @@ impl<W: Codes, const MINS: bool> Kernel for Tiled<'_, W, MINS> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let Tiled(place, x, e, tiles, _) = self;
-        let (inputs, row) = (&place.group.inputs, place.row());
         let mut acc = place.get(isa);
-        let x = &x[inputs.start * place.task.rows + row * RUNS..];
-        assert!(x.len() >= dots::TILE * RUNS);
+        let (x, runs, all) = (place.column(x), place.group.inputs.len(), place.task.w.cols / QK);
         // SAFETY: the runs are expanded; the column has those of 16 rows; the tiles are for `W`.
-        unsafe { dots::tiled::<I, W, MINS>(isa, tiles, e, x.as_ptr(), inputs.len(), &mut acc) }
-        let all = place.task.w.cols / QK;
+        unsafe { dots::tiled::<I, W, MINS>(isa, tiles, e, x.as_ptr(), runs, &mut acc) }
         place.set(isa, all, acc);
     }
 }
@@ -355,6 +351,12 @@ impl<const P: usize, const T: usize> Place<'_, P, T> {
         let rows = &self.group.rows;
         assert!(T <= rows.len() && rows.end <= self.task.rows);
         rows.start + (self.tile * T).min(rows.len() - T)
+    }
+
+    /// The group's column of the tile's rows, for groups of runs.
+    #[inline(always)]
+    fn column<'x>(&self, x: &'x [QBlock]) -> &'x [QBlock] {
+        &x[self.group.inputs.start * self.task.rows + self.row() * RUNS..][..T * RUNS]
     }
 
     #[inline(always)]
@@ -387,13 +389,10 @@ impl<W: Codes, const MINS: bool, const P: usize, const T: usize> Kernel for Tile
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let Tile(place, b, x, e, _) = self;
-        let (inputs, row) = (&place.group.inputs, place.row());
         let mut acc = place.get(isa);
-        let x = &x[inputs.start * place.task.rows + row * RUNS..];
-        assert!(x.len() >= T * RUNS);
+        let (x, runs, all) = (place.column(x), place.group.inputs.len(), place.task.w.cols / QK);
         // SAFETY: the runs are expanded; the column has those of `T` rows.
-        unsafe { dots::expanded::<I, W, MINS, P, T>(isa, b, e, x.as_ptr(), inputs.len(), &mut acc) }
-        let all = place.task.w.cols / QK;
+        unsafe { dots::expanded::<I, W, MINS, P, T>(isa, b, e, x.as_ptr(), runs, &mut acc) }
         place.set(isa, all, acc);
     }
 }
