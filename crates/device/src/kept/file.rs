@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 const MAGIC: [u8; 8] = *b"AlulaPk1";
 /// Bytes that share a digest.
 const CHUNK: usize = 1 << 20;
+/// A header is not longer: 20 bytes a chunk, for the largest models there are.
+const LONGEST: u64 = 64 << 20;
 
 /// XXH3 of some bytes.
 pub fn digest(bytes: &[u8]) -> u64 {
@@ -60,7 +62,8 @@ impl Header {
         let (rest, magic) = file.split_last_chunk()?;
         let (rest, check) = rest.split_last_chunk()?;
         let (rest, len) = rest.split_last_chunk()?;
-        let start = rest.len().checked_sub(usize::try_from(u64::from_le_bytes(*len)).ok()?)?;
+        let len = Some(u64::from_le_bytes(*len)).filter(|len| *len <= LONGEST)?;
+        let start = rest.len().checked_sub(usize::try_from(len).ok()?)?;
         let json = &rest[start..];
         let sound = *magic == MAGIC && digest(json) == u64::from_le_bytes(*check);
         sound.then(|| serde_json::from_slice(json).ok())?
