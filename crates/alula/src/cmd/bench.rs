@@ -44,6 +44,10 @@ pub fn bench(a: &Bench) -> Result<(), Fail> {
         keep: open::keep(a.load.no_cache),
         ..defaults
     };
+    if options.keep.is_some() {
+        // Its end waits until packed weights are kept, so that no thread writes them while the clock runs.
+        drop(open::load(&package, a.load.compute, options.clone())?);
+    }
     let model = open::load(&package, a.load.compute, options)?;
     let mut streams = Streams { model, vocab: spec.vocab as u64, context, count: streams };
     if start > a.prompt && a.r#gen > 0 {
