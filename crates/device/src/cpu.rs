@@ -6,10 +6,11 @@ use alula_graph::{
     self as graph, Dim, Graph, Index, Op, RopeTable, StateSpec, ValueId, WeightId, WeightSource, plan_arena,
 };
 use alula_kernels::{
-    self as kernels, BTile, Buf, Ceilings, Ctx, Input, Kv, Packed, Pool, QBlock, Rows, Scratch, TILED,
+    self as kernels, BTile, Buf, Ceilings, Ctx, Input, Kv, Packed, Pool, Product, QBlock, Rows, Scratch, Source, TILED,
 };
 use alula_simd::{Cpu, LANES};
 use alula_tensor::Tensor;
+use std::array::from_fn;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -53,30 +54,29 @@ impl Device for CpuDevice {
         let ctx = Ctx { cpu: self.cpu, pool: &self.pool };
         let mut loader = Loader::new(ctx, graph, source, keep);
         let arena = plan_arena(graph, limits.tokens, limits.outputs);
-        let place =
-            |v: ValueId| Place { start: arena.offsets[v.0], rows: graph.shape(v).rows, cols: graph.shape(v).cols };
+        let place = |v: ValueId| {
+            let shape = graph.shape(v);
+            Place { value: v.0, start: arena.offsets[v.0], rows: shape.rows, cols: shape.cols }
+        };
         let size =
             |w: &[WeightId]| w.iter().map(|w| graph.weights()[w.0].shape.iter().product::<usize>() as u64).sum::<u64>();
         let all: u64 = graph.nodes().iter().map(|n| size(&n.weights)).sum();
-        let (mut done, mut widest, mut group, mut dim, mut quantized) = (0, 0, 1, 1, None);
-        let (mut tiled, mut tiles) = (None, 0);
-        let mut steps = Vec::with_capacity(graph.nodes().len());
+        let (mut done, mut widest, mut widest_blocks, mut group, mut dim) = (0, 0, 0, 1, 1);
+        let mut stages: Vec<Stage> = Vec::with_capacity(graph.nodes().len());
         for node in graph.nodes() {
             let w = |i: usize| node.weights.get(i).copied();
-            let kernel = match &node.op {
+            let inputs: Vec<Place> = node.inputs.iter().map(|&v| place(v)).collect();
+            let output = place(node.output);
+            let step = match &node.op {
                 Op::Embed(index) => Step::Embed(*index, loader.table(node.weights[0])?),
                 Op::MatMul => {
                     let matrix = loader.matrix(node.weights[0])?;
-                    let mut fresh = false;
+                    widest = widest.max(matrix.cols());
                     if matrix.quantized() {
-                        fresh = quantized != Some(node.inputs[0]);
-                        quantized = Some(node.inputs[0]);
-                        widest = widest.max(matrix.cols());
+                        widest_blocks = widest_blocks.max(matrix.cols());
                     }
-                    let fresh_tiles = tiled != Some(node.inputs[0]);
-                    tiled = Some(node.inputs[0]);
-                    tiles = tiles.max(matrix.cols());
-                    Step::MatMul { matrix, bias: w(1).map(|b| loader.vector(b)).transpose()?, fresh, fresh_tiles }
+                    let bias = w(1).map(|b| loader.vector(b)).transpose()?;
+                    Step::MatMul { linears: vec![Linear { matrix, bias, out: output }], blocks: true, tiles: true }
                 }
                 Op::Norm { kind, eps } => Step::Norm {
                     kind: match kind {
@@ -108,11 +108,16 @@ impl Device for CpuDevice {
                 Op::Glu(f) => Step::Glu(unary(*f)),
                 Op::Outputs => Step::Outputs,
             };
-            let inputs = node.inputs.iter().map(|&v| place(v)).collect();
-            steps.push((kernel, inputs, place(node.output)));
+            let stage = Stage { step, inputs, output, blocks: false };
+            if let Some(stage) = join(stages.last_mut(), stage, limits) {
+                stages.push(stage);
+            }
             done += size(&node.weights);
             progress(done, all);
         }
+        let mut uses = vec![0; graph.values().len()];
+        graph.nodes().iter().flat_map(|n| &n.inputs).for_each(|v| uses[v.0] += 1);
+        link(&mut stages, &uses);
         let per_block = graph.states().iter().map(|&StateSpec::Paged { heads, key_dim, value_dim, .. }| {
             Kv::bytes_per_block(limits.cache, heads, key_dim, value_dim)
         });
@@ -128,8 +133,8 @@ impl Device for CpuDevice {
         let scratch = Scratch::new(threads, limits.context, group, dim).ok_or_else(none)?;
         let none = || DeviceError::Memory { what: format!("steps of {} tokens", limits.tokens) };
         let rows = limits.tokens.max(limits.outputs);
-        let blocks: Vec<QBlock> = zeros(QBlock::count(rows, widest)).ok_or_else(none)?;
-        let tiles = if self.cpu.bf16().is_some() { BTile::count(rows, tiles) } else { 0 };
+        let blocks: Vec<QBlock> = zeros(QBlock::count(rows, widest_blocks)).ok_or_else(none)?;
+        let tiles = if self.cpu.bf16().is_some() { BTile::count(rows, widest) } else { 0 };
         let tiles: Vec<BTile> = zeros(tiles).ok_or_else(none)?;
         let row_seq = zeros(limits.tokens).ok_or_else(none)?;
         let arena = arena.len.checked_mul(4).and_then(Buf::try_zeroed).ok_or_else(none)?;
@@ -142,7 +147,7 @@ impl Device for CpuDevice {
             pool,
             limits,
             memory,
-            steps,
+            stages,
             states,
             arena,
             blocks,
@@ -256,16 +261,24 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// A node made ready.
+/// A node made ready, or several that are one job of the pool.
+struct Stage {
+    step: Step,
+    inputs: Vec<Place>,
+    /// Of the last node.
+    output: Place,
+    /// The result is written as quantised blocks, for the next stage.
+    blocks: bool,
+}
+
 enum Step {
     Embed(Index, Tensor),
-    /// `fresh`: the input is not yet in the block scratch.
     MatMul {
-        matrix: Arc<Packed>,
-        bias: Option<Arc<[f32]>>,
-        fresh: bool,
-        /// `fresh` for the tile scratch.
-        fresh_tiles: bool,
+        /// Matrices that are multiplied with the same value.
+        linears: Vec<Linear>,
+        /// The value is not yet in the scratch of blocks, or of tiles.
+        blocks: bool,
+        tiles: bool,
     },
     Norm {
         kind: kernels::NormKind,
@@ -288,22 +301,96 @@ enum Step {
     Outputs,
 }
 
+/// A matrix, what is added to its products, and where they go.
+struct Linear {
+    matrix: Arc<Packed>,
+    bias: Option<Arc<[f32]>>,
+    out: Place,
+}
+
+/// Matrices that share a job at most: queries, keys and values.
+const JOINED: usize = 3;
+
+/// Makes a product with the value that the stage before multiplies too a part of that stage, or gives it back.
+fn join(last: Option<&mut Stage>, mut stage: Stage, limits: Limits) -> Option<Stage> {
+    let Some(last) = last else { return Some(stage) };
+    let (Step::MatMul { linears: have, .. }, Step::MatMul { linears: new, .. }) = (&mut last.step, &mut stage.step)
+    else {
+        return Some(stage);
+    };
+    let apart = |a: Range<usize>, b: Range<usize>| a.end <= b.start || b.end <= a.start;
+    let fits = have.len() < JOINED
+        && last.inputs[0].value == stage.inputs[0].value
+        && have[0].matrix.quantized() == new[0].matrix.quantized()
+        && have.iter().all(|l| apart(l.out.most(limits), stage.output.most(limits)));
+    if !fits {
+        return Some(stage);
+    }
+    have.append(new);
+    last.output = stage.output;
+    None
+}
+
+/// Finds out which values are only ever read as quantised blocks, right after they are made, and which products find
+/// their value quantised already.
+fn link(stages: &mut [Stage], uses: &[usize]) {
+    let (mut in_blocks, mut in_tiles) = (None, None);
+    for i in 0..stages.len() {
+        let (stage, rest) = stages[i..].split_first_mut().expect("stage i");
+        match &mut stage.step {
+            Step::MatMul { linears, blocks, tiles } => {
+                let x = Some(stage.inputs[0].value);
+                if linears[0].matrix.quantized() {
+                    *blocks = in_blocks != x;
+                    in_blocks = x;
+                }
+                *tiles = in_tiles != x;
+                in_tiles = x;
+            }
+            Step::Norm { weight, .. } if weight.len() != stage.output.cols => {}
+            Step::Norm { .. } | Step::Map(_) | Step::Glu(_) => {
+                let made = stage.output.value;
+                stage.blocks = rest.first().is_some_and(|next| match &next.step {
+                    Step::MatMul { linears, .. } => {
+                        next.inputs[0].value == made && linears[0].matrix.quantized() && linears.len() == uses[made]
+                    }
+                    _ => false,
+                });
+                if stage.blocks {
+                    in_blocks = Some(made);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Where a value lies in the arena.
 #[derive(Clone, Copy)]
 struct Place {
+    value: usize,
     start: usize,
     rows: Dim,
     cols: usize,
 }
 
 impl Place {
-    fn range(&self, batch: &Batch<'_>) -> Range<usize> {
+    fn of(&self, tokens: usize, outputs: usize) -> Range<usize> {
         let rows = match self.rows {
-            Dim::Tokens => batch.tokens.len(),
-            Dim::Outputs => batch.outputs.len(),
+            Dim::Tokens => tokens,
+            Dim::Outputs => outputs,
             Dim::N(n) => n,
         };
-        self.start..self.start + rows * self.cols
+        self.start..self.start.saturating_add(rows.saturating_mul(self.cols))
+    }
+
+    fn range(&self, batch: &Batch<'_>) -> Range<usize> {
+        self.of(batch.tokens.len(), batch.outputs.len())
+    }
+
+    /// In the largest step.
+    fn most(&self, limits: Limits) -> Range<usize> {
+        self.of(limits.tokens, limits.outputs)
     }
 }
 
@@ -312,7 +399,7 @@ struct CpuPlan {
     pool: Arc<Pool>,
     limits: Limits,
     memory: Memory,
-    steps: Vec<(Step, Vec<Place>, Place)>,
+    stages: Vec<Stage>,
     states: Vec<Kv>,
     arena: Buf,
     blocks: Vec<QBlock>,
@@ -374,7 +461,36 @@ impl Plan for CpuPlan {
         }
         let pages: Vec<&[u32]> = batch.seqs.iter().map(|s| s.pages).collect();
         let rows = Rows { positions: batch.positions, seqs: &self.row_seq, pages: &pages };
-        for (step, inputs, output) in &self.steps {
+        for Stage { step, inputs, output, blocks: as_blocks } in &self.stages {
+            let x = inputs.first().map_or(0..0, |x| x.range(batch));
+            let rows_of = |cols: usize| x.len() / cols.max(1);
+            if let Step::MatMul { linears, blocks, tiles } = step {
+                let cols = linears[0].matrix.cols();
+                let rows = rows_of(cols);
+                let out = |i: usize| linears.get(i).map_or(0..0, |l: &Linear| l.out.range(batch));
+                let parts = self.arena.floats_mut().get_disjoint_mut([x.clone(), out(0), out(1), out(2)]);
+                let Ok([x, outs @ ..]) = parts else { unreachable!("the plan keeps them apart") };
+                let mut outs = outs.into_iter().zip(linears);
+                let products: [_; JOINED] =
+                    from_fn(|_| outs.next().map(|(out, l)| Product::new(&l.matrix, l.bias.as_deref(), out)));
+                let x = if self.cpu.bf16().is_some() && rows >= TILED {
+                    let scratch = &mut self.tiles[..BTile::count(rows, cols)];
+                    if *tiles {
+                        kernels::round(ctx, x, rows, cols, scratch);
+                    }
+                    Input::B16(scratch)
+                } else if linears[0].matrix.quantized() {
+                    let scratch = &mut self.blocks[..QBlock::count(rows, cols)];
+                    if *blocks {
+                        kernels::quantize(ctx, Source::Plain(x), rows, cols, scratch);
+                    }
+                    Input::Q8(scratch)
+                } else {
+                    Input::F32(x)
+                };
+                kernels::matmuls(ctx, x, &products);
+                continue;
+            }
             // The output's place overlaps no input's, so each input lies wholly before or after it.
             let range = output.range(batch);
             let (before, rest) = self.arena.floats_mut().split_at_mut(range.start);
@@ -383,7 +499,23 @@ impl Plan for CpuPlan {
                 let r = inputs[i].range(batch);
                 if r.end <= range.start { &before[r] } else { &after[r.start - range.end..r.end - range.end] }
             };
+            let rows_made = out.len() / output.cols;
+            if *as_blocks && !(self.cpu.bf16().is_some() && rows_made >= TILED) {
+                let source = match step {
+                    Step::Norm { kind, eps, weight, bias } => {
+                        let norm = kernels::Norm { kind: *kind, eps: *eps, weight, bias: bias.as_deref() };
+                        Source::Norm(norm, input(0))
+                    }
+                    Step::Map(f) => Source::Map(*f, input(0)),
+                    Step::Glu(f) => Source::Glu(*f, input(0), input(1)),
+                    _ => unreachable!("only these are made as blocks"),
+                };
+                let scratch = &mut self.blocks[..QBlock::count(rows_made, output.cols)];
+                kernels::quantize(ctx, source, rows_made, output.cols, scratch);
+                continue;
+            }
             match step {
+                Step::MatMul { .. } => {}
                 Step::Embed(index, table) => {
                     let ids = match index {
                         Index::Tokens => batch.tokens,
@@ -396,28 +528,9 @@ impl Plan for CpuPlan {
                         table.row_f32(id as usize, out);
                     }
                 }
-                Step::MatMul { matrix, bias, fresh, fresh_tiles } => {
-                    let x = input(0);
-                    let (rows, cols) = (x.len() / matrix.cols(), matrix.cols());
-                    let x = if self.cpu.bf16().is_some() && rows >= TILED {
-                        let tiles = &mut self.tiles[..BTile::count(rows, cols)];
-                        if *fresh_tiles {
-                            kernels::round(ctx, x, rows, cols, tiles);
-                        }
-                        Input::B16(tiles)
-                    } else if matrix.quantized() {
-                        let blocks = &mut self.blocks[..QBlock::count(rows, cols)];
-                        if *fresh {
-                            kernels::quantize(ctx, x, rows, cols, blocks);
-                        }
-                        Input::Q8(blocks)
-                    } else {
-                        Input::F32(x)
-                    };
-                    kernels::matmul(ctx, x, matrix, bias.as_deref(), out);
-                }
                 Step::Norm { kind, eps, weight, bias } => {
-                    kernels::norm(ctx, *kind, *eps, input(0), weight, bias.as_deref(), out);
+                    let norm = kernels::Norm { kind: *kind, eps: *eps, weight, bias: bias.as_deref() };
+                    kernels::norm(ctx, norm, input(0), out);
                 }
                 Step::RopeTable(table) => {
                     for s in batch.seqs {
@@ -445,8 +558,8 @@ impl Plan for CpuPlan {
                 }
             }
         }
-        match self.steps.last() {
-            Some((_, _, result)) => Ok(&self.arena.floats()[result.range(batch)]),
+        match self.stages.last() {
+            Some(last) => Ok(&self.arena.floats()[last.output.range(batch)]),
             None => Ok(&[]),
         }
     }
@@ -456,7 +569,7 @@ impl Plan for CpuPlan {
     }
 
     fn cols(&self) -> usize {
-        self.steps.last().map_or(0, |(_, _, p)| p.cols)
+        self.stages.last().map_or(0, |last| last.output.cols)
     }
 
     fn memory(&self) -> Memory {

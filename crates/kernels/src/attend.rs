@@ -33,7 +33,10 @@ pub struct Attend {
 /// Positions whose values are expanded at a time.
 const SPAN: usize = 4 * LANES;
 /// Queries of a task, where more than one row is needed for so many.
-const QUERIES: usize = 16;
+const QUERIES: usize = 32;
+
+/// Tasks that a thread should have at least.
+const TASKS: usize = 4;
 
 /// Memory for scores and an expanded block, one part per thread.
 pub struct Scratch {
@@ -80,7 +83,8 @@ pub fn attend(ctx: Ctx<'_>, a: Attend, kv: &Kv, rows: Rows<'_>, q: &[f32], scrat
     let floats = Shared::new(scratch.floats.floats_mut());
     let out = Shared::new(out);
     let group = a.heads / kv.heads;
-    let per_task = self::rows(group);
+    // Large tasks share more, but all threads should have some.
+    let per_task = self::rows(group).min((n * kv.heads).div_ceil(TASKS * ctx.pool.threads())).max(1);
     let tasks = n.div_ceil(per_task);
     // Neighbouring tasks read the same keys.
     ctx.pool.run(tasks * kv.heads, work > WORTH_SPLITTING, |task, thread| {
@@ -153,22 +157,31 @@ impl Kernel for All<'_> {
     fn run<I: Isa>(self, isa: I) {
         let All { task, expanded, scores } = self;
         let queries = task.rows.len() * task.group;
-        let blocks = task.sees(0).start / LANES..task.sees(queries - 1).end.div_ceil(LANES);
+        let blocks = task.sees(0).start / LANES..task.sees(task.rows.len() - 1).end.div_ceil(LANES);
         let stride = blocks.len() * LANES;
         assert!(queries * stride <= scores.len());
         let most = I::TILE.1.next_power_of_two();
         let lines = expanded.as_chunks_mut::<LANES>().0;
-        for b in blocks.clone() {
-            let next = (b + 1).min(blocks.end - 1);
-            expand(isa, task.kv, Side::Keys, task.place(b), task.place(next), lines, LANES);
-            let at = Place { lines: lines.as_ptr(), first: b * LANES, column: (b - blocks.start) * LANES, stride };
-            tiles!(queries, most, |q, T| isa.enter(Scores::<T> { task: &task, at, q, scores }));
+        for first in blocks.clone().step_by(I::TILE.0) {
+            let end = blocks.end.min(first + I::TILE.0);
+            for b in first..end {
+                let next = (b + 1).min(blocks.end - 1);
+                let lines = &mut lines[(b - first) * task.kv.key_dim..];
+                expand(isa, task.kv, Side::Keys, task.place(b), task.place(next), lines, LANES);
+            }
+            let column = (first - blocks.start) * LANES;
+            let at = Place { lines: lines.as_ptr(), first: first * LANES, column, stride };
+            tiles!(queries, most, |q, T| match end - first {
+                2 => isa.enter(Scores::<2, T> { task: &task, at, q, scores }),
+                _ => isa.enter(Scores::<1, T> { task: &task, at, q, scores }),
+            });
         }
         for q in 0..queries {
-            let seen = task.sees(q);
+            let [(row, index)] = task.queries(q);
+            let seen = task.sees(row);
             let (from, to) = (seen.start / LANES - blocks.start, seen.end.div_ceil(LANES) - blocks.start);
             softmax(isa, &mut scores[q * stride..][from * LANES..to * LANES]);
-            task.out(q).fill(0.0);
+            task.out(index).fill(0.0);
         }
         for span in blocks.clone().step_by(SPAN / LANES) {
             for b in span..blocks.end.min(span + SPAN / LANES) {
@@ -196,9 +209,9 @@ struct Place {
 }
 
 impl Task<'_> {
-    /// The positions that a query sees.
-    fn sees(&self, q: usize) -> Range<usize> {
-        let end = self.first + q / self.group;
+    /// The positions that a row sees.
+    fn sees(&self, row: usize) -> Range<usize> {
+        let end = self.first + row;
         self.a.window.map_or(0, |w| end.saturating_sub(w))..end
     }
 
@@ -208,53 +221,67 @@ impl Task<'_> {
         (self.pages[block / per_page] as usize, self.head, block % per_page)
     }
 
-    /// Index of a query's row and head.
-    fn index(&self, q: usize) -> usize {
-        (self.rows.start + q / self.group) * self.a.heads + self.head * self.group + q % self.group
+    /// `T` queries from query `q` on: each one's row, and its index among all rows and heads.
+    #[inline(always)]
+    fn queries<const T: usize>(&self, q: usize) -> [(usize, usize); T] {
+        let (mut row, mut head) = (q / self.group, q % self.group);
+        let mut out = [(0, 0); T];
+        for out in &mut out {
+            *out = (row, (self.rows.start + row) * self.a.heads + self.head * self.group + head);
+            head += 1;
+            if head == self.group {
+                (row, head) = (row + 1, 0);
+            }
+        }
+        out
     }
 
-    /// A query's output.
+    /// A query's output, by its index.
     #[expect(clippy::mut_from_ref, reason = "outputs are disjoint parts of a shared slice")]
-    fn out(&self, q: usize) -> &mut [f32] {
+    fn out(&self, index: usize) -> &mut [f32] {
         // SAFETY: one task per output, which holds one at a time.
-        unsafe { self.out.part(self.index(q) * self.kv.value_dim, self.kv.value_dim) }
+        unsafe { self.out.part(index * self.kv.value_dim, self.kv.value_dim) }
     }
 }
 
-/// Scaled, capped and masked scores of `T` queries from query `q` on.
-struct Scores<'a, 'b, const T: usize> {
+/// Scaled, capped and masked scores of `T` queries from query `q` on, for `P` blocks of keys.
+struct Scores<'a, 'b, const P: usize, const T: usize> {
     task: &'a Task<'b>,
     at: Place,
     q: usize,
     scores: &'a mut [f32],
 }
 
-impl<const T: usize> Kernel for Scores<'_, '_, T> {
+impl<const P: usize, const T: usize> Kernel for Scores<'_, '_, P, T> {
     type Output = ();
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let (task, Place { lines, first, column, stride }, q) = (self.task, self.at, self.q);
         let dk = task.kv.key_dim;
+        let queries = task.queries::<T>(q);
         let mut x = [std::ptr::null(); T];
         for i in 0..T {
-            x[i] = task.q[task.index(q + i) * dk..][..dk].as_ptr();
+            x[i] = task.q[queries[i].1 * dk..][..dk].as_ptr();
         }
-        let mut acc = [[isa.splat(0.0); T]];
+        let mut acc = [[isa.splat(0.0); T]; P];
         // SAFETY: a block has a line for each of a key's elements, of which queries have as many.
-        unsafe { float::tile::<I, float::F32, 1, T>(isa, [lines], x, dk, &mut acc) }
+        unsafe { float::tile::<I, float::F32, P, T>(isa, from_fn(|p| lines.add(p * dk)), x, dk, &mut acc) }
         let scale = isa.splat(task.a.scale);
         for i in 0..T {
-            let score = isa.mul(acc[0][i], scale);
-            let score = match task.a.soft_cap {
-                Some(c) => Unary::SoftCap(c).apply(isa, score),
-                None => score,
-            };
-            let seen = task.sees(q + i);
-            let out = &mut self.scores[(q + i) * stride + column..][..LANES];
-            crate::store_part(isa, score, out);
-            if seen.start > first || seen.end < first + LANES {
-                out[..seen.start.saturating_sub(first).min(LANES)].fill(f32::NEG_INFINITY);
-                out[seen.end.saturating_sub(first).min(LANES)..].fill(f32::NEG_INFINITY);
+            let seen = task.sees(queries[i].0);
+            for p in 0..P {
+                let first = first + p * LANES;
+                let score = isa.mul(acc[p][i], scale);
+                let score = match task.a.soft_cap {
+                    Some(c) => Unary::SoftCap(c).apply(isa, score),
+                    None => score,
+                };
+                let out = &mut self.scores[(q + i) * stride + column + p * LANES..][..LANES];
+                crate::store_part(isa, score, out);
+                if seen.start > first || seen.end < first + LANES {
+                    out[..seen.start.saturating_sub(first).min(LANES)].fill(f32::NEG_INFINITY);
+                    out[seen.end.saturating_sub(first).min(LANES)..].fill(f32::NEG_INFINITY);
+                }
             }
         }
     }
@@ -294,16 +321,17 @@ impl<const P: usize, const T: usize> Kernel for Mix<'_, '_, P, T> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let (first, q) = (self.at.first, self.q);
-        let within = |q: usize| {
-            let seen = self.task.sees(q);
+        let within = |(row, _): (usize, usize)| {
+            let seen = self.task.sees(row);
             seen.start.max(first) - first..seen.end.clamp(first, first + SPAN) - first
         };
+        let queries = self.task.queries::<T>(q);
         // Rows see more and more, so the first and the last say it for all.
-        if within(q) == within(q + T - 1) {
-            self.add::<I, T>(isa, q, within(q));
+        if within(queries[0]) == within(queries[T - 1]) {
+            self.add::<I, T>(isa, q, queries, within(queries[0]));
         } else {
             for i in 0..T {
-                self.add::<I, 1>(isa, q + i, within(q + i));
+                self.add::<I, 1>(isa, q + i, [queries[i]], within(queries[i]));
             }
         }
     }
@@ -312,7 +340,7 @@ impl<const P: usize, const T: usize> Kernel for Mix<'_, '_, P, T> {
 impl<const P: usize, const T: usize> Mix<'_, '_, P, T> {
     /// Adds the positions `range` of the span to `N` queries.
     #[inline(always)]
-    fn add<I: Isa, const N: usize>(&self, isa: I, q: usize, range: Range<usize>) {
+    fn add<I: Isa, const N: usize>(&self, isa: I, q: usize, queries: [(usize, usize); N], range: Range<usize>) {
         if range.is_empty() {
             return;
         }
@@ -325,10 +353,10 @@ impl<const P: usize, const T: usize> Mix<'_, '_, P, T> {
         let mut line = 0;
         while line < lines {
             if lines - line >= P {
-                self.lines::<I, P, N>(isa, q, line, &range, x);
+                self.lines::<I, P, N>(isa, queries, line, &range, x);
                 line += P;
             } else {
-                self.lines::<I, 1, N>(isa, q, line, &range, x);
+                self.lines::<I, 1, N>(isa, queries, line, &range, x);
                 line += 1;
             }
         }
@@ -338,7 +366,7 @@ impl<const P: usize, const T: usize> Mix<'_, '_, P, T> {
     fn lines<I: Isa, const L: usize, const N: usize>(
         &self,
         isa: I,
-        q: usize,
+        queries: [(usize, usize); N],
         line: usize,
         range: &Range<usize>,
         x: [*const f32; N],
@@ -347,7 +375,7 @@ impl<const P: usize, const T: usize> Mix<'_, '_, P, T> {
         let part = |l: usize| (line + l) * LANES..dv.min((line + l + 1) * LANES);
         let mut acc = [[isa.splat(0.0); N]; L];
         for i in 0..N {
-            let out = self.task.out(q + i);
+            let out = self.task.out(queries[i].1);
             for l in 0..L {
                 acc[l][i] = crate::load_part(isa, &out[part(l)]);
             }
@@ -358,7 +386,7 @@ impl<const P: usize, const T: usize> Mix<'_, '_, P, T> {
             float::tile::<I, float::F32, L, N>(isa, lines, x, range.len(), &mut acc);
         }
         for i in 0..N {
-            let out = self.task.out(q + i);
+            let out = self.task.out(queries[i].1);
             for l in 0..L {
                 crate::store_part(isa, acc[l][i], &mut out[part(l)]);
             }

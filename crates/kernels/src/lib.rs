@@ -26,11 +26,11 @@ pub use cache::{CacheType, Kv, Rows, store};
 pub use fast::{BTile, round};
 pub use machine::{Ceilings, Rate, ceilings};
 pub use map::{Binary, Unary, glu, map, zip};
-pub use matmul::{Input, TILED, matmul};
-pub use norm::{NormKind, norm};
+pub use matmul::{Input, Product, TILED, matmul, matmuls};
+pub use norm::{Norm, NormKind, norm};
 pub use pack::Packed;
 pub use pool::Pool;
-pub use quantize::{QBlock, quantize};
+pub use quantize::{QBlock, Source, quantize};
 pub use rope::{RopeStyle, rope, rope_table};
 
 use alula_simd::{Cpu, Isa, LANES};

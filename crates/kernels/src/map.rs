@@ -47,9 +47,9 @@ impl Unary {
 /// Elements per task.
 const CHUNK: usize = 4096;
 
-/// What is done to a chunk.
+/// What is done to elements.
 #[derive(Clone, Copy)]
-enum Step {
+pub(crate) enum Step {
     Map(Unary),
     Zip(Binary),
     Glu(Unary),
@@ -66,18 +66,27 @@ impl Kernel for Chunk<'_> {
     type Output = ();
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        #[inline(always)]
-        fn each<I: Isa>(isa: I, c: Chunk<'_>, f: impl Fn(I::F, I::F) -> I::F) {
-            for ((a, b), out) in c.a.chunks(LANES).zip(c.b.chunks(LANES)).zip(c.out.chunks_mut(LANES)) {
-                store_part(isa, f(load_part(isa, a), load_part(isa, b)), out);
+        each(isa, self.step, self.a, self.b, self.out);
+    }
+}
+
+/// `out = step(a, b)`, as far as all go.
+#[inline(always)]
+pub(crate) fn each<I: Isa>(isa: I, step: Step, a: &[f32], b: &[f32], out: &mut [f32]) {
+    // Not a function with a closure, which would be compiled without the level's instructions where it is not inlined.
+    macro_rules! all {
+        (|$a:ident, $b:ident| $f:expr) => {
+            for ((a, b), out) in a.chunks(LANES).zip(b.chunks(LANES)).zip(out.chunks_mut(LANES)) {
+                let ($a, $b) = (load_part(isa, a), load_part(isa, b));
+                store_part(isa, $f, out);
             }
-        }
-        match self.step {
-            Step::Map(f) => each(isa, self, |a, _| f.apply(isa, a)),
-            Step::Zip(Binary::Add) => each(isa, self, |a, b| isa.add(a, b)),
-            Step::Zip(Binary::Mul) => each(isa, self, |a, b| isa.mul(a, b)),
-            Step::Glu(f) => each(isa, self, |a, b| isa.mul(f.apply(isa, a), b)),
-        }
+        };
+    }
+    match step {
+        Step::Map(f) => all!(|a, _b| f.apply(isa, a)),
+        Step::Zip(Binary::Add) => all!(|a, b| isa.add(a, b)),
+        Step::Zip(Binary::Mul) => all!(|a, b| isa.mul(a, b)),
+        Step::Glu(f) => all!(|a, b| isa.mul(f.apply(isa, a), b)),
     }
 }
 

@@ -37,7 +37,7 @@ const FEW: usize = 48;
 /// The same for floats.
 const FEW_FLOATS: usize = 24;
 /// Rows that share a chunk at most.
-const ROWS: usize = 256;
+const ROWS: usize = 512;
 /// The most rows of a tile.
 const MOST: usize = dots::TILE;
 /// From so many rows on, tiles are used where the machine has them.
@@ -68,30 +68,46 @@ macro_rules! by_codes {
     };
 }
 
-/// `out = x · wᵀ + bias`, `[rows, w.rows()]`.
-///
-/// # Panics
-/// If the operands' lengths do not fit, or `x` is of the wrong kind for `w` (see [`Packed::quantized`]).
-pub fn matmul(ctx: Ctx<'_>, x: Input<'_>, w: &Packed, bias: Option<&[f32]>, out: &mut [f32]) {
-    if w.rows == 0 {
-        return;
+/// One of the products of a step: `out = x · wᵀ + bias`, `[rows, w.rows()]`.
+pub struct Product<'a> {
+    w: &'a Packed,
+    bias: Option<&'a [f32]>,
+    rows: usize,
+    out: Shared<f32>,
+    _out: PhantomData<&'a mut [f32]>,
+}
+
+impl<'a> Product<'a> {
+    /// # Panics
+    /// If `bias` or `out` does not fit `w`.
+    pub fn new(w: &'a Packed, bias: Option<&'a [f32]>, out: &'a mut [f32]) -> Product<'a> {
+        assert!(out.len().is_multiple_of(w.rows.max(1)) && bias.is_none_or(|b| b.len() == w.rows));
+        Product { w, bias, rows: out.len() / w.rows.max(1), out: Shared::new(out), _out: PhantomData }
     }
-    let rows = out.len() / w.rows;
-    let fits = match x {
-        Input::F32(x) => !w.quantized() && x.len() == rows * w.cols,
-        Input::Q8(x) => w.quantized() && x.len() == QBlock::count(rows, w.cols),
-        Input::B16(x) => ctx.cpu.bf16().is_some() && x.len() == BTile::count(rows, w.cols),
-    };
-    assert!(fits && out.len() == rows * w.rows && bias.is_none_or(|b| b.len() == w.rows));
-    if rows == 0 {
-        return;
+
+    fn fits(&self, ctx: Ctx<'_>, x: Input<'_>) -> bool {
+        let (w, rows) = (self.w, self.rows);
+        match x {
+            Input::F32(x) => !w.quantized() && x.len() == rows * w.cols,
+            Input::Q8(x) => w.quantized() && x.len() == QBlock::count(rows, w.cols),
+            Input::B16(x) => ctx.cpu.bf16().is_some() && x.len() == BTile::count(rows, w.cols),
+        }
     }
-    let panels = w.rows.div_ceil(LANES);
-    let per_task = PANELS.min(panels.div_ceil(2 * ctx.pool.threads())).max(1);
-    let out = Shared::new(out);
-    ctx.pool.run(panels.div_ceil(per_task), w.rows * w.cols * rows > WORTH_SPLITTING, |task, _| {
-        let panels = task * per_task..panels.min((task + 1) * per_task);
-        let task = Task { w, bias, rows, panels, out: &out, amx: ctx.cpu.amx() };
+
+    /// Panels of a task.
+    fn per_task(&self, threads: usize) -> usize {
+        PANELS.min(self.w.rows.div_ceil(LANES).div_ceil(2 * threads)).max(1)
+    }
+
+    fn tasks(&self, threads: usize) -> usize {
+        if self.rows == 0 { 0 } else { self.w.rows.div_ceil(LANES).div_ceil(self.per_task(threads)) }
+    }
+
+    fn run(&self, ctx: Ctx<'_>, x: Input<'_>, task: usize) {
+        let Product { w, bias, rows, ref out, .. } = *self;
+        let per_task = self.per_task(ctx.pool.threads());
+        let panels = task * per_task..w.rows.div_ceil(LANES).min((task + 1) * per_task);
+        let task = Task { w, bias, rows, panels, out, amx: ctx.cpu.amx() };
         match (w.kind, x) {
             (Kind::F32, Input::F32(x)) => ctx.cpu.run(Floats::<float::F32>(task, x, PhantomData)),
             (Kind::F16, Input::F32(x)) => ctx.cpu.run(Floats::<float::F16>(task, x, PhantomData)),
@@ -110,9 +126,40 @@ pub fn matmul(ctx: Ctx<'_>, x: Input<'_>, w: &Packed, bias: Option<&[f32]>, out:
                     }),
                 }
             }
-            _ => unreachable!("the operand kinds are checked above"),
+            _ => unreachable!("`fits` has seen to it"),
+        }
+    }
+}
+
+/// Products of the same `x` with several matrices, as one job of the pool.
+///
+/// # Panics
+/// If `x` does not fit one of them, or is of the wrong kind for it (see [`Packed::quantized`]).
+pub fn matmuls(ctx: Ctx<'_>, x: Input<'_>, products: &[Option<Product<'_>>]) {
+    let threads = ctx.pool.threads();
+    let (mut tasks, mut work) = (0, 0);
+    for p in products.iter().flatten() {
+        assert!(p.w.rows == 0 || p.fits(ctx, x));
+        tasks += p.tasks(threads);
+        work += p.w.rows * p.w.cols * p.rows;
+    }
+    ctx.pool.run(tasks, work > WORTH_SPLITTING, |mut task, _| {
+        for p in products.iter().flatten() {
+            let own = p.tasks(threads);
+            if task < own {
+                return p.run(ctx, x, task);
+            }
+            task -= own;
         }
     });
+}
+
+/// `out = x · wᵀ + bias`, `[rows, w.rows()]`.
+///
+/// # Panics
+/// If the operands' lengths do not fit, or `x` is of the wrong kind for `w` (see [`Packed::quantized`]).
+pub fn matmul(ctx: Ctx<'_>, x: Input<'_>, w: &Packed, bias: Option<&[f32]>, out: &mut [f32]) {
+    matmuls(ctx, x, &[Some(Product::new(w, bias, out))]);
 }
 
 /// Some panels of a product.

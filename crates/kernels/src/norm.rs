@@ -13,27 +13,39 @@ pub enum NormKind {
     Layer,
 }
 
-/// `out[r] = normalised(x[r]) * weight + bias` for rows of `weight.len()` elements.
+/// What a norm does to rows of `weight.len()` elements: `normalised(x) * weight + bias`.
+#[derive(Clone, Copy)]
+pub struct Norm<'a> {
+    /// Statistics.
+    pub kind: NormKind,
+    /// ε.
+    pub eps: f32,
+    /// A factor for each element.
+    pub weight: &'a [f32],
+    /// A summand for each element.
+    pub bias: Option<&'a [f32]>,
+}
+
+/// Normalises rows: `x` and `out` hold the same whole number of them. Sums run over 16 lanes in ascending order, then the
+/// fixed tree.
 ///
-/// `x` and `out` hold the same whole number of rows. Sums run over 16 lanes in ascending order, then the fixed tree.
-pub fn norm(ctx: Ctx<'_>, kind: NormKind, eps: f32, x: &[f32], weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
-    let n = weight.len();
-    assert!(n > 0 && x.len() == out.len() && x.len().is_multiple_of(n) && bias.is_none_or(|b| b.len() == n));
+/// # Panics
+/// If the lengths do not fit.
+pub fn norm(ctx: Ctx<'_>, norm: Norm<'_>, x: &[f32], out: &mut [f32]) {
+    let n = norm.weight.len();
+    assert!(n > 0 && x.len() == out.len() && x.len().is_multiple_of(n));
     let shared = Shared::new(out);
     ctx.pool.run(x.len() / n, x.len() > WORTH_SPLITTING, |row, _| {
         // SAFETY: one task a row; rows are disjoint.
         #[allow(unsafe_code)]
         let out = unsafe { shared.part(row * n, n) };
-        ctx.cpu.run(Row { kind, eps, x: &x[row * n..][..n], weight, bias, out });
+        ctx.cpu.run(Row { norm, x: &x[row * n..][..n], out });
     });
 }
 
 struct Row<'a> {
-    kind: NormKind,
-    eps: f32,
+    norm: Norm<'a>,
     x: &'a [f32],
-    weight: &'a [f32],
-    bias: Option<&'a [f32]>,
     out: &'a mut [f32],
 }
 
@@ -41,27 +53,53 @@ impl Kernel for Row<'_> {
     type Output = ();
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let n = self.x.len() as f32;
+        let stats = self.norm.stats(isa, self.x);
+        self.norm.apply(isa, stats, 0, self.x, self.out);
+    }
+}
+
+/// What is subtracted from a row's elements, and what the differences are multiplied by.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Stats {
+    mean: f32,
+    scale: f32,
+}
+
+impl Norm<'_> {
+    /// The statistics of a row.
+    ///
+    /// # Panics
+    /// If it has not as many elements as there are weights.
+    #[inline(always)]
+    pub(crate) fn stats<I: Isa>(&self, isa: I, x: &[f32]) -> Stats {
+        assert!(x.len() == self.weight.len() && self.bias.is_none_or(|b| b.len() == x.len()));
+        let n = x.len() as f32;
         let zero = isa.splat(0.0);
         let mean = match self.kind {
             NormKind::Rms => 0.0,
-            NormKind::Layer => isa.sum(self.x.chunks(LANES).fold(zero, |s, c| isa.add(s, load_part(isa, c)))) / n,
+            NormKind::Layer => isa.sum(x.chunks(LANES).fold(zero, |s, c| isa.add(s, load_part(isa, c)))) / n,
         };
         let m = isa.splat(mean);
         let mut squares = zero;
-        for c in self.x.chunks(LANES) {
+        for c in x.chunks(LANES) {
             let mut centred = [0.0; LANES];
             isa.store(isa.sub(load_part(isa, c), m), &mut centred);
             centred[c.len()..].fill(0.0);
             let d = isa.load(&centred);
             squares = isa.fma(d, d, squares);
         }
-        let scale = isa.splat(1.0 / (isa.sum(squares) / n + self.eps).sqrt());
-        let chunks = self.x.chunks(LANES).zip(self.weight.chunks(LANES)).zip(self.out.chunks_mut(LANES));
+        Stats { mean, scale: 1.0 / (isa.sum(squares) / n + self.eps).sqrt() }
+    }
+
+    /// Normalises elements of a row, from element `first` on.
+    #[inline(always)]
+    pub(crate) fn apply<I: Isa>(&self, isa: I, stats: Stats, first: usize, x: &[f32], out: &mut [f32]) {
+        let (m, scale) = (isa.splat(stats.mean), isa.splat(stats.scale));
+        let chunks = x.chunks(LANES).zip(self.weight[first..].chunks(LANES)).zip(out.chunks_mut(LANES));
         for (i, ((x, w), out)) in chunks.enumerate() {
-            let y = isa.mul(isa.mul(isa.sub(load_part(isa, x), m), scale), load_part(isa, w));
+            let y = isa.mul(isa.mul(isa.sub(load_part(isa, x), m), scale), load_part(isa, &w[..x.len()]));
             let y = match self.bias {
-                Some(b) => isa.add(y, load_part(isa, &b[i * LANES..][..x.len()])),
+                Some(b) => isa.add(y, load_part(isa, &b[first + i * LANES..][..x.len()])),
                 None => y,
             };
             store_part(isa, y, out);

@@ -1,8 +1,8 @@
 //! Activations to 8-bit blocks, the partner of block-quantised weights.
 
 use crate::buf::Shared;
-use crate::{Ctx, WORTH_SPLITTING};
-use alula_simd::{Isa, Kernel};
+use crate::{Ctx, Norm, Unary, WORTH_SPLITTING, map};
+use alula_simd::{Isa, Kernel, LANES};
 
 /// Elements per block.
 pub(crate) const QK: usize = 32;
@@ -32,6 +32,19 @@ impl QBlock {
     }
 }
 
+/// What is quantised: a value, or what is made of one and needed nowhere else.
+#[derive(Clone, Copy)]
+pub enum Source<'a> {
+    /// The elements as they are.
+    Plain(&'a [f32]),
+    /// Their [`norm`](crate::norm()).
+    Norm(Norm<'a>, &'a [f32]),
+    /// A function of each, as [`map`](crate::map()) has it.
+    Map(Unary, &'a [f32]),
+    /// f(gate) · up, as [`glu`](crate::glu()) has it.
+    Glu(Unary, &'a [f32], &'a [f32]),
+}
+
 /// Quantises `[rows, cols]` elements in blocks of 32 along the rows.
 ///
 /// In `out` each row's first 8 blocks come first, row by row, then each row's next 8, and so on: so do the kernels read
@@ -39,76 +52,130 @@ impl QBlock {
 ///
 /// # Panics
 /// If `cols` is not a multiple of 32, or the lengths are not `rows * cols` and [`QBlock::count`].
-pub fn quantize(ctx: Ctx<'_>, x: &[f32], rows: usize, cols: usize, out: &mut [QBlock]) {
-    assert!(cols.is_multiple_of(QK) && x.len() == rows * cols && out.len() == QBlock::count(rows, cols));
-    /// Columns of a row that are a task.
-    const TASK: usize = 8;
-    let n = out.len() / RUNS;
-    let shared = Shared::new(out);
-    ctx.pool.run(n.div_ceil(TASK), x.len() > WORTH_SPLITTING, |task, _| {
-        let (first, len) = (task * TASK, TASK.min(n - task * TASK));
-        // SAFETY: one task a part; parts are disjoint.
-        #[allow(unsafe_code)]
-        let out = unsafe { shared.part(first * RUNS, len * RUNS) };
-        ctx.cpu.run(Columns { x, rows, cols, first, out });
+pub fn quantize(ctx: Ctx<'_>, source: Source<'_>, rows: usize, cols: usize, out: &mut [QBlock]) {
+    let (a, b) = match source {
+        Source::Plain(x) | Source::Map(_, x) | Source::Norm(_, x) => (x, x),
+        Source::Glu(_, gate, up) => (gate, up),
+    };
+    assert!(cols.is_multiple_of(QK) && a.len() == rows * cols && b.len() == a.len());
+    assert_eq!(out.len(), QBlock::count(rows, cols));
+    let out = Shared::new(out);
+    ctx.pool.run(rows, a.len() > WORTH_SPLITTING, |row, _| {
+        let part = row * cols..(row + 1) * cols;
+        ctx.cpu.run(Row { source, a: &a[part.clone()], b: &b[part], row, rows, out: &out });
     });
 }
 
-/// Some columns of rows, from the `first` of the result on.
-struct Columns<'a> {
-    x: &'a [f32],
+/// A row.
+struct Row<'a> {
+    source: Source<'a>,
+    a: &'a [f32],
+    b: &'a [f32],
+    row: usize,
     rows: usize,
-    cols: usize,
-    first: usize,
-    out: &'a mut [QBlock],
+    out: &'a Shared<QBlock>,
 }
 
-impl Kernel for Columns<'_> {
+impl Kernel for Row<'_> {
     type Output = ();
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        for (i, out) in self.out.chunks_exact_mut(RUNS).enumerate() {
-            let (column, row) = ((self.first + i) / self.rows, (self.first + i) % self.rows);
-            let x = &self.x[row * self.cols..][..self.cols][column * RUNS * QK..];
-            each(isa, x, out);
+        let Row { source, a, b, row, rows, out } = self;
+        let stats = match source {
+            Source::Norm(norm, _) => Some(norm.stats(isa, a)),
+            _ => None,
+        };
+        let columns = a.chunks(COLUMN).zip(b.chunks(COLUMN));
+        for (i, (a, b)) in columns.enumerate() {
+            let mut made = [0.0; COLUMN];
+            let made = &mut made[..a.len()];
+            let x = match source {
+                Source::Plain(_) => a,
+                Source::Norm(norm, _) => {
+                    norm.apply(isa, stats.unwrap_or_default(), i * COLUMN, a, made);
+                    made
+                }
+                Source::Map(f, _) => {
+                    map::each(isa, map::Step::Map(f), a, b, made);
+                    made
+                }
+                Source::Glu(f, ..) => {
+                    map::each(isa, map::Step::Glu(f), a, b, made);
+                    made
+                }
+            };
+            // SAFETY: a row's columns belong to one task.
+            #[allow(unsafe_code)]
+            let out = unsafe { out.part((i * rows + row) * RUNS, RUNS) };
+            blocks(isa, x.as_chunks().0, out);
         }
     }
 }
 
-/// Quantises as many blocks as there are elements or places for.
+/// Elements of a column.
+const COLUMN: usize = RUNS * QK;
+
+/// Quantises up to a column of blocks, in loops that leave the machine to overlap them.
 #[inline(always)]
-fn each<I: Isa>(isa: I, x: &[f32], out: &mut [QBlock]) {
-    let (halves, _) = x.as_chunks::<16>();
+fn blocks<I: Isa>(isa: I, x: &[[f32; LANES]], out: &mut [QBlock]) {
     let (zero, infinity) = (isa.splat(0.0), isa.splat(f32::INFINITY));
-    for (h, block) in halves.chunks_exact(2).zip(out) {
-        let v = [isa.load(&h[0]), isa.load(&h[1])];
+    let mut most = [0.0; RUNS];
+    for (most, half) in most.iter_mut().zip(x.as_chunks::<2>().0) {
+        let v = [isa.load(&half[0]), isa.load(&half[1])];
         // Infinite where the element is not finite.
         let abs = [isa.max(v[0], isa.sub(zero, v[0])), isa.max(v[1], isa.sub(zero, v[1]))];
         let abs =
             [isa.select_lt(abs[0], infinity, abs[0], infinity), isa.select_lt(abs[1], infinity, abs[1], infinity)];
-        let amax = isa.max_lane(isa.max(abs[0], abs[1]));
-        let inverse = 127.0 / amax;
-        if amax == f32::INFINITY || inverse == f32::INFINITY {
-            let scale = if amax == f32::INFINITY { f32::NAN } else { 0.0 };
-            *block = QBlock { scale, mins: [scale; 3], ..QBlock::default() };
-            continue;
+        *most = isa.max_lane(isa.max(abs[0], abs[1]));
+    }
+    let (mut scales, mut inverses) = ([0.0; RUNS], [0.0; RUNS]);
+    for i in 0..RUNS {
+        let inverse = 127.0 / most[i];
+        let whole = most[i] < f32::INFINITY;
+        let fine = whole && inverse < f32::INFINITY;
+        inverses[i] = if fine { inverse } else { 0.0 };
+        scales[i] = if fine {
+            most[i] / 127.0
+        } else if whole {
+            0.0
+        } else {
+            f32::NAN
+        };
+    }
+    // NaN, which 0 times what is not finite is too, becomes code 0.
+    let mut codes = Codes([[0; LANES]; 2 * RUNS]);
+    for (i, (half, codes)) in x.as_chunks::<2>().0.iter().zip(codes.0.as_chunks_mut::<2>().0).enumerate() {
+        let inverse = isa.splat(inverses[i]);
+        for (half, codes) in half.iter().zip(codes) {
+            isa.store_i8(isa.round(isa.mul(isa.load(half), inverse)), codes);
         }
-        block.scale = amax / 127.0;
-        let inverse = isa.splat(inverse);
-        let q = [isa.round(isa.mul(v[0], inverse)), isa.round(isa.mul(v[1], inverse))];
-        let (bytes, _) = block.q.as_chunks_mut::<16>();
-        isa.store_i8(q[0], &mut bytes[0]);
-        isa.store_i8(q[1], &mut bytes[1]);
-        // Exact: integers below 4096.
-        let first = -isa.sum(isa.to_f(q[0]));
-        let second = -isa.sum(isa.to_f(q[1]));
-        for (i, less) in [first, second, first + second].into_iter().enumerate() {
-            // SAFETY: a small integer.
-            #[allow(unsafe_code)]
-            let whole = unsafe { less.to_int_unchecked() };
-            block.less[i] = whole;
-            // -0.0 is no integer's.
-            block.mins[i] = block.scale * (less + 0.0);
+    }
+    // Minus the sum of four codes each: 4 · 128 - Σ (code + 128).
+    let mut less = [[0; LANES]; COLUMN / 64];
+    for (less, codes) in less.iter_mut().zip(codes.bytes()) {
+        let shifted = isa.sub_b(isa.load_b(codes), isa.splat_b(128));
+        isa.store_i(isa.dot4(isa.splat_i(4 * 128), shifted, -1), less);
+    }
+    let halves = less.as_flattened().as_chunks::<4>().0.as_chunks::<2>().0;
+    for (i, block) in out.iter_mut().take(x.len() / 2).enumerate() {
+        let [first, second] = [halves[i][0].iter().sum::<i32>(), halves[i][1].iter().sum()];
+        block.q.as_chunks_mut().0.copy_from_slice(&codes.0[2 * i..2 * i + 2]);
+        block.scale = scales[i];
+        block.less = [first, second, first + second];
+        block.mins = block.less.map(|less| scales[i] * less as f32);
+    }
+}
+
+/// The codes of a column.
+#[repr(align(64))]
+struct Codes([[i8; LANES]; 2 * RUNS]);
+
+impl Codes {
+    fn bytes(&self) -> &[[u8; 64]; COLUMN / 64] {
+        // SAFETY: as many bytes, and every byte is one of either sign.
+        #[allow(unsafe_code)]
+        unsafe {
+            &*self.0.as_ptr().cast()
         }
     }
 }
@@ -125,7 +192,7 @@ mod tests {
         let pool = Pool::new(1);
         for cpu in Cpu::all() {
             let mut out = vec![QBlock::default(); 16];
-            quantize(Ctx { cpu, pool: &pool }, &x, 1, 320, &mut out);
+            quantize(Ctx { cpu, pool: &pool }, Source::Plain(&x), 1, 320, &mut out);
             for (b, x) in out.iter().zip(x.chunks(32)) {
                 let amax = x.iter().fold(0f32, |m, v| m.max(v.abs()));
                 assert_eq!(b.scale, amax / 127.0);

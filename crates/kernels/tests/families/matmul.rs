@@ -1,5 +1,5 @@
 use crate::{EPS, ROWS, Rng, everywhere, same, scalar, within};
-use alula_kernels::{BTile, Ctx, Input, Packed, Pool, QBlock, TILED, matmul, quantize, round};
+use alula_kernels::{BTile, Ctx, Input, Packed, Pool, QBlock, Source, TILED, matmul, quantize, round};
 use alula_simd::Cpu;
 use alula_tensor::{Codes, DType, FORMATS, Format};
 
@@ -56,7 +56,7 @@ fn product(ctx: Ctx<'_>, w: &Packed, x: &[f32], bias: Option<&[f32]>) -> Vec<f32
     if w.quantized() {
         let rows = x.len() / w.cols();
         let mut blocks = vec![QBlock::default(); QBlock::count(rows, w.cols())];
-        quantize(ctx, x, rows, w.cols(), &mut blocks);
+        quantize(ctx, Source::Plain(x), rows, w.cols(), &mut blocks);
         matmul(ctx, Input::Q8(&blocks), w, bias, &mut out);
     } else {
         matmul(ctx, Input::F32(x), w, bias, &mut out);
@@ -86,7 +86,7 @@ fn check(format: &Format, n: usize, k: usize, r: &mut Rng) {
     let exact: Vec<f64> = (0..want.len()).map(|i| dot(i, &|p| p) + offset(i)).collect();
     if let Some(codes) = format.codes {
         let mut blocks = vec![QBlock::default(); QBlock::count(1, x.len())];
-        scalar(|ctx| quantize(ctx, x, 1, x.len(), &mut blocks));
+        scalar(|ctx| quantize(ctx, Source::Plain(x), 1, x.len(), &mut blocks));
         let row = k / format.block * format.bytes;
         let scalar: Vec<f32> = (0..want.len())
             .map(|i| {

@@ -1,5 +1,5 @@
 use crate::{EPS, ROWS, Rng, everywhere, same, scalar, within};
-use alula_kernels::{Ctx, NormKind, norm};
+use alula_kernels::{Ctx, Norm, NormKind, norm};
 
 /// (kind, width, whether it has a bias, ε, added to every x). Widths on both sides of whole vectors; a head's width;
 /// enough for two threads.
@@ -31,7 +31,7 @@ fn rows_are_normalised() {
         let bias = has_bias.then_some(&bias[..]);
         let run = |ctx: Ctx<'_>, x: &[f32]| {
             let mut out = vec![f32::NAN; x.len()];
-            norm(ctx, kind, eps, x, &weight, bias, &mut out);
+            norm(ctx, Norm { kind, eps, weight: &weight, bias }, x, &mut out);
             out
         };
         let want = scalar(|ctx| run(ctx, &x));
@@ -64,17 +64,26 @@ fn rows_are_normalised() {
 
 #[test]
 fn nothing_to_normalise() {
-    scalar(|ctx| norm(ctx, NormKind::Layer, 1e-5, &[], &[1.0; 4], None, &mut []));
+    scalar(|ctx| norm(ctx, Norm { kind: NormKind::Layer, eps: 1e-5, weight: &[1.0; 4], bias: None }, &[], &mut []));
 }
 
 #[test]
 #[should_panic]
 fn broken_rows_panic() {
-    scalar(|ctx| norm(ctx, NormKind::Rms, 1e-5, &[0.0; 6], &[1.0; 4], None, &mut [0.0; 6]));
+    scalar(|ctx| {
+        norm(ctx, Norm { kind: NormKind::Rms, eps: 1e-5, weight: &[1.0; 4], bias: None }, &[0.0; 6], &mut [0.0; 6])
+    });
 }
 
 #[test]
 #[should_panic]
 fn a_bias_of_another_width_panics() {
-    scalar(|ctx| norm(ctx, NormKind::Rms, 1e-5, &[0.0; 8], &[1.0; 4], Some(&[0.0; 3]), &mut [0.0; 8]));
+    scalar(|ctx| {
+        norm(
+            ctx,
+            Norm { kind: NormKind::Rms, eps: 1e-5, weight: &[1.0; 4], bias: Some(&[0.0; 3]) },
+            &[0.0; 8],
+            &mut [0.0; 8],
+        )
+    });
 }

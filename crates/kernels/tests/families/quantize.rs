@@ -1,5 +1,5 @@
 use crate::{Rng, everywhere, scalar};
-use alula_kernels::{QBlock, quantize};
+use alula_kernels::{QBlock, Source, quantize};
 
 /// The documented result for one block.
 fn reference(x: &[f32]) -> QBlock {
@@ -63,16 +63,16 @@ fn every_block_has_the_documented_codes() {
     let x = cases.concat();
     everywhere(|ctx, at| {
         let mut got = vec![SEVENS; QBlock::count(1, x.len())];
-        quantize(ctx, &x, 1, x.len(), &mut got);
+        quantize(ctx, Source::Plain(&x), 1, x.len(), &mut got);
         for (i, (got, want)) in got.iter().zip(&want).enumerate() {
             assert!(equal(got, want), "{:?}, {at}: {got:?}, not {want:?}", cases[i]);
         }
         for (x, want) in cases.iter().zip(&want).take(200) {
             let mut alone = [QBlock::default(); 8];
-            quantize(ctx, x, 1, 32, &mut alone);
+            quantize(ctx, Source::Plain(x), 1, 32, &mut alone);
             assert!(equal(&alone[0], want), "{at}");
         }
-        quantize(ctx, &[], 0, 32, &mut []);
+        quantize(ctx, Source::Plain(&[]), 0, 32, &mut []);
     });
 }
 
@@ -80,7 +80,7 @@ fn every_block_has_the_documented_codes() {
 fn codes_are_the_nearest_ones() {
     let x = Rng::new(4).floats(32 * 50);
     let mut blocks = vec![QBlock::default(); 56];
-    scalar(|ctx| quantize(ctx, &x, 1, x.len(), &mut blocks));
+    scalar(|ctx| quantize(ctx, Source::Plain(&x), 1, x.len(), &mut blocks));
     for (b, x) in blocks.iter().zip(x.chunks(32)) {
         for (&q, &x) in b.q.iter().zip(x) {
             let error = f64::from(q) * f64::from(b.scale) - f64::from(x);
@@ -92,7 +92,7 @@ fn codes_are_the_nearest_ones() {
 #[test]
 fn other_lengths_panic() {
     let refused = |x: &[f32], rows, cols, blocks| {
-        let run = || scalar(|ctx| quantize(ctx, x, rows, cols, &mut vec![QBlock::default(); blocks]));
+        let run = || scalar(|ctx| quantize(ctx, Source::Plain(x), rows, cols, &mut vec![QBlock::default(); blocks]));
         assert!(std::panic::catch_unwind(run).is_err());
     };
     refused(&[0.0; 33], 1, 33, 8);
@@ -109,8 +109,8 @@ fn rows_lie_in_columns_of_eight_blocks() {
         everywhere(|ctx, at| {
             let mut got = vec![SEVENS; QBlock::count(rows, width * 32)];
             let mut plain = vec![SEVENS; QBlock::count(1, x.len())];
-            quantize(ctx, &x, rows, width * 32, &mut got);
-            quantize(ctx, &x, 1, x.len(), &mut plain);
+            quantize(ctx, Source::Plain(&x), rows, width * 32, &mut got);
+            quantize(ctx, Source::Plain(&x), 1, x.len(), &mut plain);
             let mut got = got.iter();
             for column in (0..width).step_by(8) {
                 for row in 0..rows {
