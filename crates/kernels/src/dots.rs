@@ -26,11 +26,29 @@ pub(crate) trait Codes {
     const SMALL: usize;
     /// Whether there are two scales to a run.
     const HALVES: bool;
-    /// The codes of a step.
+    /// Whether codes were expanded to bytes.
+    const WIDE: bool = false;
+    /// The codes of a step; those that are too large to be signed bytes are values where [`Isa::SIGNED`].
     ///
     /// # Safety
-    /// `p` points to the run's lines.
+    /// `p` points to the run's lines; `table` is what [`table`] makes.
     unsafe fn step<I: Isa>(isa: I, p: *const [u8; LINE], table: I::B, step: usize) -> I::B;
+}
+
+/// Whether the offset of codes is taken off where they are unpacked, as they must be signed bytes, and not from sums.
+const fn early<I: Isa, C: Codes>() -> bool {
+    I::SIGNED && C::SMALL == 0
+}
+
+/// The table of codes, or, where they must be signed and there is none, their offset.
+#[inline(always)]
+fn table<I: Isa>(isa: I, b: &Blocks) -> I::B {
+    let offset = isa.splat_b(b.offset as u8);
+    match b.table {
+        Some(table) if I::SIGNED => isa.sub_b(isa.table(&table), offset),
+        None if I::SIGNED => offset,
+        table => isa.table(&table.unwrap_or_default()),
+    }
 }
 
 /// The low four bits of a step's codes.
@@ -86,7 +104,10 @@ codes!(
 );
 codes!(
     /// Bytes.
-    Eight, 8, 0, false, |isa, p, _table, step| isa.load_b(&*p.add(step))
+    Eight, 8, 0, false, |isa, p, table, step| {
+        let v = isa.load_b(&*p.add(step));
+        if I::SIGNED { isa.sub_b(v, table) } else { v }
+    }
 );
 
 /// Codes of the size of `C`, expanded to bytes.
@@ -96,6 +117,7 @@ impl<C: Codes> Codes for Wide<C> {
     const LINES: usize = STEPS;
     const SMALL: usize = C::SMALL;
     const HALVES: bool = C::HALVES;
+    const WIDE: bool = true;
     #[inline(always)]
     unsafe fn step<I: Isa>(isa: I, p: *const [u8; LINE], table: I::B, step: usize) -> I::B {
         // SAFETY: by the contract.
@@ -134,7 +156,17 @@ unsafe fn run<I: Isa, C: Codes, const MINS: bool, const P: usize, const T: usize
     macro_rules! half {
         ($half:expr, $which:expr, $($step:literal)*) => {{
             let mut sums = [[isa.splat_i(0); T]; P];
-            if !MINS {
+            const L: usize = [$($step),*].len();
+            if I::PRODUCTS && C::WIDE {
+                for p in 0..P {
+                    // SAFETY: a run has 8 lines and `q` 8 steps of 4 bytes; the half's are among them.
+                    sums[p] = unsafe {
+                        let first = $half * L;
+                        let x = from_fn(|t| &*(&raw const x[t].q).cast::<[i8; 4]>().add(first).cast::<[[i8; 4]; L]>());
+                        isa.products(&*w[p].add(first).cast::<[[u8; LINE]; L]>(), x)
+                    };
+                }
+            } else if !MINS && !early::<I, C>() {
                 // Σ (code + offset) q - offset Σ q = Σ code · q
                 for t in 0..T {
                     let start = isa.shl(isa.splat_i(x[t].less[$which]), shift);
@@ -143,7 +175,7 @@ unsafe fn run<I: Isa, C: Codes, const MINS: bool, const P: usize, const T: usize
                     }
                 }
             }
-            $({
+            $(if !(I::PRODUCTS && C::WIDE) {
                 let mut codes = [table; P];
                 for p in 0..P {
                     // SAFETY: by the contract.
@@ -259,7 +291,7 @@ pub(crate) unsafe fn packed<I: Isa, C: Codes, const MINS: bool, const T: usize>(
     column: usize,
     blocks: usize,
 ) -> [[I::F; T]; 1] {
-    let table = isa.table(&b.table.unwrap_or_default());
+    let table = table(isa, b);
     let shift = isa.load_i(&b.shift);
     let mut acc = [[isa.splat(0.0); T]];
     let (mut done, next) = (0, column - RUNS + 1);
@@ -297,7 +329,8 @@ pub(crate) struct Expanded {
     mins: [[[f32; LANES]; 2]; CHUNK],
 }
 
-/// Expands `runs` runs of a panel from run `first` on; `SIGNED` codes are values, the others have the offset added.
+/// Expands `runs` runs of a panel from run `first` on; `SIGNED` codes are values, the others have the offset added. For
+/// [`Isa::products`] they are values in pairs of steps.
 ///
 /// # Safety
 /// `w` points to a panel as `b` says that has these runs, and `C` is how its codes lie; `runs` <= [`CHUNK`].
@@ -310,7 +343,7 @@ pub(crate) unsafe fn expand<I: Isa, C: Codes, const MINS: bool, const SIGNED: bo
     runs: usize,
     out: &mut MaybeUninit<Expanded>,
 ) {
-    let table = isa.table(&b.table.unwrap_or_default());
+    let table = table(isa, b);
     let (per_block, offset) = (b.runs, isa.splat_b(b.offset as u8));
     // What comes next, while this is worked on.
     let ahead = w.wrapping_add((first + runs).div_ceil(per_block) * b.bytes);
@@ -324,10 +357,18 @@ pub(crate) unsafe fn expand<I: Isa, C: Codes, const MINS: bool, const SIGNED: bo
             let w = w.add(block * b.bytes);
             let out = out.as_mut_ptr();
             let codes = (&raw mut (*out).codes).cast::<[u8; LINE]>().add(i * STEPS);
+            let mut before = table;
             for step in 0..STEPS {
                 let v = C::step(isa, w.add(b.codes_at + run * C::LINES * LINE).cast(), table, step);
-                let v = if SIGNED { isa.sub_b(v, offset) } else { v };
-                isa.store_b(v, &mut *codes.add(step));
+                let v = if (SIGNED || I::PRODUCTS) && !early::<I, C>() { isa.sub_b(v, offset) } else { v };
+                if !I::PRODUCTS {
+                    isa.store_b(v, &mut *codes.add(step));
+                } else if step % 2 == 1 {
+                    let pair = isa.pair([before, v]);
+                    isa.store_b(pair[0], &mut *codes.add(step - 1));
+                    isa.store_b(pair[1], &mut *codes.add(step));
+                }
+                before = v;
             }
             let f = factors::<I, C, MINS>(isa, b, w, scales(isa, b, w), run);
             let scales = (&raw mut (*out).scales).cast::<[f32; LANES]>().add(2 * i);
