@@ -296,23 +296,23 @@ level!(
         #[inline(always)]
         fn products<const L: usize, const T: usize>(self, w: &[[u8; 64]; L], x: [&[[i8; 4]; L]; T]) -> [I; T] {
             let mut sums = [self.splat_i(0); T];
-            // A quarter of the lanes after the other, so that all activations fit in registers.
-            for i in 0..4 {
-                macro_rules! steps {
-                    ($first:expr, $($s:literal $shape:literal),*) => {
-                        $(
-                            let four = simd!(vld1q_u8(w[$first + $s].as_ptr().add(16 * i)));
-                            for t in 0..T {
-                                let x = simd!(vld1q_s8(x[t][$first..$first + 4].as_flattened().as_ptr()));
-                                sums[t][i] = simd!(dot!("sdot", "dotprod", sums[t][i], four, x, $shape));
-                            }
-                        )*
-                    };
-                }
-                for first in (0..L).step_by(4) {
-                    steps!(first, 0 ".4b[0]", 1 ".4b[1]", 2 ".4b[2]", 3 ".4b[3]");
-                }
+            // Written out, a quarter of the lanes after the other, so that sums and activations stay in registers.
+            macro_rules! quarters {
+                ($i:literal: $($s:literal $x:literal),*) => {$(
+                    if $s < L {
+                        let four = simd!(vld1q_u8(w[$s].as_ptr().add(16 * $i)));
+                        for t in 0..T {
+                            let x = simd!(vld1q_s8(x[t][$s / 4 * 4..].as_flattened().as_ptr()));
+                            sums[t][$i] = simd!(dot!("sdot", "dotprod", sums[t][$i], four, x, $x));
+                        }
+                    }
+                )*};
+                ($($i:literal)*) => {$(
+                    quarters!($i: 0 ".4b[0]", 1 ".4b[1]", 2 ".4b[2]", 3 ".4b[3]",
+                        4 ".4b[0]", 5 ".4b[1]", 6 ".4b[2]", 7 ".4b[3]");
+                )*};
             }
+            quarters!(0 1 2 3);
             sums
         }
     }
@@ -341,22 +341,28 @@ level!(
         #[inline(always)]
         fn products<const L: usize, const T: usize>(self, w: &[[u8; 64]; L], x: [&[[i8; 4]; L]; T]) -> [I; T] {
             let mut out = [self.splat_i(0); T];
-            for i in 0..4 {
-                for t in (0..T).step_by(2) {
-                    // Two lanes of two rows each.
-                    let mut sums = [self.splat_i(0)[0]; 2];
-                    for step in (0..L).step_by(2) {
-                        let eight = |t: usize| simd!(vld1_s8(x[t][step..step + 2].as_flattened().as_ptr()));
-                        let x = simd!(vcombine_s8(eight(t), eight(t + 1)));
-                        for h in 0..2 {
-                            let w = simd!(vld1q_u8(w[step + h].as_ptr().add(16 * i)));
-                            sums[h] = simd!(dot!("smmla", "i8mm", sums[h], w, x, ".16b"));
+            macro_rules! quarters {
+                ($i:literal: $($s:literal)*) => {{
+                    // Two lanes of rows t and t + 1, then the other two.
+                    let mut sums = [self.splat_i(0)[0]; T];
+                    $(if $s < L {
+                        let two = [0, 1].map(|h| simd!(vld1q_u8(w[$s + h].as_ptr().add(16 * $i))));
+                        for t in 0..T / 2 {
+                            let eight = |t: usize| simd!(vld1_s8(x[t][$s..].as_flattened().as_ptr()));
+                            let x = simd!(vcombine_s8(eight(2 * t), eight(2 * t + 1)));
+                            for h in 0..2 {
+                                sums[2 * t + h] = simd!(dot!("smmla", "i8mm", sums[2 * t + h], two[h], x, ".16b"));
+                            }
                         }
+                    })*
+                    for t in 0..T / 2 {
+                        out[2 * t][$i] = simd!(vuzp1q_s32(sums[2 * t], sums[2 * t + 1]));
+                        out[2 * t + 1][$i] = simd!(vuzp2q_s32(sums[2 * t], sums[2 * t + 1]));
                     }
-                    out[t][i] = simd!(vuzp1q_s32(sums[0], sums[1]));
-                    out[t + 1][i] = simd!(vuzp2q_s32(sums[0], sums[1]));
-                }
+                }};
+                ($($i:literal)*) => {$( quarters!($i: 0 2 4 6); )*};
             }
+            quarters!(0 1 2 3);
             out
         }
     }
