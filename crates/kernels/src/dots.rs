@@ -31,7 +31,7 @@ pub(crate) trait Codes {
     /// The codes of a step; those that are too large to be signed bytes are values where [`Isa::SIGNED`].
     ///
     /// # Safety
-    /// `p` points to the run's lines; `table` is what [`table`] makes.
+    /// `p` points to the run's lines; `table` is that of the codes, or what [`signed`] makes of it.
     unsafe fn step<I: Isa>(isa: I, p: *const [u8; LINE], table: I::B, step: usize) -> I::B;
 }
 
@@ -40,15 +40,11 @@ const fn early<I: Isa, C: Codes>() -> bool {
     I::SIGNED && C::SMALL == 0
 }
 
-/// The table of codes, or, where they must be signed and there is none, their offset.
+/// What [`Codes::step`] needs where [`Isa::SIGNED`]: the table of values or, where there is none, the offset.
 #[inline(always)]
-fn table<I: Isa>(isa: I, b: &Blocks) -> I::B {
+fn signed<I: Isa>(isa: I, b: &Blocks, table: I::B) -> I::B {
     let offset = isa.splat_b(b.offset as u8);
-    match b.table {
-        Some(table) if I::SIGNED => isa.sub_b(isa.table(&table), offset),
-        None if I::SIGNED => offset,
-        table => isa.table(&table.unwrap_or_default()),
-    }
+    if b.table.is_some() { isa.sub_b(table, offset) } else { offset }
 }
 
 /// The low four bits of a step's codes.
@@ -291,7 +287,8 @@ pub(crate) unsafe fn packed<I: Isa, C: Codes, const MINS: bool, const T: usize>(
     column: usize,
     blocks: usize,
 ) -> [[I::F; T]; 1] {
-    let table = table(isa, b);
+    let table = isa.table(&b.table.unwrap_or_default());
+    let table = if I::SIGNED { signed(isa, b, table) } else { table };
     let shift = isa.load_i(&b.shift);
     let mut acc = [[isa.splat(0.0); T]];
     let (mut done, next) = (0, column - RUNS + 1);
@@ -343,7 +340,8 @@ pub(crate) unsafe fn expand<I: Isa, C: Codes, const MINS: bool, const SIGNED: bo
     runs: usize,
     out: &mut MaybeUninit<Expanded>,
 ) {
-    let table = table(isa, b);
+    let table = isa.table(&b.table.unwrap_or_default());
+    let table = if I::SIGNED { signed(isa, b, table) } else { table };
     let (per_block, offset) = (b.runs, isa.splat_b(b.offset as u8));
     // What comes next, while this is worked on.
     let ahead = w.wrapping_add((first + runs).div_ceil(per_block) * b.bytes);

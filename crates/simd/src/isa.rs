@@ -129,8 +129,8 @@ pub trait Isa: Copy + Send + Sync + 'static {
     fn pair(self, steps: [Self::B; 2]) -> [Self::B; 2] {
         steps
     }
-    /// The dot products of `L` steps of weights with those of `T` rows, from nothing; `L` is a multiple of 4 and `T` is
-    /// even. The lines of `w` are what [`pair`](Isa::pair) made of two steps each.
+    /// The dot products of `L` steps of weights with those of `T` rows, from nothing; `L` is 4 or 8, and `T`
+    /// is even. The lines of `w` are what [`pair`](Isa::pair) made of two steps each.
     #[inline(always)]
     fn products<const L: usize, const T: usize>(self, w: &[[u8; 64]; L], x: [&[[i8; 4]; L]; T]) -> [Self::I; T] {
         let mut out = [self.splat_i(0); T];

@@ -97,7 +97,7 @@ impl Everything {
         for (s, lines) in lines.as_chunks_mut().0.iter_mut().enumerate() {
             let w = isa.load_b(&self.w);
             let [first, second]: &mut [_; 2] = lines;
-            let pair = isa.pair([w, isa.sub_b(w, isa.load_b(&std::array::from_fn(|i| (i + s) as u8)))]);
+            let pair = isa.pair([w, isa.sub_b(w, isa.load_b(&std::array::from_fn(|i| (37 * (i + s)) as u8)))]);
             isa.store_b(pair[0], first);
             isa.store_b(pair[1], second);
         }

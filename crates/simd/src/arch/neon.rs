@@ -295,6 +295,7 @@ level!(
         }
         #[inline(always)]
         fn products<const L: usize, const T: usize>(self, w: &[[u8; 64]; L], x: [&[[i8; 4]; L]; T]) -> [I; T] {
+            const { assert!(L == 4 || L == 8) }
             let mut sums = [self.splat_i(0); T];
             // Written out, a quarter of the lanes after the other, so that sums and activations stay in registers.
             macro_rules! quarters {
@@ -340,6 +341,8 @@ level!(
         }
         #[inline(always)]
         fn products<const L: usize, const T: usize>(self, w: &[[u8; 64]; L], x: [&[[i8; 4]; L]; T]) -> [I; T] {
+            const { assert!(L == 4 || L == 8) }
+            assert!(T.is_multiple_of(2));
             let mut out = [self.splat_i(0); T];
             macro_rules! quarters {
                 ($i:literal: $($s:literal)*) => {{
