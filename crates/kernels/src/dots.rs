@@ -153,7 +153,7 @@ unsafe fn run<I: Isa, C: Codes, const MINS: bool, const P: usize, const T: usize
         ($half:expr, $which:expr, $($step:literal)*) => {{
             let mut sums = [[isa.splat_i(0); T]; P];
             const L: usize = [$($step),*].len();
-            if I::PRODUCTS && C::WIDE {
+            if const { I::PRODUCTS && C::WIDE } {
                 for p in 0..P {
                     // SAFETY: a run has 8 lines and `q` 8 steps of 4 bytes; the half's are among them.
                     sums[p] = unsafe {
@@ -162,7 +162,7 @@ unsafe fn run<I: Isa, C: Codes, const MINS: bool, const P: usize, const T: usize
                         isa.products(&*w[p].add(first).cast::<[[u8; LINE]; L]>(), x)
                     };
                 }
-            } else if !MINS && !early::<I, C>() {
+            } else if const { !MINS && !early::<I, C>() } {
                 // Σ (code + offset) q - offset Σ q = Σ code · q
                 for t in 0..T {
                     let start = isa.shl(isa.splat_i(x[t].less[$which]), shift);
@@ -171,7 +171,7 @@ unsafe fn run<I: Isa, C: Codes, const MINS: bool, const P: usize, const T: usize
                     }
                 }
             }
-            $(if !(I::PRODUCTS && C::WIDE) {
+            $(if const { !(I::PRODUCTS && C::WIDE) } {
                 let mut codes = [table; P];
                 for p in 0..P {
                     // SAFETY: by the contract.
@@ -355,18 +355,18 @@ pub(crate) unsafe fn expand<I: Isa, C: Codes, const MINS: bool, const SIGNED: bo
             let w = w.add(block * b.bytes);
             let out = out.as_mut_ptr();
             let codes = (&raw mut (*out).codes).cast::<[u8; LINE]>().add(i * STEPS);
-            let mut before = table;
             for step in 0..STEPS {
                 let v = C::step(isa, w.add(b.codes_at + run * C::LINES * LINE).cast(), table, step);
-                let v = if (SIGNED || I::PRODUCTS) && !early::<I, C>() { isa.sub_b(v, offset) } else { v };
-                if !I::PRODUCTS {
-                    isa.store_b(v, &mut *codes.add(step));
-                } else if step % 2 == 1 {
-                    let pair = isa.pair([before, v]);
-                    isa.store_b(pair[0], &mut *codes.add(step - 1));
-                    isa.store_b(pair[1], &mut *codes.add(step));
+                let v = if const { (SIGNED || I::PRODUCTS) && !early::<I, C>() } { isa.sub_b(v, offset) } else { v };
+                isa.store_b(v, &mut *codes.add(step));
+            }
+            if I::PRODUCTS {
+                for pair in 0..STEPS / 2 {
+                    let lines = &mut *codes.add(2 * pair).cast::<[[u8; LINE]; 2]>();
+                    let two = isa.pair([isa.load_b(&lines[0]), isa.load_b(&lines[1])]);
+                    isa.store_b(two[0], &mut lines[0]);
+                    isa.store_b(two[1], &mut lines[1]);
                 }
-                before = v;
             }
             let f = factors::<I, C, MINS>(isa, b, w, scales(isa, b, w), run);
             let scales = (&raw mut (*out).scales).cast::<[f32; LANES]>().add(2 * i);
