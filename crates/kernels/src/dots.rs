@@ -28,23 +28,17 @@ pub(crate) trait Codes {
     const HALVES: bool;
     /// Whether codes were expanded to bytes.
     const WIDE: bool = false;
-    /// The codes of a step; those that are too large to be signed bytes are values where [`Isa::SIGNED`].
+    /// The codes of a step. Where [`Isa::SIGNED`], those too large to be signed bytes come without their offset, and so
+    /// must the table.
     ///
     /// # Safety
-    /// `p` points to the run's lines; `table` is that of the codes, or what [`signed`] makes of it.
+    /// `p` points to the run's lines.
     unsafe fn step<I: Isa>(isa: I, p: *const [u8; LINE], table: I::B, step: usize) -> I::B;
 }
 
 /// Whether the offset of codes is taken off where they are unpacked, as they must be signed bytes, and not from sums.
 const fn early<I: Isa, C: Codes>() -> bool {
     I::SIGNED && C::SMALL == 0
-}
-
-/// What [`Codes::step`] needs where [`Isa::SIGNED`]: the table of values or, where there is none, the offset.
-#[inline(always)]
-fn signed<I: Isa>(isa: I, b: &Blocks, table: I::B) -> I::B {
-    let offset = isa.splat_b(b.offset as u8);
-    if b.table.is_some() { isa.sub_b(table, offset) } else { offset }
 }
 
 /// The low four bits of a step's codes.
@@ -99,10 +93,10 @@ codes!(
     }
 );
 codes!(
-    /// Bytes.
-    Eight, 8, 0, false, |isa, p, table, step| {
+    /// Bytes, whose offset is 128.
+    Eight, 8, 0, false, |isa, p, _table, step| {
         let v = isa.load_b(&*p.add(step));
-        if I::SIGNED { isa.sub_b(v, table) } else { v }
+        if I::SIGNED { isa.sub_b(v, isa.splat_b(128)) } else { v }
     }
 );
 
@@ -288,7 +282,7 @@ pub(crate) unsafe fn packed<I: Isa, C: Codes, const MINS: bool, const T: usize>(
     blocks: usize,
 ) -> [[I::F; T]; 1] {
     let table = isa.table(&b.table.unwrap_or_default());
-    let table = if I::SIGNED { signed(isa, b, table) } else { table };
+    let table = if I::SIGNED { isa.sub_b(table, isa.splat_b(b.offset as u8)) } else { table };
     let shift = isa.load_i(&b.shift);
     let mut acc = [[isa.splat(0.0); T]];
     let (mut done, next) = (0, column - RUNS + 1);
@@ -341,7 +335,7 @@ pub(crate) unsafe fn expand<I: Isa, C: Codes, const MINS: bool, const SIGNED: bo
     out: &mut MaybeUninit<Expanded>,
 ) {
     let table = isa.table(&b.table.unwrap_or_default());
-    let table = if I::SIGNED { signed(isa, b, table) } else { table };
+    let table = if I::SIGNED { isa.sub_b(table, isa.splat_b(b.offset as u8)) } else { table };
     let (per_block, offset) = (b.runs, isa.splat_b(b.offset as u8));
     // What comes next, while this is worked on.
     let ahead = w.wrapping_add((first + runs).div_ceil(per_block) * b.bytes);
