@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests of the SIMD and kernel crates for ARM64 (NEON), under emulation.
+# The tests of the SIMD and kernel crates for ARM64 (NEON, dot products, i8mm), under emulation.
 #
 # Needs Debian's gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user, and Rust's standard library for ARM64:
 # either `rustup target add aarch64-unknown-linux-gnu`, or its source, built here. ALULA_RUST_SRC then names a script

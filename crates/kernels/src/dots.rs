@@ -26,11 +26,19 @@ pub(crate) trait Codes {
     const SMALL: usize;
     /// Whether there are two scales to a run.
     const HALVES: bool;
-    /// The codes of a step.
+    /// Whether codes were expanded to bytes.
+    const WIDE: bool = false;
+    /// The codes of a step. Where [`Isa::SIGNED`], those too large to be signed bytes come without their offset, and so
+    /// must the table.
     ///
     /// # Safety
     /// `p` points to the run's lines.
     unsafe fn step<I: Isa>(isa: I, p: *const [u8; LINE], table: I::B, step: usize) -> I::B;
+}
+
+/// Whether the offset of codes is taken off where they are unpacked, as they must be signed bytes, and not from sums.
+const fn early<I: Isa, C: Codes>() -> bool {
+    I::SIGNED && C::SMALL == 0
 }
 
 /// The low four bits of a step's codes.
@@ -85,8 +93,11 @@ codes!(
     }
 );
 codes!(
-    /// Bytes.
-    Eight, 8, 0, false, |isa, p, _table, step| isa.load_b(&*p.add(step))
+    /// Bytes, whose offset is 128.
+    Eight, 8, 0, false, |isa, p, _table, step| {
+        let v = isa.load_b(&*p.add(step));
+        if I::SIGNED { isa.sub_b(v, isa.splat_b(128)) } else { v }
+    }
 );
 
 /// Codes of the size of `C`, expanded to bytes.
@@ -96,6 +107,7 @@ impl<C: Codes> Codes for Wide<C> {
     const LINES: usize = STEPS;
     const SMALL: usize = C::SMALL;
     const HALVES: bool = C::HALVES;
+    const WIDE: bool = true;
     #[inline(always)]
     unsafe fn step<I: Isa>(isa: I, p: *const [u8; LINE], table: I::B, step: usize) -> I::B {
         // SAFETY: by the contract.
@@ -134,7 +146,17 @@ unsafe fn run<I: Isa, C: Codes, const MINS: bool, const P: usize, const T: usize
     macro_rules! half {
         ($half:expr, $which:expr, $($step:literal)*) => {{
             let mut sums = [[isa.splat_i(0); T]; P];
-            if !MINS {
+            const L: usize = [$($step),*].len();
+            if const { I::PRODUCTS && C::WIDE } {
+                for p in 0..P {
+                    // SAFETY: a run has 8 lines and `q` 8 steps of 4 bytes; the half's are among them.
+                    sums[p] = unsafe {
+                        let first = $half * L;
+                        let x = from_fn(|t| &*(&raw const x[t].q).cast::<[i8; 4]>().add(first).cast::<[[i8; 4]; L]>());
+                        isa.products(&*w[p].add(first).cast::<[[u8; LINE]; L]>(), x)
+                    };
+                }
+            } else if const { !MINS && !early::<I, C>() } {
                 // Σ (code + offset) q - offset Σ q = Σ code · q
                 for t in 0..T {
                     let start = isa.shl(isa.splat_i(x[t].less[$which]), shift);
@@ -143,7 +165,7 @@ unsafe fn run<I: Isa, C: Codes, const MINS: bool, const P: usize, const T: usize
                     }
                 }
             }
-            $({
+            $(if const { !(I::PRODUCTS && C::WIDE) } {
                 let mut codes = [table; P];
                 for p in 0..P {
                     // SAFETY: by the contract.
@@ -260,6 +282,7 @@ pub(crate) unsafe fn packed<I: Isa, C: Codes, const MINS: bool, const T: usize>(
     blocks: usize,
 ) -> [[I::F; T]; 1] {
     let table = isa.table(&b.table.unwrap_or_default());
+    let table = if I::SIGNED { isa.sub_b(table, isa.splat_b(b.offset as u8)) } else { table };
     let shift = isa.load_i(&b.shift);
     let mut acc = [[isa.splat(0.0); T]];
     let (mut done, next) = (0, column - RUNS + 1);
@@ -297,7 +320,8 @@ pub(crate) struct Expanded {
     mins: [[[f32; LANES]; 2]; CHUNK],
 }
 
-/// Expands `runs` runs of a panel from run `first` on; `SIGNED` codes are values, the others have the offset added.
+/// Expands `runs` runs of a panel from run `first` on; `SIGNED` codes are values, the others have the offset added. For
+/// [`Isa::products`] they are values in pairs of steps.
 ///
 /// # Safety
 /// `w` points to a panel as `b` says that has these runs, and `C` is how its codes lie; `runs` <= [`CHUNK`].
@@ -311,6 +335,7 @@ pub(crate) unsafe fn expand<I: Isa, C: Codes, const MINS: bool, const SIGNED: bo
     out: &mut MaybeUninit<Expanded>,
 ) {
     let table = isa.table(&b.table.unwrap_or_default());
+    let table = if I::SIGNED { isa.sub_b(table, isa.splat_b(b.offset as u8)) } else { table };
     let (per_block, offset) = (b.runs, isa.splat_b(b.offset as u8));
     // What comes next, while this is worked on.
     let ahead = w.wrapping_add((first + runs).div_ceil(per_block) * b.bytes);
@@ -326,8 +351,16 @@ pub(crate) unsafe fn expand<I: Isa, C: Codes, const MINS: bool, const SIGNED: bo
             let codes = (&raw mut (*out).codes).cast::<[u8; LINE]>().add(i * STEPS);
             for step in 0..STEPS {
                 let v = C::step(isa, w.add(b.codes_at + run * C::LINES * LINE).cast(), table, step);
-                let v = if SIGNED { isa.sub_b(v, offset) } else { v };
+                let v = if const { (SIGNED || I::PRODUCTS) && !early::<I, C>() } { isa.sub_b(v, offset) } else { v };
                 isa.store_b(v, &mut *codes.add(step));
+            }
+            if I::PRODUCTS {
+                for pair in 0..STEPS / 2 {
+                    let lines = &mut *codes.add(2 * pair).cast::<[[u8; LINE]; 2]>();
+                    let two = isa.pair([isa.load_b(&lines[0]), isa.load_b(&lines[1])]);
+                    isa.store_b(two[0], &mut lines[0]);
+                    isa.store_b(two[1], &mut lines[1]);
+                }
             }
             let f = factors::<I, C, MINS>(isa, b, w, scales(isa, b, w), run);
             let scales = (&raw mut (*out).scales).cast::<[f32; LANES]>().add(2 * i);

@@ -1,10 +1,10 @@
 //! Which levels there are, which of them this machine has, and which one to use.
 
-#[cfg(target_arch = "aarch64")]
-use crate::Neon;
 use crate::{Amx, Isa, Kernel, Scalar};
 #[cfg(target_arch = "x86_64")]
 use crate::{Avx2, Avx512, Avx512Vnni};
+#[cfg(target_arch = "aarch64")]
+use crate::{DotProd, I8mm, Neon};
 use std::fmt;
 
 /// An instruction-set level that this machine was found to have.
@@ -25,6 +25,12 @@ pub enum Level {
     /// ARM64 Advanced SIMD.
     #[cfg(target_arch = "aarch64")]
     Neon(Neon),
+    /// The same with dot products.
+    #[cfg(target_arch = "aarch64")]
+    DotProd(DotProd),
+    /// The same with products of small matrices.
+    #[cfg(target_arch = "aarch64")]
+    I8mm(I8mm),
 }
 
 /// One row: the name that `ALULA_ISA` takes, and how to ask the machine for the level, with its unit of tiles if it has one.
@@ -43,6 +49,10 @@ const ISAS: &[Row] = &[
     ("amx", || Amx::detect().map(|t| (Level::Avx512Vnni(t.vectors()), Some(t)))),
     #[cfg(target_arch = "aarch64")]
     ("neon", || Neon::detect().map(|t| (Level::Neon(t), None))),
+    #[cfg(target_arch = "aarch64")]
+    ("dotprod", || DotProd::detect().map(|t| (Level::DotProd(t), None))),
+    #[cfg(target_arch = "aarch64")]
+    ("i8mm", || I8mm::detect().map(|t| (Level::I8mm(t), None))),
 ];
 
 /// The machine's instruction-set level: made once at start, passed along by value.
@@ -128,6 +138,10 @@ impl Cpu {
             Level::Avx512Vnni(t) => t.enter(kernel),
             #[cfg(target_arch = "aarch64")]
             Level::Neon(t) => t.enter(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Level::DotProd(t) => t.enter(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Level::I8mm(t) => t.enter(kernel),
         }
     }
 }

@@ -24,6 +24,10 @@ pub trait Isa: Copy + Send + Sync + 'static {
     const TILE: (usize, usize);
     /// Whether [`dot4`](Isa::dot4) is so fast that [`dot4_small`](Isa::dot4_small) gains nothing.
     const DOT4: bool;
+    /// Whether [`dot4`](Isa::dot4) takes weights as signed.
+    const SIGNED: bool = false;
+    /// Whether [`products`](Isa::products) is faster than [`dot4`](Isa::dot4) where weights were prepared for it.
+    const PRODUCTS: bool = false;
     /// 16 × f32.
     type F: Copy;
     /// 16 × i32.
@@ -116,9 +120,28 @@ pub trait Isa: Copy + Send + Sync + 'static {
     fn table(self, t: &[u8; 16]) -> Self::B;
     /// `table[index]` for 64 indices, each below 16.
     fn lookup(self, table: Self::B, index: Self::B) -> Self::B;
-    /// Per lane: `acc` plus the dot product of the lane's four unsigned bytes in `w` with the four signed bytes of
-    /// `x` (little endian). Exact: no intermediate saturates.
+    /// Per lane: `acc` plus the dot product of the lane's four bytes in `w` with the four signed bytes of `x` (little
+    /// endian). The bytes of `w` are unsigned, or signed where [`SIGNED`](Isa::SIGNED) says so. Exact: no intermediate
+    /// saturates.
     fn dot4(self, acc: Self::I, w: Self::B, x: i32) -> Self::I;
+    /// Two steps of four signed bytes per lane, as [`products`](Isa::products) wants them in memory.
+    #[inline(always)]
+    fn pair(self, steps: [Self::B; 2]) -> [Self::B; 2] {
+        steps
+    }
+    /// The dot products of `L` steps of weights with those of `T` rows, from nothing; `L` is 4 or 8, and `T`
+    /// is even. The lines of `w` are what [`pair`](Isa::pair) made of two steps each.
+    #[inline(always)]
+    fn products<const L: usize, const T: usize>(self, w: &[[u8; 64]; L], x: [&[[i8; 4]; L]; T]) -> [Self::I; T] {
+        let mut out = [self.splat_i(0); T];
+        for (out, x) in out.iter_mut().zip(x) {
+            let dot = |lane: usize, s: usize| {
+                (0..4).map(|k| i32::from(w[s][4 * lane + k] as i8) * i32::from(x[s][k])).sum::<i32>()
+            };
+            *out = self.load_i(&std::array::from_fn(|lane| (0..L).map(|s| dot(lane, s)).sum()));
+        }
+        out
+    }
     /// No sums yet.
     fn zero_s(self) -> Self::S;
     /// [`dot4`](Isa::dot4) in two halves of two products each. The sums must stay inside an i16.

@@ -13,10 +13,10 @@ mod cpu;
 mod isa;
 pub mod math;
 
-#[cfg(target_arch = "aarch64")]
-pub use arch::Neon;
 pub use arch::{Amx, Scalar, Tiles, f32_to_f16};
 #[cfg(target_arch = "x86_64")]
 pub use arch::{Avx2, Avx512, Avx512Vnni};
+#[cfg(target_arch = "aarch64")]
+pub use arch::{DotProd, I8mm, Neon};
 pub use cpu::{Cpu, IsaError, Level};
 pub use isa::{Isa, Kernel, LANES};

@@ -63,7 +63,11 @@ impl Kernel for Everything {
             isa.store_b(v, &mut bytes);
             out.extend(bytes.map(u32::from));
             let mut i = [0i32; 16];
-            isa.store_i(isa.dot4(isa.round(isa.splat(2.5)), v, self.x), &mut i);
+            // What a signed level must take off the weights beforehand it adds to the sum.
+            let taken = if I::SIGNED { 128 } else { 0 };
+            let sum: i32 = self.x.to_le_bytes().iter().map(|&x| i32::from(x as i8)).sum();
+            let start = isa.add_i(isa.round(isa.splat(2.5)), isa.splat_i(taken * sum));
+            isa.store_i(isa.dot4(start, isa.sub_b(v, isa.splat_b(taken as u8)), self.x), &mut i);
             out.extend(i.map(|v| v as u32));
         }
         let mut i = [0i32; 16];
@@ -79,6 +83,33 @@ impl Kernel for Everything {
         let small = (0..8).fold(isa.zero_s(), |s, _| isa.dot4_small(s, isa.and_b(w, low), i32::from_le_bytes(x)));
         isa.store_i(isa.widen(isa.load_i8(&std::array::from_fn(|i| self.w[i] as i8)), small), &mut i);
         out.extend(i.map(|v| v as u32));
+        out.extend(self.products::<I, 4>(isa));
+        out.extend(self.products::<I, 8>(isa));
+        out
+    }
+}
+
+impl Everything {
+    /// `L` steps of lines that differ times four rows that differ.
+    #[inline(always)]
+    fn products<I: Isa, const L: usize>(&self, isa: I) -> Vec<u32> {
+        let mut lines = [[0; 64]; L];
+        for (s, lines) in lines.as_chunks_mut().0.iter_mut().enumerate() {
+            let w = isa.load_b(&self.w);
+            let [first, second]: &mut [_; 2] = lines;
+            let pair = isa.pair([w, isa.sub_b(w, isa.load_b(&std::array::from_fn(|i| (37 * (i + s)) as u8)))]);
+            isa.store_b(pair[0], first);
+            isa.store_b(pair[1], second);
+        }
+        let x: [[[i8; 4]; L]; 4] = std::array::from_fn(|t| {
+            std::array::from_fn(|s| self.x.rotate_left((5 * t + s) as u32).to_le_bytes().map(|x| x as i8))
+        });
+        let mut out = Vec::new();
+        for sums in isa.products(&lines, x.each_ref()) {
+            let mut i = [0i32; 16];
+            isa.store_i(sums, &mut i);
+            out.extend(i.map(|v| v as u32));
+        }
         out
     }
 }

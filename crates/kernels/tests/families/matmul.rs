@@ -132,6 +132,36 @@ fn every_format_is_exact_in_its_documented_order() {
     }
 }
 
+/// Blocks of 32 whose scale is 1 and whose other bytes are equal, and the value that they stand for.
+const LARGEST: &[(DType, u8, i32)] = &[
+    (DType::Q8_0, 127, 127),
+    (DType::Q8_0, 128, -128),
+    (DType::IQ4NL, 0, -127),
+    (DType::IQ4NL, 255, 113),
+    (DType::Q4_0, 0, -8),
+    (DType::Q5_0, 255, 15),
+];
+
+#[test]
+fn sums_of_the_largest_codes_are_exact() {
+    let (n, blocks, most) = (20, 9, ROWS[ROWS.len() - 1]);
+    for &(dtype, byte, value) in LARGEST {
+        let block: Vec<u8> = (0..dtype.format().bytes).map(|i| [0, 0x3c].get(i).copied().unwrap_or(byte)).collect();
+        let bytes = block.repeat(n * blocks);
+        // Codes of 127 and -127 in turn, row by row.
+        let x: Vec<f32> = (0..most * 32 * blocks).map(|i| [1.0, -1.0][i / (32 * blocks) % 2]).collect();
+        let sum = (value * 32 * 127) as f32;
+        let want = [sum, -sum].map(|sum| (0..blocks).fold(0f32, |acc, _| sum.mul_add(1.0 / 127.0, acc)));
+        everywhere(|ctx, at| {
+            let w = Packed::new(ctx, dtype, n, 32 * blocks, &bytes);
+            for rows in ROWS {
+                let want: Vec<f32> = (0..rows * n).map(|i| want[i / n % 2]).collect();
+                same(&product(ctx, &w, &x[..rows * 32 * blocks], None), &want, &format!("{dtype} {value} {at}"));
+            }
+        });
+    }
+}
+
 /// Where the machine has AMX.
 #[test]
 fn products_in_bfloat16_are_close_and_depend_on_their_row_alone() {

@@ -13,7 +13,7 @@ mod x86_avx2;
 mod x86_avx512;
 
 #[cfg(target_arch = "aarch64")]
-pub use neon::Neon;
+pub use neon::{DotProd, I8mm, Neon};
 pub use scalar::{Scalar, f32_to_f16};
 #[cfg(target_arch = "x86_64")]
 pub use x86_avx2::Avx2;
