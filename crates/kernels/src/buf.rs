@@ -99,6 +99,11 @@ impl<T> Shared<T> {
         Shared { ptr: s.as_mut_ptr(), len: s.len() }
     }
 
+    /// Where element `i` would be.
+    pub(crate) fn at(&self, i: usize) -> *const T {
+        self.ptr.wrapping_add(i)
+    }
+
     /// # Safety
     /// The slice given to `new` is still borrowed, and no two live parts overlap.
     #[expect(clippy::mut_from_ref, reason = "disjoint parts of a slice, as the contract says")]

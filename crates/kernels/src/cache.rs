@@ -9,8 +9,8 @@
 #![allow(unsafe_code)]
 
 use crate::buf::Shared;
-use crate::{Buf, Ctx, WORTH_SPLITTING, fast};
-use alula_simd::{Isa, Kernel, LANES, f32_to_f16};
+use crate::{Buf, Ctx, WORTH_SPLITTING};
+use alula_simd::{Isa, Kernel, LANES, f32_to_bf16, f32_to_f16};
 
 /// What the cache keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,7 +206,7 @@ impl Kernel for Put<'_> {
                 CacheType::BF16 => {
                     for (e, x) in x.iter().enumerate() {
                         let (line, lane) = place(e);
-                        lines[(line * LANES + lane) * 2..][..2].copy_from_slice(&fast::bf16(*x).to_le_bytes());
+                        lines[(line * LANES + lane) * 2..][..2].copy_from_slice(&f32_to_bf16(*x).to_le_bytes());
                     }
                 }
                 CacheType::Q8_0 => {

@@ -422,7 +422,7 @@ pub(crate) const TILE: usize = 16;
 ///
 /// # Safety
 /// The first `runs` runs of `w` are written; `x` points to a column of the first of 16 rows that has them; the tiles are
-/// configured for the inputs that share a scale.
+/// configured for the inputs that share a scale; `acc` points to the sums, which nothing else uses.
 #[inline(always)]
 pub(crate) unsafe fn tiled<I: Isa, W: Codes, const MINS: bool>(
     isa: I,
@@ -430,11 +430,18 @@ pub(crate) unsafe fn tiled<I: Isa, W: Codes, const MINS: bool>(
     w: &MaybeUninit<Expanded>,
     x: *const QBlock,
     runs: usize,
-    acc: &mut [[I::F; TILE]; 1],
+    quarter: usize,
+    acc: *mut [f32; LANES],
 ) {
-    let mut sums = [Sums([[0; LANES]; TILE]), Sums([[0; LANES]; TILE])];
-    let [even, odd] = &mut sums;
+    let [mut even, mut odd] = [const { MaybeUninit::uninit() }; 2];
+    let (even, odd): (*mut Sums, *mut Sums) = (even.as_mut_ptr(), odd.as_mut_ptr());
     let groups = runs * (1 + usize::from(W::HALVES));
+    // A quarter of the next tile's rows, while this one is worked on.
+    let fetch = |run: usize| {
+        for t in 0..TILE / 4 {
+            isa.prefetch(x.wrapping_add((TILE + quarter * TILE / 4 + t) * RUNS + run).cast());
+        }
+    };
     // The next product is on its way while the one before is added.
     // SAFETY: by the contract.
     unsafe { multiply::<W, false>(tiles, w, x, 0, even) }
@@ -443,6 +450,10 @@ pub(crate) unsafe fn tiled<I: Isa, W: Codes, const MINS: bool>(
         unsafe {
             if i + 1 < groups {
                 multiply::<W, true>(tiles, w, x, i + 1, odd);
+            }
+            fetch(if W::HALVES { i / 2 } else { i });
+            if !W::HALVES {
+                fetch(i + 1);
             }
             add::<I, W, MINS>(isa, w, x, i, even, acc);
             if i + 2 < groups {
@@ -462,36 +473,36 @@ struct Sums([[i32; LANES]; TILE]);
 /// The sums of the inputs that share scale `i` of an expanded chunk.
 ///
 /// # Safety
-/// As [`tiled`].
+/// As [`tiled`]; `out` can be written.
 #[inline(always)]
 unsafe fn multiply<W: Codes, const SECOND: bool>(
     tiles: &Tiles,
     w: &MaybeUninit<Expanded>,
     x: *const QBlock,
     i: usize,
-    out: &mut Sums,
+    out: *mut Sums,
 ) {
     let (run, half) = if W::HALVES { (i / 2, i % 2) } else { (i, 0) };
     // SAFETY: by the contract.
     unsafe {
         let w = (&raw const (*w.as_ptr()).codes).cast::<[i8; LINE]>().add(run * STEPS + half * STEPS / 2);
         let x = (&raw const (*x.add(run)).q).cast::<i8>().add(half * QK / 2);
-        tiles.product::<SECOND>(x, RUNS * size_of::<QBlock>(), w, &mut out.0);
+        tiles.product::<SECOND>(x, RUNS * size_of::<QBlock>(), w, (&raw mut (*out).0).cast());
     }
 }
 
 /// Adds the sums of scale `i`.
 ///
 /// # Safety
-/// As [`tiled`].
+/// As [`tiled`]; `sums` are written.
 #[inline(always)]
 unsafe fn add<I: Isa, W: Codes, const MINS: bool>(
     isa: I,
     w: &MaybeUninit<Expanded>,
     x: *const QBlock,
     i: usize,
-    sums: &Sums,
-    acc: &mut [[I::F; TILE]; 1],
+    sums: *const Sums,
+    acc: *mut [f32; LANES],
 ) {
     let (run, half, which) = if W::HALVES { (i / 2, i % 2, i % 2) } else { (i, 0, 2) };
     // SAFETY: by the contract.
@@ -504,39 +515,40 @@ unsafe fn add<I: Isa, W: Codes, const MINS: bool>(
         }
         for t in 0..TILE {
             let x = &*x.add(t * RUNS + run);
-            let sum = isa.to_f(isa.load_i(&sums.0[t]));
-            acc[0][t] = isa.fma(sum, isa.mul(scales, isa.splat(x.scale)), acc[0][t]);
+            let acc = &mut *acc.add(t);
+            let sum = isa.to_f(isa.load_i(&(*sums).0[t]));
+            let mut new = isa.fma(sum, isa.mul(scales, isa.splat(x.scale)), isa.load(acc));
             if MINS {
-                acc[0][t] = isa.fma(mins, isa.splat(x.mins[which]), acc[0][t]);
+                new = isa.fma(mins, isa.splat(x.mins[which]), new);
             }
+            isa.store(new, acc);
         }
     }
 }
 
-/// Input `k` of run `run` of 16 rows of weights, from `SIGNED` codes.
+/// Inputs `k` and `k + 1` of run `run` of 16 rows of weights, from `SIGNED` codes; `k` is even.
 ///
 /// # Safety
 /// The run is written.
 #[inline(always)]
-pub(crate) unsafe fn values<C: Codes, const MINS: bool>(
+pub(crate) unsafe fn values<I: Isa, C: Codes, const MINS: bool>(
+    isa: I,
     w: &MaybeUninit<Expanded>,
     run: usize,
     k: usize,
-) -> [f32; LANES] {
+) -> [I::F; 2] {
     let half = if C::HALVES { k / (QK / 2) } else { 0 };
     // SAFETY: by the contract.
     unsafe {
         let e = w.as_ptr();
-        let codes: &[[i8; 4]; LANES] = &*(&raw const (*e).codes).cast::<[[i8; 4]; LANES]>().add(run * STEPS + k / 4);
-        let scales = &*(&raw const (*e).scales).cast::<[f32; LANES]>().add(2 * run + half);
-        let mut out = [0.0; LANES];
-        for c in 0..LANES {
-            out[c] = f32::from(codes[c][k % 4]) * scales[c];
-        }
-        if MINS {
-            let mins = &*(&raw const (*e).mins).cast::<[f32; LANES]>().add(2 * run + half);
-            for c in 0..LANES {
-                out[c] -= mins[c];
+        let codes = isa.load_b(&*(&raw const (*e).codes).cast::<[u8; LINE]>().add(run * STEPS + k / 4));
+        let scale = isa.load(&*(&raw const (*e).scales).cast::<[f32; LANES]>().add(2 * run + half));
+        let mut out = [isa.splat(0.0); 2];
+        for i in 0..2 {
+            out[i] = isa.mul(isa.to_f(isa.byte(codes, k % 4 + i)), scale);
+            if MINS {
+                let min = isa.load(&*(&raw const (*e).mins).cast::<[f32; LANES]>().add(2 * run + half));
+                out[i] = isa.sub(out[i], min);
             }
         }
         out

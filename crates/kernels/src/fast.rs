@@ -11,7 +11,6 @@ use crate::dots::{self, Codes};
 use crate::float::Float;
 use crate::matmul::Task;
 use crate::pack::Blocks;
-use crate::quantize::QK;
 use crate::{Ctx, WORTH_SPLITTING};
 use alula_simd::{Amx, Isa, Kernel, LANES};
 use std::marker::PhantomData;
@@ -23,7 +22,9 @@ const DEPTH: usize = 32;
 const ROWS: usize = 16;
 /// Tiles of a panel that are made at a time, and rows that they meet.
 const CHUNK: usize = 32;
-const GROUP: usize = 256;
+const GROUP: usize = 512;
+/// Rows between the result's fetching and its writing: its rows lie far apart.
+const AHEAD: usize = 16;
 
 /// 16 rows of 32 activations in bfloat16.
 #[derive(Clone, Copy, Debug)]
@@ -70,34 +71,23 @@ struct Round<'a> {
 impl Kernel for Round<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<I: Isa>(self, _: I) {
+    fn run<I: Isa>(self, isa: I) {
         for r in 0..ROWS {
             let row = self.x.chunks_exact(self.cols).nth(self.first + r).unwrap_or_default();
             for (i, tile) in self.out.iter_mut().enumerate() {
-                let x = &row[(i * DEPTH).min(row.len())..];
-                let n = x.len().min(DEPTH);
-                for (out, x) in tile.0[r].iter_mut().zip(&x[..n]) {
-                    *out = bf16(*x);
+                for (h, out) in tile.0[r].as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+                    let x = &row[(i * DEPTH + h * LANES).min(row.len())..];
+                    isa.store_bf16(crate::load_part(isa, &x[..x.len().min(LANES)]), out);
                 }
-                tile.0[r][n..].fill(0);
             }
         }
     }
 }
 
-/// To nearest even; NaN stays NaN.
-#[inline(always)]
-pub(crate) fn bf16(x: f32) -> u16 {
-    let bits = x.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
-    let nan = bits >> 16 | 64;
-    (if x.is_nan() { nan } else { rounded }) as u16
-}
-
 /// A tile of weights: 16 pairs of inputs of 16 columns.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub(crate) struct WTile([[[u16; 2]; LANES]; DEPTH / 2]);
+pub(crate) struct WTile([[i32; LANES]; DEPTH / 2]);
 
 /// Makes tiles of a panel.
 pub(crate) trait Panel {
@@ -116,16 +106,16 @@ impl<W: Float> Panel for Floats<W> {
     unsafe fn tiles<I: Isa>(&self, isa: I, panel: *const u8, cols: usize, first: usize, out: &mut [WTile]) {
         let lines: *const [W::Bits; LANES] = panel.cast();
         for (i, tile) in out.iter_mut().enumerate() {
-            for k in 0..DEPTH {
-                let mut line = [0.0; LANES];
-                let input = (first + i) * DEPTH + k;
-                if input < cols {
-                    // SAFETY: the panel has this input.
-                    isa.store(W::load(isa, unsafe { &*lines.add(input) }), &mut line);
+            for (pair, out) in tile.0.iter_mut().enumerate() {
+                let input = (first + i) * DEPTH + 2 * pair;
+                let mut v = [isa.splat(0.0); 2];
+                for k in 0..2 {
+                    if input + k < cols {
+                        // SAFETY: the panel has this input.
+                        v[k] = W::load(isa, unsafe { &*lines.add(input + k) });
+                    }
                 }
-                for c in 0..LANES {
-                    tile.0[k / 2][c][k % 2] = bf16(line[c]);
-                }
+                isa.store_i(isa.bf16_pairs(v[0], v[1]), out);
             }
         }
     }
@@ -145,12 +135,10 @@ impl<C: Codes, const MINS: bool> Panel for Quantised<C, MINS> {
                 &e
             };
             for (run, tile) in out.iter_mut().enumerate() {
-                for k in 0..QK {
+                for (pair, out) in tile.0.iter_mut().enumerate() {
                     // SAFETY: these runs are expanded.
-                    let line = unsafe { dots::values::<C, MINS>(e, run, k) };
-                    for c in 0..LANES {
-                        tile.0[k / 2][c][k % 2] = bf16(line[c]);
-                    }
+                    let v = unsafe { dots::values::<I, C, MINS>(isa, e, run, 2 * pair) };
+                    isa.store_i(isa.bf16_pairs(v[0], v[1]), out);
                 }
             }
         }
@@ -180,7 +168,7 @@ impl<W: Panel> Kernel for Product<'_, W> {
         let Product { task, weights, x, amx } = self;
         let tiles = amx.configure(2 * DEPTH);
         let (cols, width) = (task.w.cols, task.w.cols.div_ceil(DEPTH));
-        let mut w = [[WTile([[[0; 2]; LANES]; DEPTH / 2]); CHUNK]; 2];
+        let mut w = [[WTile([[0; LANES]; DEPTH / 2]); CHUNK]; 2];
         let mut sums = Sums([[[[0.0; LANES]; ROWS]; 4]; GROUP / (2 * ROWS)]);
         for p in task.panels.clone().step_by(2) {
             // The last panel stands twice in a pair that is not full.
@@ -206,6 +194,7 @@ impl<W: Panel> Kernel for Product<'_, W> {
                 for t in rows.clone() {
                     let (pair, row) = ((t - start) / (2 * ROWS), (t - start) % (2 * ROWS));
                     for i in 0..2 {
+                        task.fetch(isa, panels[i], t + AHEAD);
                         let sum = isa.load(&sums.0[pair][row / ROWS * 2 + i][row % ROWS]);
                         task.put::<I, 1, 1>(isa, [panels[i]], t, [[sum]]);
                     }

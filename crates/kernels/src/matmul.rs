@@ -40,7 +40,7 @@ const FEW_FLOATS: usize = 24;
 const ROWS: usize = 512;
 /// The most rows of a tile.
 const MOST: usize = dots::TILE;
-/// From so many rows on, tiles are used where the machine has them.
+/// From so many rows on, products of bfloat16 pay where the machine has them.
 pub const TILED: usize = 32;
 
 /// Runs the body with `$c` the [`Codes`] of blocks, and `$mins` whether they have minimums.
@@ -205,6 +205,12 @@ impl Task<'_> {
         unsafe { self.w.data.as_ptr().add(p * self.w.panel) }
     }
 
+    /// Says that the sums of row `t` in a panel, if there is such a row, will be put soon.
+    #[inline(always)]
+    pub(crate) fn fetch<I: Isa>(&self, isa: I, panel: usize, t: usize) {
+        isa.prefetch(self.out.at(t * self.w.rows + panel * LANES).cast());
+    }
+
     /// Puts the finished sums of `T` rows from row `t` on in some panels where they belong, with the bias.
     #[inline(always)]
     pub(crate) fn put<I: Isa, const P: usize, const T: usize>(
@@ -250,6 +256,15 @@ impl<const P: usize, const T: usize> Sums<P, T> {
         acc
     }
 
+    /// Where a tile's sums are, which are 0 at the first input.
+    #[inline(always)]
+    fn rest<I: Isa>(this: &mut MaybeUninit<Self>, isa: I, tile: usize, input: usize) -> *mut [[f32; LANES]; P] {
+        if input == 0 {
+            Sums::set(this, isa, tile, [[isa.splat(0.0); T]; P]);
+        }
+        this.as_mut_ptr().cast::<[[f32; LANES]; P]>().wrapping_add(tile * T)
+    }
+
     #[inline(always)]
     fn set<I: Isa>(this: &mut MaybeUninit<Self>, isa: I, tile: usize, acc: [[I::F; T]; P]) {
         assert!((tile + 1) * T <= ROWS + MOST);
@@ -271,7 +286,7 @@ impl<C: Codes, const MINS: bool> Kernel for Runs<'_, C, MINS> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         match I::TILE {
-            (2, 6) if I::DOT4 && self.0.rows >= TILED && self.0.amx.is_some() => self.tiles(isa),
+            (2, 6) if I::DOT4 && self.0.rows >= dots::TILE && self.0.amx.is_some() => self.tiles(isa),
             _ if self.0.rows <= FEW => self.few(isa),
             (2, 6) => self.many::<I, 2, 6>(isa),
             (1, 4) => self.many::<I, 1, 4>(isa),
@@ -342,19 +357,32 @@ impl<C: Codes, const MINS: bool> Runs<'_, C, MINS> {
         let Runs(task, b, x, _) = self;
         let Some(amx) = task.amx else { return };
         let tiles = amx.configure(if C::HALVES { QK / 2 } else { QK });
-        let (mut e, mut sums) = (MaybeUninit::uninit(), MaybeUninit::uninit());
-        for group in groups::<1>(&task.panels, task.rows, dots::CHUNK, task.w.cols / QK) {
-            let panel = task.panel(group.panels[0]);
-            // SAFETY: the panel is as `b` says and has these runs.
-            unsafe {
-                dots::expand::<I, C, MINS, true>(isa, b, panel, group.inputs.start, group.inputs.len(), &mut e);
+        let mut e = [const { MaybeUninit::uninit() }; PANELS];
+        let mut sums = [const { MaybeUninit::uninit() }; PANELS];
+        for group in groups::<PANELS>(&task.panels, task.rows, dots::CHUNK, task.w.cols / QK) {
+            // A panel that stands twice would be the same again.
+            let panels = (1..PANELS).take_while(|&p| group.panels[p] > group.panels[p - 1]).count() + 1;
+            let groups: [_; PANELS] = from_fn(|p| Group {
+                panels: [group.panels[p]],
+                rows: group.rows.clone(),
+                inputs: group.inputs.clone(),
+            });
+            for p in 0..panels {
+                let panel = task.panel(group.panels[p]);
+                // SAFETY: the panel is as `b` says and has these runs.
+                unsafe {
+                    dots::expand::<I, C, MINS, true>(isa, b, panel, group.inputs.start, group.inputs.len(), &mut e[p]);
+                }
             }
+            // All panels meet a tile of activations before the next one: those stay in the first-level cache.
             for tile in 0..group.rows.len().div_ceil(dots::TILE) {
-                let place = Place { task, group: &group, sums: &mut sums, tile };
-                if C::HALVES {
-                    isa.enter(Tiled::<dots::SixHalves, MINS>(place, x, &e, &tiles, PhantomData));
-                } else {
-                    isa.enter(Tiled::<dots::Eight, MINS>(place, x, &e, &tiles, PhantomData));
+                for p in 0..panels {
+                    let place = Place { task, group: &groups[p], sums: &mut sums[p], tile };
+                    if C::HALVES {
+                        isa.enter(Tiled::<dots::SixHalves, MINS>(place, x, &e[p], &tiles, p, PhantomData));
+                    } else {
+                        isa.enter(Tiled::<dots::Eight, MINS>(place, x, &e[p], &tiles, p, PhantomData));
+                    }
                 }
             }
         }
@@ -367,6 +395,7 @@ struct Tiled<'a, W, const MINS: bool>(
     &'a [QBlock],
     &'a MaybeUninit<dots::Expanded>,
     &'a Tiles,
+    usize,
     PhantomData<W>,
 );
 
@@ -374,12 +403,19 @@ impl<W: Codes, const MINS: bool> Kernel for Tiled<'_, W, MINS> {
     type Output = ();
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let Tiled(place, x, e, tiles, _) = self;
-        let mut acc = place.get(isa);
-        let (x, runs, all) = (place.column(x), place.group.inputs.len(), place.task.w.cols / QK);
-        // SAFETY: the runs are expanded; the column has those of 16 rows; the tiles are for `W`.
-        unsafe { dots::tiled::<I, W, MINS>(isa, tiles, e, x.as_ptr(), runs, &mut acc) }
-        place.set(isa, all, acc);
+        let Tiled(place, x, e, tiles, panel, _) = self;
+        let (x, inputs, all) = (place.column(x), &place.group.inputs, place.task.w.cols / QK);
+        place.fetch(isa, all);
+        let acc = Sums::rest(place.sums, isa, place.tile, inputs.start);
+        // SAFETY: the runs are expanded; the column has those of 16 rows, whose sums are there; the tiles are for `W`.
+        unsafe { dots::tiled::<I, W, MINS>(isa, tiles, e, x.as_ptr(), inputs.len(), panel, acc.cast()) }
+        if inputs.end == all {
+            for i in 0..dots::TILE {
+                // SAFETY: the sums are written.
+                let sum = isa.load(unsafe { &(*acc.add(i))[0] });
+                place.task.put(isa, place.group.panels, place.row() + i, [[sum]]);
+            }
+        }
     }
 }
 
@@ -398,6 +434,19 @@ impl<const P: usize, const T: usize> Place<'_, P, T> {
         let rows = &self.group.rows;
         assert!(T <= rows.len() && rows.end <= self.task.rows);
         rows.start + (self.tile * T).min(rows.len() - T)
+    }
+
+    /// Says that the tile's results will be written soon, if these are the last of `all` inputs. Rows of the result lie
+    /// far apart.
+    #[inline(always)]
+    fn fetch<I: Isa>(&self, isa: I, all: usize) {
+        if self.group.inputs.end == all {
+            for i in 0..T {
+                for panel in self.group.panels {
+                    self.task.fetch(isa, panel, self.row() + i);
+                }
+            }
+        }
     }
 
     /// The group's column of the tile's rows, for groups of runs.
@@ -436,8 +485,9 @@ impl<W: Codes, const MINS: bool, const P: usize, const T: usize> Kernel for Tile
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
         let Tile(place, b, x, e, _) = self;
-        let mut acc = place.get(isa);
         let (x, runs, all) = (place.column(x), place.group.inputs.len(), place.task.w.cols / QK);
+        place.fetch(isa, all);
+        let mut acc = place.get(isa);
         // SAFETY: the runs are expanded; the column has those of `T` rows.
         unsafe { dots::expanded::<I, W, MINS, P, T>(isa, b, e, x.as_ptr(), runs, &mut acc) }
         place.set(isa, all, acc);

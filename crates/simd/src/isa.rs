@@ -56,6 +56,13 @@ pub trait Isa: Copy + Send + Sync + 'static {
     fn store(self, v: Self::F, p: &mut [f32; 16]);
     /// Lanes to IEEE half precision, to nearest even.
     fn store_f16(self, v: Self::F, p: &mut [u16; 16]);
+    /// Lanes to bfloat16, to nearest even; NaN stays NaN.
+    #[inline(always)]
+    fn store_bf16(self, v: Self::F, p: &mut [u16; 16]) {
+        let mut lanes = [0.0; 16];
+        self.store(v, &mut lanes);
+        *p = lanes.map(crate::f32_to_bf16);
+    }
     /// `a + b`.
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a - b`.
@@ -101,6 +108,28 @@ pub trait Isa: Copy + Send + Sync + 'static {
     fn store_i8(self, v: Self::I, p: &mut [i8; 16]);
     /// Integers to memory.
     fn store_i(self, v: Self::I, p: &mut [i32; 16]);
+
+    /// Two numbers a lane in bfloat16, as [`store_bf16`](Isa::store_bf16) rounds them: `low` in the lower halves.
+    #[inline(always)]
+    fn bf16_pairs(self, low: Self::F, high: Self::F) -> Self::I {
+        let (mut l, mut h, mut out) = ([0; 16], [0; 16], [0; 16]);
+        self.store_bf16(low, &mut l);
+        self.store_bf16(high, &mut h);
+        for i in 0..16 {
+            out[i] = i32::from(l[i]) | i32::from(h[i]) << 16;
+        }
+        self.load_i(&out)
+    }
+    /// Byte `n` of each lane, with its sign.
+    #[inline(always)]
+    fn byte(self, v: Self::B, n: usize) -> Self::I {
+        let (mut bytes, mut out) = ([0; 64], [0; 16]);
+        self.store_b(v, &mut bytes);
+        for i in 0..16 {
+            out[i] = i32::from(bytes[4 * i + n] as i8);
+        }
+        self.load_i(&out)
+    }
 
     /// 64 bytes from memory.
     fn load_b(self, p: &[u8; 64]) -> Self::B;

@@ -13,7 +13,7 @@ mod cpu;
 mod isa;
 pub mod math;
 
-pub use arch::{Amx, Scalar, Tiles, f32_to_f16};
+pub use arch::{Amx, Scalar, Tiles, f32_to_bf16, f32_to_f16};
 #[cfg(target_arch = "x86_64")]
 pub use arch::{Avx2, Avx512, Avx512Vnni};
 #[cfg(target_arch = "aarch64")]

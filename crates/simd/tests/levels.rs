@@ -53,6 +53,8 @@ impl Kernel for Everything {
         let mut h = [0u16; 16];
         isa.store_f16(a, &mut h);
         out.extend(h.map(u32::from));
+        isa.store_bf16(a, &mut h);
+        out.extend(h.map(u32::from));
         out.push(isa.sum(c).to_bits());
         out.push(isa.max_lane(c).to_bits());
         let table = isa.table(&std::array::from_fn(|i| (i * 37 + 11) as u8));
@@ -83,6 +85,10 @@ impl Kernel for Everything {
         let small = (0..8).fold(isa.zero_s(), |s, _| isa.dot4_small(s, isa.and_b(w, low), i32::from_le_bytes(x)));
         isa.store_i(isa.widen(isa.load_i8(&std::array::from_fn(|i| self.w[i] as i8)), small), &mut i);
         out.extend(i.map(|v| v as u32));
+        for v in [isa.bf16_pairs(a, b), isa.byte(w, 0), isa.byte(w, 1), isa.byte(w, 2), isa.byte(w, 3)] {
+            isa.store_i(v, &mut i);
+            out.extend(i.map(|v| v as u32));
+        }
         out.extend(self.products::<I, 4>(isa));
         out.extend(self.products::<I, 8>(isa));
         out
@@ -111,6 +117,25 @@ impl Everything {
             out.extend(i.map(|v| v as u32));
         }
         out
+    }
+}
+
+#[test]
+fn bfloat16_is_the_nearest_one() {
+    let mut r = Rng(7);
+    for i in 0..100_000 {
+        let x = f32::from_bits(if i < 70_000 { i << 16 | 0x7fff | (i & 1) } else { r.next() as u32 });
+        let bits = alula_simd::f32_to_bf16(x);
+        let near = |bits: u16| f64::from(f32::from_bits(u32::from(bits) << 16));
+        if x.is_nan() {
+            assert!(near(bits).is_nan());
+        } else if near(bits).is_finite() {
+            let error = |bits: u16| (near(bits) - f64::from(x)).abs();
+            for other in [bits.wrapping_sub(1), bits.wrapping_add(1)] {
+                let even = error(bits) == error(other) && bits.is_multiple_of(2);
+                assert!(!near(other).is_finite() || error(bits) < error(other) || even, "{x:e} as {bits:x}");
+            }
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 use crate::{EPS, ROWS, Rng, everywhere, same, scalar, within};
-use alula_kernels::{BTile, Ctx, Input, Packed, Pool, QBlock, Source, TILED, matmul, quantize, round};
+use alula_kernels::{
+    BTile, Ctx, Input, Packed, Pool, Product, QBlock, Source, TILED, matmul, matmuls, quantize, round,
+};
 use alula_simd::Cpu;
 use alula_tensor::{Codes, DType, FORMATS, Format};
 
@@ -219,6 +221,40 @@ fn infinite_and_nan_inputs_reach_their_own_rows_only() {
             let (want, got) = (product(ctx, &w, &clean, None), product(ctx, &w, &x, None));
             same(&got[..20], &want[..20], &at);
             assert!(got[20..].iter().all(|v| !v.is_finite()), "{dtype} {at}: {:?}", &got[20..]);
+        });
+    }
+}
+
+#[test]
+fn products_of_one_job_are_those_of_many() {
+    let mut r = Rng::new(9);
+    for dtype in [DType::F16, DType::Q4K, DType::Q8_0] {
+        let format = dtype.format();
+        let k = 512;
+        let sizes = [100, 16, 37];
+        let bytes = sizes.map(|n| random(format, n * k / format.block, &mut r));
+        let bias = r.floats(37);
+        let x = r.floats(50 * k);
+        everywhere(|ctx, at| {
+            let w: Vec<Packed> = sizes.iter().zip(&bytes).map(|(&n, b)| Packed::new(ctx, dtype, n, k, b)).collect();
+            for rows in [1, 5, 50] {
+                let x = &x[..rows * k];
+                let mut blocks = vec![QBlock::default(); QBlock::count(rows, k)];
+                quantize(ctx, Source::Plain(x), rows, k, &mut blocks);
+                let input = if w[0].quantized() { Input::Q8(&blocks) } else { Input::F32(x) };
+                let bias = [None, None, Some(&bias[..])];
+                let outs = || sizes.map(|n| vec![f32::NAN; rows * n]);
+                let (mut want, mut got) = (outs(), outs());
+                for i in 0..3 {
+                    matmul(ctx, input, &w[i], bias[i], &mut want[i]);
+                }
+                let mut out = got.iter_mut();
+                let products = [0, 1, 2].map(|i| out.next().map(|out| Product::new(&w[i], bias[i], out)));
+                matmuls(ctx, input, &products);
+                for (got, want) in got.iter().zip(&want) {
+                    same(got, want, &format!("{dtype}, {rows} rows, {at}"));
+                }
+            }
         });
     }
 }

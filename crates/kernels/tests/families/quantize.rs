@@ -1,5 +1,5 @@
 use crate::{Rng, everywhere, scalar};
-use alula_kernels::{QBlock, Source, quantize};
+use alula_kernels::{Norm, NormKind, QBlock, Source, Unary, glu, map, quantize};
 
 /// The documented result for one block.
 fn reference(x: &[f32]) -> QBlock {
@@ -99,6 +99,15 @@ fn other_lengths_panic() {
     refused(&[0.0; 33], 1, 32, 8);
     refused(&[0.0; 32], 1, 32, 1);
     refused(&[0.0; 64], 2, 32, 8);
+    let two = |a: &[f32], b: &[f32], n: usize| {
+        let norm = Norm { kind: NormKind::Rms, eps: 1.0, weight: &vec![1.0; n], bias: None };
+        let blocks = || vec![QBlock::default(); 8];
+        let glu = || scalar(|ctx| quantize(ctx, Source::Glu(Unary::Silu, a, b), 1, 64, &mut blocks()));
+        let norm = || scalar(|ctx| quantize(ctx, Source::Norm(norm, a), 1, 64, &mut blocks()));
+        [std::panic::catch_unwind(glu).is_ok(), std::panic::catch_unwind(norm).is_ok()]
+    };
+    assert_eq!(two(&[0.0; 64], &[0.0; 64], 64), [true, true]);
+    assert_eq!(two(&[0.0; 64], &[0.0; 63], 32), [false, false]);
 }
 
 #[test]
@@ -119,6 +128,38 @@ fn rows_lie_in_columns_of_eight_blocks() {
                         assert!(got.next().is_some_and(|got| equal(got, want)), "{rows} × {width}, {row}, {i}, {at}");
                     }
                 }
+            }
+        });
+    }
+}
+
+#[test]
+fn what_is_made_of_other_values_is_what_would_be_quantised_of_them() {
+    let mut r = Rng::new(6);
+    for (rows, cols) in [(1, 32), (3, 256), (7, 288), (40, 1056)] {
+        let [gate, up] = [(); 2].map(|()| r.floats(rows * cols));
+        let (weight, bias) = (r.floats(cols), r.floats(cols));
+        everywhere(|ctx, at| {
+            let quantized = |source: Source<'_>| {
+                let mut blocks = vec![SEVENS; QBlock::count(rows, cols)];
+                quantize(ctx, source, rows, cols, &mut blocks);
+                blocks
+            };
+            let check = |source: Source<'_>, value: &[f32], what: &str| {
+                let (got, want) = (quantized(source), quantized(Source::Plain(value)));
+                assert!(got.iter().zip(&want).all(|(a, b)| equal(a, b)), "{what} of {rows} × {cols}, {at}");
+            };
+            let mut value = vec![f32::NAN; rows * cols];
+            for (kind, bias) in [(NormKind::Rms, None), (NormKind::Layer, Some(&bias[..]))] {
+                let norm = Norm { kind, eps: 1e-5, weight: &weight, bias };
+                alula_kernels::norm(ctx, norm, &gate, &mut value);
+                check(Source::Norm(norm, &gate), &value, "norm");
+            }
+            for f in [Unary::Silu, Unary::GeluTanh] {
+                map(ctx, f, &gate, &mut value);
+                check(Source::Map(f, &gate), &value, "map");
+                glu(ctx, f, &gate, &up, &mut value);
+                check(Source::Glu(f, &gate, &up), &value, "glu");
             }
         });
     }

@@ -30,13 +30,7 @@ impl Amx {
 impl Tiles {
     /// # Safety
     /// Never called.
-    pub unsafe fn product<const SECOND: bool>(
-        &self,
-        _: *const i8,
-        _: usize,
-        _: *const [i8; 64],
-        _: &mut [[i32; 16]; 16],
-    ) {
+    pub unsafe fn product<const SECOND: bool>(&self, _: *const i8, _: usize, _: *const [i8; 64], _: *mut [i32; 16]) {
         unreachable!("there are no tiles without AMX")
     }
 

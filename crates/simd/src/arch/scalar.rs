@@ -25,6 +25,15 @@ fn f16_to_f32(h: u16) -> f32 {
     }
 }
 
+/// The nearest bfloat16, ties to even. NaN stays NaN.
+#[inline(always)]
+pub fn f32_to_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    let nan = bits >> 16 | 64;
+    (if x.is_nan() { nan } else { rounded }) as u16
+}
+
 /// Single precision to half, to nearest even.
 pub fn f32_to_f16(x: f32) -> u16 {
     let b = x.to_bits();

@@ -61,7 +61,7 @@ impl Amx {
         let w: [[i8; 64]; 8] = std::array::from_fn(|i| std::array::from_fn(|j| ((i * 64 + j) * 5 % 29) as i8 - 14));
         let mut out = [[0; 16]; 16];
         // SAFETY: 16 rows of 32 bytes, 8 lines.
-        unsafe { self.configure(32).product::<false>(x.as_ptr(), 32, w.as_ptr(), &mut out) }
+        unsafe { self.configure(32).product::<false>(x.as_ptr(), 32, w.as_ptr(), out.as_mut_ptr()) }
         (0..16).all(|row| {
             (0..16).all(|col| {
                 let product = |k: usize| i32::from(x[row * 32 + k]) * i32::from(w[k / 4][4 * col + k % 4]);
@@ -141,14 +141,15 @@ impl Tiles {
     /// `SECOND` and without go to other registers, so that one does not wait for the other.
     ///
     /// # Safety
-    /// These are the last tiles that were configured on this thread, and still are. `x` points to 16 rows of their depth, `stride` bytes apart; `w` to a quarter as many lines.
+    /// These are the last tiles that were configured on this thread, and still are. `x` points to 16 rows of their depth, `stride` bytes apart; `w` to a quarter as many lines, `out` to
+    /// 16, which it writes.
     #[inline(always)]
     pub unsafe fn product<const SECOND: bool>(
         &self,
         x: *const i8,
         stride: usize,
         w: *const [i8; 64],
-        out: &mut [[i32; 16]; 16],
+        out: *mut [i32; 16],
     ) {
         macro_rules! product {
             ($sum:literal, $x:literal, $w:literal) => {
@@ -159,7 +160,7 @@ impl Tiles {
                     concat!("tdpbssd ", $sum, ", ", $x, ", ", $w),
                     concat!("tilestored [{out} + {line}*1], ", $sum),
                     x = in(reg) x, stride = in(reg) stride, w = in(reg) w, line = in(reg) 64usize,
-                    out = in(reg) out.as_mut_ptr(), options(nostack, preserves_flags)
+                    out = in(reg) out, options(nostack, preserves_flags)
                 )
             };
         }

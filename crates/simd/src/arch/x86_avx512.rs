@@ -13,6 +13,18 @@ macro_rules! simd {
     };
 }
 
+/// Bfloat16 in the upper halves of lanes, rounded to nearest even; the lower halves are anything. NaN stays NaN.
+#[inline(always)]
+unsafe fn to_bf16(v: __m512) -> __m512i {
+    simd!({
+        let bits = _mm512_castps_si512(v);
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+        _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x40_0000))
+    })
+}
+
 macro_rules! level {
     ($(#[$doc:meta])* $token:ident, $name:literal, [$($feature:tt),*], $enable:tt, $vnni:literal, $dot4:ident) => {
         $(#[$doc])*
@@ -76,6 +88,22 @@ macro_rules! level {
                     let h = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v);
                     _mm256_storeu_si256(p.as_mut_ptr().cast(), h)
                 })
+            }
+            #[inline(always)]
+            fn store_bf16(self, v: __m512, p: &mut [u16; 16]) {
+                simd!(_mm256_storeu_si256(
+                    p.as_mut_ptr().cast(),
+                    _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(to_bf16(v)))
+                ))
+            }
+            #[inline(always)]
+            fn bf16_pairs(self, low: __m512, high: __m512) -> __m512i {
+                simd!(_mm512_mask_blend_epi16(0xaaaa_aaaa, _mm512_srli_epi32::<16>(to_bf16(low)), to_bf16(high)))
+            }
+            #[inline(always)]
+            fn byte(self, v: __m512i, n: usize) -> __m512i {
+                let up = 24 - 8 * n as i32;
+                simd!(_mm512_srai_epi32::<24>(_mm512_sllv_epi32(v, _mm512_set1_epi32(up))))
             }
             #[inline(always)]
             fn add(self, a: __m512, b: __m512) -> __m512 {
