@@ -134,9 +134,12 @@ pub(crate) fn bias(text: &str) -> Result<(u32, f32), String> {
 /// What computes, and how exactly.
 #[derive(Args, Debug, Clone, Copy, Default)]
 pub struct Compute {
-    /// Threads; by default one per core
+    /// Threads; by default one per physical core
     #[arg(long, short = 't', env = "ALULA_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// Bind each thread to a physical core of its own (Linux); good where nothing else runs
+    #[arg(long, env = "ALULA_PIN")]
+    pub pin: bool,
     /// Whether results may depend on the machine
     #[arg(long, env = "ALULA_NUMERICS", value_enum, default_value_t = Numerics::Strict)]
     pub numerics: Numerics,

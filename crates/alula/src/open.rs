@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 /// The device that the flags ask for.
 pub fn device(a: Compute) -> Result<CpuDevice, Fail> {
-    let all = std::thread::available_parallelism().map_or(1, usize::from);
     let cpu = Cpu::from_env()?;
     let cpu = if a.numerics == Numerics::Fast { cpu.fast() } else { cpu };
-    Ok(CpuDevice::new(cpu, a.threads.map_or(all, usize::from)))
+    let threads = a.threads.map_or_else(alula_device::threads, usize::from);
+    if a.pin { Ok(CpuDevice::bound(cpu, threads)?) } else { Ok(CpuDevice::new(cpu, threads)) }
 }
 
 /// Where packed weights are kept, unless the flag says nowhere.

@@ -1,5 +1,6 @@
 //! The CPU device.
 
+use crate::cores::{bind, cores};
 use crate::kept::{Part, Saving};
 use crate::{Batch, Device, DeviceError, Keep, Limits, Memory, PAGE, Plan};
 use alula_graph::{
@@ -27,10 +28,37 @@ impl CpuDevice {
         CpuDevice { cpu, pool: Arc::new(Pool::new(threads)) }
     }
 
+    /// The same with each thread bound to a physical core of its own, the caller's, which is to run the plans, among them.
+    /// Threads that the caller starts later are bound as it is.
+    ///
+    /// # Errors
+    /// There are fewer cores than threads, or the system cannot do it.
+    pub fn bound(cpu: Cpu, threads: usize) -> Result<CpuDevice, DeviceError> {
+        let cores = cores();
+        let none = |why: String| DeviceError::Bind { threads, why };
+        let Some(cores) = cores.get(..threads) else {
+            return Err(none(format!("there are {} cores; ask for as many threads at most", cores.len())));
+        };
+        let pool = bound(cores).map_err(|e| none(format!("the system says: {e}; leave it to the system")))?;
+        Ok(CpuDevice { cpu, pool: Arc::new(pool) })
+    }
+
     /// What the machine can do at most at this level, measured now.
     pub fn ceilings(&self) -> Ceilings {
         kernels::ceilings(Ctx { cpu: self.cpu, pool: &self.pool })
     }
+}
+
+/// A pool with a thread for each core, bound to it; the first is the caller's.
+pub(crate) fn bound(cores: &[Vec<usize>]) -> std::io::Result<Pool> {
+    let mut done = Ok(());
+    let pool = Pool::prepared(cores.len(), |i| {
+        if done.is_ok() {
+            done = bind(&cores[i]);
+        }
+    });
+    done.and_then(|()| bind(&cores[0]))?;
+    Ok(pool)
 }
 
 impl Device for CpuDevice {

@@ -5,12 +5,14 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod cores;
 mod cpu;
 pub mod kept;
 
-pub use alula_kernels::{CacheType, Ceilings, Rate};
+pub use alula_kernels::{CacheType, Ceilings, Rate, Scratch};
 pub use alula_simd::{Cpu, IsaError};
 pub use batch::{Batch, PAGE, Seq};
+pub use cores::{cores, threads};
 pub use cpu::CpuDevice;
 pub use kept::Keep;
 
@@ -36,6 +38,14 @@ pub enum DeviceError {
         op: &'static str,
         /// Name of the value it makes.
         value: String,
+    },
+    /// Threads cannot be bound to cores.
+    #[error("{threads} threads cannot be bound to a core each: {why}")]
+    Bind {
+        /// How many were asked for.
+        threads: usize,
+        /// What is wrong, and what to do.
+        why: String,
     },
     /// A batch that the plan was not made for.
     #[error("batch: {0}")]

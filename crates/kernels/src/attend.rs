@@ -49,11 +49,21 @@ impl Scratch {
     /// For `threads` threads, contexts up to `context` positions, `group` query heads per key head, and keys and values
     /// of up to `dim` elements; `None` where there is not so much memory.
     pub fn new(threads: usize, context: usize, group: usize, dim: usize) -> Option<Scratch> {
+        let (per_thread, block) = Scratch::parts(context, group, dim)?;
+        Some(Scratch { floats: Buf::try_zeroed(Scratch::size(threads, context, group, dim)?)?, per_thread, block })
+    }
+
+    /// Bytes that such a scratch takes; `None` where that is no number.
+    pub fn size(threads: usize, context: usize, group: usize, dim: usize) -> Option<usize> {
+        Scratch::parts(context, group, dim)?.0.checked_mul(threads)?.checked_mul(4)
+    }
+
+    /// Floats of a thread, and of the expanded block among them.
+    fn parts(context: usize, group: usize, dim: usize) -> Option<(usize, usize)> {
         let block = dim.checked_next_multiple_of(LANES)?.checked_mul(SPAN)?;
         // Rows of a task may see a block more each.
         let scores = context.checked_add(QUERIES)?.checked_next_multiple_of(LANES)?.checked_mul(group.max(QUERIES))?;
-        let per_thread = scores.checked_add(block)?;
-        Some(Scratch { floats: Buf::try_zeroed(per_thread.checked_mul(threads)?.checked_mul(4)?)?, per_thread, block })
+        Some((scores.checked_add(block)?, block))
     }
 
     /// Bytes that it takes.

@@ -36,6 +36,11 @@ pub struct Pool {
 impl Pool {
     /// A pool that uses `threads` threads (at least 1), the caller's among them.
     pub fn new(threads: usize) -> Pool {
+        Pool::prepared(threads, |_| {})
+    }
+
+    /// The same; `prepare(i)` is called before thread `i` is started, which inherits what the caller's thread is then.
+    pub fn prepared(threads: usize, mut prepare: impl FnMut(usize)) -> Pool {
         let shared = Arc::new(Shared {
             epoch: AtomicUsize::new(0),
             job: Mutex::new(None),
@@ -46,6 +51,7 @@ impl Pool {
         });
         let workers = (1..threads)
             .map_while(|id| {
+                prepare(id);
                 let shared = Arc::clone(&shared);
                 // Where the system refuses more threads, the pool has fewer.
                 std::thread::Builder::new().name(format!("alula-{id}")).spawn(move || shared.work(id)).ok()

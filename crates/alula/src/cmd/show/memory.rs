@@ -3,7 +3,7 @@
 //! The device itself is asked: it is given a strip of each kind of matrix and says what it makes of it.
 
 use crate::Fail;
-use alula_device::{CacheType, Cpu, CpuDevice, Device, Limits, Memory, PAGE};
+use alula_device::{CacheType, Cpu, CpuDevice, Device, Limits, Memory, PAGE, Scratch};
 use alula_engine::local::{LoadOptions, Package};
 use alula_graph::{Graph, Index, Op, WeightSource, plan_arena};
 use alula_model::Files;
@@ -45,7 +45,7 @@ fn strip(device: &CpuDevice, model: &Graph, dtype: DType, cols: usize) -> Result
 /// # Errors
 /// A tensor's type is not one that Alula computes with.
 pub(super) fn estimate(package: &Package, context: usize) -> Result<Memory, Fail> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = alula_device::threads();
     let device = CpuDevice::new(Cpu::from_env()?, 1);
     let graph = package.model.graph();
     let (mut memory, mut seen, mut strips, mut widest) = (Memory::default(), Vec::new(), HashMap::new(), 0);
@@ -77,7 +77,6 @@ pub(super) fn estimate(package: &Package, context: usize) -> Result<Memory, Fail
     memory.cache = page.saturating_mul(context.div_ceil(PAGE));
     let run = LoadOptions::default();
     let tokens = run.step_tokens.min(context);
-    // A thread's scores of the queries that share a block of the cache, at least 16, and four such blocks.
     let most = |f: &dyn Fn(&alula_model::Attention) -> usize| {
         package
             .model
@@ -90,14 +89,9 @@ pub(super) fn estimate(package: &Package, context: usize) -> Result<Memory, Fail
             .max()
             .unwrap_or(1)
     };
-    let queries = most(&|a| a.heads / a.kv_heads.max(1)).max(16);
-    let block = most(&|a| a.key_dim.max(a.value_dim)).next_multiple_of(16) * 64;
-    let scores = context
-        .saturating_add(16)
-        .saturating_mul(queries)
-        .saturating_add(block)
-        .saturating_mul(threads)
-        .saturating_mul(4);
+    let group = most(&|a| a.heads / a.kv_heads.max(1));
+    let dim = most(&|a| a.key_dim.max(a.value_dim));
+    let scores = Scratch::size(threads, context, group, dim).unwrap_or(usize::MAX);
     // Activations of the step; quantised inputs, 512 bytes for 256.
     let blocks = tokens.max(run.outputs) * widest.div_ceil(256) * 512;
     memory.work = (plan_arena(graph, tokens, run.outputs).len * 4 + blocks).saturating_add(scores);
