@@ -3,7 +3,9 @@
 //! numeric contract, to the bit: chunking, company in the batch, threads, instruction sets.
 
 use alula_device::{Batch, CacheType, Cpu, CpuDevice, Device, Limits, PAGE, Plan, Seq};
+use alula_graph::WeightSource;
 use alula_model::Model;
+use alula_tensor::Tensor;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -51,6 +53,10 @@ struct Runner {
 
 impl Runner {
     fn new(model: &Model, cpu: Cpu, threads: usize) -> Runner {
+        Runner::with(model, model.weights(), cpu, threads)
+    }
+
+    fn with(model: &Model, weights: &dyn WeightSource, cpu: Cpu, threads: usize) -> Runner {
         let limits = Limits {
             tokens: CONTEXT,
             outputs: CONTEXT,
@@ -59,7 +65,7 @@ impl Runner {
             cache: CacheType::F32,
         };
         let device = CpuDevice::new(cpu, threads);
-        let plan = device.compile(model.graph(), model.weights(), limits, None, &mut |_, _| ()).unwrap();
+        let plan = device.compile(model.graph(), weights, limits, None, &mut |_, _| ()).unwrap();
         Runner { plan }
     }
 
@@ -161,5 +167,53 @@ fn bits_depend_on_nothing_but_the_sequence() {
                 }
             }
         }
+    }
+}
+
+/// The same weights in single precision.
+struct Plain<'a>(&'a dyn WeightSource);
+
+impl WeightSource for Plain<'_> {
+    fn tensor(&self, name: &str) -> Result<Tensor, String> {
+        let t = self.0.tensor(name)?;
+        Tensor::from_f32(t.shape().to_vec(), &t.to_f32()).map_err(|e| e.to_string())
+    }
+}
+
+/// What a text drawn from `want`'s model gains in log-perplexity under `got`'s: the mean of Σ p ln(p / q).
+fn divergence(got: &[f32], want: &[f32], vocab: usize) -> f64 {
+    let logs = |row: &[f32]| -> Vec<f64> {
+        let most = row.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
+        let sum: f64 = row.iter().map(|v| f64::from(v - most).exp()).sum();
+        row.iter().map(|v| f64::from(v - most) - sum.ln()).collect()
+    };
+    let rows = got.chunks(vocab).zip(want.chunks(vocab)).map(|(got, want)| {
+        let (q, p) = (logs(got), logs(want));
+        p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>()
+    });
+    rows.sum::<f64>() / (got.len() / vocab) as f64
+}
+
+/// Trained weights, quantised. `tools/parity/perplexity.py` does this for every format and a long text.
+#[test]
+fn quantised_activations_keep_the_perplexity_of_trained_weights() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../alula/assets/builtin.gguf");
+    let model = Model::open(&path).unwrap();
+    let plain = Plain(model.weights());
+    let mut writer = Runner::with(&model, &plain, Cpu::pick(None).unwrap(), 2);
+    let mut ids = vec![1];
+    let vocab = writer.logits(&ids, 1, false).len();
+    while ids.len() < CONTEXT {
+        let logits = writer.logits(&ids, ids.len(), false);
+        ids.push(argmax(&logits[logits.len() - vocab..]));
+    }
+    for cpu in Cpu::all() {
+        let (mut packed, mut reference) = (Runner::new(&model, cpu, 2), Runner::with(&model, &plain, cpu, 2));
+        let (got, want) = (packed.logits(&ids, 64, false), reference.logits(&ids, 64, false));
+        let lost = divergence(&got, &want, vocab);
+        assert!((-1e-9..1e-3).contains(&lost), "{}: {lost}", cpu.name());
+        // The measure sees it where something is wrong: logits rounded to halves.
+        let coarse: Vec<f32> = want.iter().map(|v| (v * 2.0).round() / 2.0).collect();
+        assert!(divergence(&coarse, &want, vocab) > 1e-3);
     }
 }
