@@ -32,12 +32,15 @@ impl CpuDevice {
     /// Threads that the caller starts later are bound as it is.
     ///
     /// # Errors
-    /// There are fewer cores than threads, or the system cannot do it.
+    /// There are fewer cores than threads, or the system cannot do it; the caller's thread may then be bound to one.
     pub fn bound(cpu: Cpu, threads: usize) -> Result<CpuDevice, DeviceError> {
         let cores = cores();
         let none = |why: String| DeviceError::Bind { threads, why };
-        let Some(cores) = cores.get(..threads) else {
-            return Err(none(format!("there are {} cores; ask for as many threads at most", cores.len())));
+        let Some(cores) = cores.get(..threads.max(1)) else {
+            return Err(none(format!(
+                "the cores that this process may use are {}; ask for no more threads",
+                cores.len()
+            )));
         };
         let pool = bound(cores).map_err(|e| none(format!("the system says: {e}; leave it to the system")))?;
         Ok(CpuDevice { cpu, pool: Arc::new(pool) })
@@ -64,7 +67,8 @@ pub(crate) fn bound(cores: &[Vec<usize>]) -> std::io::Result<Pool> {
 impl Device for CpuDevice {
     fn name(&self) -> String {
         let fast = if self.cpu.bf16().is_some() { ", fast numerics" } else { "" };
-        format!("cpu ({}, {} threads{fast})", self.cpu.name(), self.pool.threads())
+        let n = self.pool.threads();
+        format!("cpu ({}, {n} thread{}{fast})", self.cpu.name(), if n == 1 { "" } else { "s" })
     }
 
     fn supports(&self, _: &Op) -> bool {
@@ -104,7 +108,7 @@ impl Device for CpuDevice {
                         widest_blocks = widest_blocks.max(matrix.cols());
                     }
                     let bias = w(1).map(|b| loader.vector(b)).transpose()?;
-                    Step::MatMul { linears: vec![Linear { matrix, bias, out: output }], blocks: true, tiles: true }
+                    Step::MatMul { linears: vec![Linear { matrix, bias, out: output }], quantize: true, round: true }
                 }
                 Op::Norm { kind, eps } => Step::Norm {
                     kind: match kind {
@@ -304,9 +308,10 @@ enum Step {
     MatMul {
         /// Matrices that are multiplied with the same value.
         linears: Vec<Linear>,
-        /// The value is not yet in the scratch of blocks, or of tiles.
-        blocks: bool,
-        tiles: bool,
+        /// The value must first be quantised into the scratch of blocks, or rounded into that of tiles: what was there
+        /// last is another one.
+        quantize: bool,
+        round: bool,
     },
     Norm {
         kind: kernels::NormKind,
@@ -362,23 +367,25 @@ fn join(last: Option<&mut Stage>, mut stage: Stage, limits: Limits) -> Option<St
 /// Finds out which values are only ever read as quantised blocks, right after they are made, and which products find
 /// their value quantised already.
 fn link(stages: &mut [Stage], uses: &[usize]) {
+    // The values that the scratch of blocks and that of tiles hold.
     let (mut in_blocks, mut in_tiles) = (None, None);
     for i in 0..stages.len() {
         let (stage, rest) = stages[i..].split_first_mut().expect("stage i");
         match &mut stage.step {
-            Step::MatMul { linears, blocks, tiles } => {
+            Step::MatMul { linears, quantize, round } => {
                 let x = Some(stage.inputs[0].value);
                 if linears[0].matrix.quantized() {
-                    *blocks = in_blocks != x;
+                    *quantize = in_blocks != x;
                     in_blocks = x;
                 }
-                *tiles = in_tiles != x;
+                *round = in_tiles != x;
                 in_tiles = x;
             }
             Step::Norm { weight, .. } if weight.len() != stage.output.cols => {}
             Step::Norm { .. } | Step::Map(_) | Step::Glu(_) => {
                 let made = stage.output.value;
                 stage.blocks = rest.first().is_some_and(|next| match &next.step {
+                    // Nobody else reads it if they are as many as its uses.
                     Step::MatMul { linears, .. } => {
                         next.inputs[0].value == made && linears[0].matrix.quantized() && linears.len() == uses[made]
                     }
@@ -492,7 +499,7 @@ impl Plan for CpuPlan {
         for Stage { step, inputs, output, blocks: as_blocks } in &self.stages {
             let x = inputs.first().map_or(0..0, |x| x.range(batch));
             let rows_of = |cols: usize| x.len() / cols.max(1);
-            if let Step::MatMul { linears, blocks, tiles } = step {
+            if let Step::MatMul { linears, quantize, round } = step {
                 let cols = linears[0].matrix.cols();
                 let rows = rows_of(cols);
                 let out = |i: usize| linears.get(i).map_or(0..0, |l: &Linear| l.out.range(batch));
@@ -503,13 +510,13 @@ impl Plan for CpuPlan {
                     from_fn(|_| outs.next().map(|(out, l)| Product::new(&l.matrix, l.bias.as_deref(), out)));
                 let x = if self.cpu.bf16().is_some() && rows >= TILED {
                     let scratch = &mut self.tiles[..BTile::count(rows, cols)];
-                    if *tiles {
+                    if *round {
                         kernels::round(ctx, x, rows, cols, scratch);
                     }
                     Input::B16(scratch)
                 } else if linears[0].matrix.quantized() {
                     let scratch = &mut self.blocks[..QBlock::count(rows, cols)];
-                    if *blocks {
+                    if *quantize {
                         kernels::quantize(ctx, Source::Plain(x), rows, cols, scratch);
                     }
                     Input::Q8(scratch)

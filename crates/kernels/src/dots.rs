@@ -436,7 +436,7 @@ pub(crate) unsafe fn tiled<I: Isa, W: Codes, const MINS: bool>(
     let [mut even, mut odd] = [const { MaybeUninit::uninit() }; 2];
     let (even, odd): (*mut Sums, *mut Sums) = (even.as_mut_ptr(), odd.as_mut_ptr());
     let groups = runs * (1 + usize::from(W::HALVES));
-    // A quarter of the next tile's rows, while this one is worked on.
+    // A quarter of the next tile's rows, while this one is worked on: with four panels, all of them.
     let fetch = |run: usize| {
         for t in 0..TILE / 4 {
             isa.prefetch(x.wrapping_add((TILE + quarter * TILE / 4 + t) * RUNS + run).cast());

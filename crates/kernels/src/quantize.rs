@@ -150,11 +150,12 @@ fn blocks<I: Isa>(isa: I, x: &[[f32; LANES]], out: &mut [QBlock]) {
             isa.store_i8(isa.round(isa.mul(isa.load(half), inverse)), codes);
         }
     }
-    // Minus the sum of four codes each: 4 · 128 - Σ (code + 128).
+    // Minus the sum of four codes each; where bytes are taken as unsigned, 4 · 128 - Σ (code + 128).
     let mut less = [[0; LANES]; COLUMN / 64];
+    let (start, offset) = if I::SIGNED { (0, 0) } else { (4 * 128, 128) };
     for (less, codes) in less.iter_mut().zip(codes.bytes()) {
-        let shifted = isa.sub_b(isa.load_b(codes), isa.splat_b(128));
-        isa.store_i(isa.dot4(isa.splat_i(4 * 128), shifted, -1), less);
+        let shifted = isa.sub_b(isa.load_b(codes), isa.splat_b(offset));
+        isa.store_i(isa.dot4(isa.splat_i(start), shifted, -1), less);
     }
     let halves = less.as_flattened().as_chunks::<4>().0.as_chunks::<2>().0;
     for (i, block) in out.iter_mut().take(x.len() / 2).enumerate() {

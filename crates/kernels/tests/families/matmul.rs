@@ -259,6 +259,30 @@ fn products_of_one_job_are_those_of_many() {
     }
 }
 
+/// More rows than share an expansion: the groups they fall into change nothing.
+#[test]
+fn rows_of_several_groups() {
+    let mut r = Rng::new(10);
+    for dtype in [DType::F16, DType::Q4K, DType::Q6K, DType::Q8_0] {
+        let format = dtype.format();
+        let (n, k, most) = (37, 256, 1041);
+        let bytes = random(format, n * k / format.block, &mut r);
+        let x = r.floats(most * k);
+        everywhere(|ctx, at| {
+            let w = Packed::new(ctx, dtype, n, k, &bytes);
+            let all = product(ctx, &w, &x, None);
+            for rows in [512, 513, 527] {
+                let last = most - rows;
+                same(&product(ctx, &w, &x[last * k..], None), &all[last * n..], &format!("{dtype}, {rows} rows, {at}"));
+            }
+            for row in [0, 511, 512, 520, 521, 1040] {
+                let one = product(ctx, &w, &x[row * k..][..k], None);
+                same(&one, &all[row * n..][..n], &format!("{dtype}, row {row}, {at}"));
+            }
+        });
+    }
+}
+
 #[test]
 fn nothing_times_something() {
     scalar(|ctx| {

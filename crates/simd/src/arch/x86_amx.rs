@@ -141,8 +141,8 @@ impl Tiles {
     /// `SECOND` and without go to other registers, so that one does not wait for the other.
     ///
     /// # Safety
-    /// These are the last tiles that were configured on this thread, and still are. `x` points to 16 rows of their depth, `stride` bytes apart; `w` to a quarter as many lines, `out` to
-    /// 16, which it writes.
+    /// These are the last tiles that were configured on this thread, and still are. `x` points to 16 rows of their
+    /// depth, `stride` bytes apart; `w` to a quarter as many lines, `out` to 16, which it writes.
     #[inline(always)]
     pub unsafe fn product<const SECOND: bool>(
         &self,
@@ -175,7 +175,8 @@ impl Tiles {
     /// further. How it rounds is in Intel's manual: even and odd inputs are two sums, subnormal numbers are 0.
     ///
     /// # Safety
-    /// These are the last tiles that were configured on this thread, and still are. Their depth is 64; `depth` is not 0, and `x` and `w` point to as many tiles each.
+    /// These are the last tiles that were configured on this thread, and still are. Their depth is 64; `depth` is not 0,
+    /// and `x` and `w` point to as many tiles each.
     #[inline(always)]
     pub unsafe fn add_bf16(&self, x: [*const u8; 2], w: [*const u8; 2], depth: usize, sums: &mut [[[f32; 16]; 16]; 4]) {
         // SAFETY: by the contract; the tiles are configured; a tile of sums is 1 KiB.
