@@ -4,7 +4,7 @@ use std::path::Path;
 
 /// The logical processors of each physical core that this process may use. Where the system does not say, every one is a
 /// core of its own.
-pub fn cores() -> Vec<Vec<usize>> {
+pub(crate) fn cores() -> Vec<Vec<usize>> {
     linux(Path::new("/proc/self/status"), Path::new("/sys/devices/system/cpu"))
         .unwrap_or_else(|| (0..std::thread::available_parallelism().map_or(1, usize::from)).map(|i| vec![i]).collect())
 }

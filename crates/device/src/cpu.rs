@@ -2,10 +2,9 @@
 
 use crate::cores::{bind, cores};
 use crate::kept::{Part, Saving};
+use crate::stage::{JOINED, Linear, Place, Stage, Step, join, link};
 use crate::{Batch, Device, DeviceError, Keep, Limits, Memory, PAGE, Plan};
-use alula_graph::{
-    self as graph, Dim, Graph, Index, Op, RopeTable, StateSpec, ValueId, WeightId, WeightSource, plan_arena,
-};
+use alula_graph::{self as graph, Graph, Index, Op, StateSpec, ValueId, WeightId, WeightSource, plan_arena};
 use alula_kernels::{
     self as kernels, BTile, Buf, Ceilings, Ctx, Input, Kv, Packed, Pool, Product, QBlock, Rows, Scratch, Source, TILED,
 };
@@ -13,7 +12,6 @@ use alula_simd::{Cpu, LANES};
 use alula_tensor::Tensor;
 use std::array::from_fn;
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// The processor's cores.
@@ -293,142 +291,6 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// A node made ready, or several that are one job of the pool.
-struct Stage {
-    step: Step,
-    inputs: Vec<Place>,
-    /// Of the last node.
-    output: Place,
-    /// The result is written as quantised blocks, for the next stage.
-    blocks: bool,
-}
-
-enum Step {
-    Embed(Index, Tensor),
-    MatMul {
-        /// Matrices that are multiplied with the same value.
-        linears: Vec<Linear>,
-        /// The value must first be quantised into the scratch of blocks, or rounded into that of tiles: what was there
-        /// last is another one.
-        quantize: bool,
-        round: bool,
-    },
-    Norm {
-        kind: kernels::NormKind,
-        eps: f32,
-        weight: Arc<[f32]>,
-        bias: Option<Arc<[f32]>>,
-    },
-    RopeTable(RopeTable),
-    Rope {
-        style: kernels::RopeStyle,
-        head_dim: usize,
-    },
-    Attend {
-        state: usize,
-        attend: kernels::Attend,
-    },
-    Map(kernels::Unary),
-    Zip(kernels::Binary),
-    Glu(kernels::Unary),
-    Outputs,
-}
-
-/// A matrix, what is added to its products, and where they go.
-struct Linear {
-    matrix: Arc<Packed>,
-    bias: Option<Arc<[f32]>>,
-    out: Place,
-}
-
-/// Matrices that share a job at most: queries, keys and values.
-const JOINED: usize = 3;
-
-/// Makes a product with the value that the stage before multiplies too a part of that stage, or gives it back.
-fn join(last: Option<&mut Stage>, mut stage: Stage, limits: Limits) -> Option<Stage> {
-    let Some(last) = last else { return Some(stage) };
-    let (Step::MatMul { linears: have, .. }, Step::MatMul { linears: new, .. }) = (&mut last.step, &mut stage.step)
-    else {
-        return Some(stage);
-    };
-    let apart = |a: Range<usize>, b: Range<usize>| a.end <= b.start || b.end <= a.start;
-    let fits = have.len() < JOINED
-        && last.inputs[0].value == stage.inputs[0].value
-        && have[0].matrix.quantized() == new[0].matrix.quantized()
-        && have.iter().all(|l| apart(l.out.most(limits), stage.output.most(limits)));
-    if !fits {
-        return Some(stage);
-    }
-    have.append(new);
-    last.output = stage.output;
-    None
-}
-
-/// Finds out which values are only ever read as quantised blocks, right after they are made, and which products find
-/// their value quantised already.
-fn link(stages: &mut [Stage], uses: &[usize]) {
-    // The values that the scratch of blocks and that of tiles hold.
-    let (mut in_blocks, mut in_tiles) = (None, None);
-    for i in 0..stages.len() {
-        let (stage, rest) = stages[i..].split_first_mut().expect("stage i");
-        match &mut stage.step {
-            Step::MatMul { linears, quantize, round } => {
-                let x = Some(stage.inputs[0].value);
-                if linears[0].matrix.quantized() {
-                    *quantize = in_blocks != x;
-                    in_blocks = x;
-                }
-                *round = in_tiles != x;
-                in_tiles = x;
-            }
-            Step::Norm { weight, .. } if weight.len() != stage.output.cols => {}
-            Step::Norm { .. } | Step::Map(_) | Step::Glu(_) => {
-                let made = stage.output.value;
-                stage.blocks = rest.first().is_some_and(|next| match &next.step {
-                    // Nobody else reads it if they are as many as its uses.
-                    Step::MatMul { linears, .. } => {
-                        next.inputs[0].value == made && linears[0].matrix.quantized() && linears.len() == uses[made]
-                    }
-                    _ => false,
-                });
-                if stage.blocks {
-                    in_blocks = Some(made);
-                }
-            }
-            _ => {}
-        }
-    }
-}
-
-/// Where a value lies in the arena.
-#[derive(Clone, Copy)]
-struct Place {
-    value: usize,
-    start: usize,
-    rows: Dim,
-    cols: usize,
-}
-
-impl Place {
-    fn of(&self, tokens: usize, outputs: usize) -> Range<usize> {
-        let rows = match self.rows {
-            Dim::Tokens => tokens,
-            Dim::Outputs => outputs,
-            Dim::N(n) => n,
-        };
-        self.start..self.start.saturating_add(rows.saturating_mul(self.cols))
-    }
-
-    fn range(&self, batch: &Batch<'_>) -> Range<usize> {
-        self.of(batch.tokens.len(), batch.outputs.len())
-    }
-
-    /// In the largest step.
-    fn most(&self, limits: Limits) -> Range<usize> {
-        self.of(limits.tokens, limits.outputs)
-    }
-}
-
 struct CpuPlan {
     cpu: Cpu,
     pool: Arc<Pool>,
@@ -496,19 +358,19 @@ impl Plan for CpuPlan {
         }
         let pages: Vec<&[u32]> = batch.seqs.iter().map(|s| s.pages).collect();
         let rows = Rows { positions: batch.positions, seqs: &self.row_seq, pages: &pages };
+        let by_tiles = |rows: usize| ctx.cpu.bf16().is_some() && rows >= TILED;
         for Stage { step, inputs, output, blocks: as_blocks } in &self.stages {
             let x = inputs.first().map_or(0..0, |x| x.range(batch));
-            let rows_of = |cols: usize| x.len() / cols.max(1);
             if let Step::MatMul { linears, quantize, round } = step {
                 let cols = linears[0].matrix.cols();
-                let rows = rows_of(cols);
+                let rows = x.len() / cols;
                 let out = |i: usize| linears.get(i).map_or(0..0, |l: &Linear| l.out.range(batch));
                 let parts = self.arena.floats_mut().get_disjoint_mut([x.clone(), out(0), out(1), out(2)]);
                 let Ok([x, outs @ ..]) = parts else { unreachable!("the plan keeps them apart") };
                 let mut outs = outs.into_iter().zip(linears);
                 let products: [_; JOINED] =
                     from_fn(|_| outs.next().map(|(out, l)| Product::new(&l.matrix, l.bias.as_deref(), out)));
-                let x = if self.cpu.bf16().is_some() && rows >= TILED {
+                let x = if by_tiles(rows) {
                     let scratch = &mut self.tiles[..BTile::count(rows, cols)];
                     if *round {
                         kernels::round(ctx, x, rows, cols, scratch);
@@ -535,7 +397,7 @@ impl Plan for CpuPlan {
                 if r.end <= range.start { &before[r] } else { &after[r.start - range.end..r.end - range.end] }
             };
             let rows_made = out.len() / output.cols;
-            if *as_blocks && !(self.cpu.bf16().is_some() && rows_made >= TILED) {
+            if *as_blocks && !by_tiles(rows_made) {
                 let source = match step {
                     Step::Norm { kind, eps, weight, bias } => {
                         let norm = kernels::Norm { kind: *kind, eps: *eps, weight, bias: bias.as_deref() };

@@ -8,11 +8,12 @@ mod batch;
 mod cores;
 mod cpu;
 pub mod kept;
+mod stage;
 
 pub use alula_kernels::{CacheType, Ceilings, Rate, Scratch};
 pub use alula_simd::{Cpu, IsaError};
 pub use batch::{Batch, PAGE, Seq};
-pub use cores::{cores, threads};
+pub use cores::threads;
 pub use cpu::CpuDevice;
 pub use kept::Keep;
 

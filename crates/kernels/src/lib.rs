@@ -16,6 +16,7 @@ mod map;
 mod matmul;
 mod norm;
 mod pack;
+mod place;
 mod pool;
 mod quantize;
 mod rope;

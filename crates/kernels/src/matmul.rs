@@ -11,6 +11,7 @@ use crate::buf::Shared;
 use crate::dots::{self, Codes};
 use crate::float::{self, Float};
 use crate::pack::{Blocks, Kind};
+use crate::place::{Group, Place, Sums, groups};
 use crate::quantize::{QBlock, QK, RUNS};
 use crate::{BTile, Ctx, Packed, WORTH_SPLITTING, fast};
 use alula_simd::{Amx, Isa, Kernel, LANES, Tiles};
@@ -36,10 +37,6 @@ const PANELS: usize = 4;
 const FEW: usize = 48;
 /// The same for floats.
 const FEW_FLOATS: usize = 24;
-/// Rows that share a chunk at most.
-const ROWS: usize = 512;
-/// The most rows of a tile.
-const MOST: usize = dots::TILE;
 /// From so many rows on, products of bfloat16 pay where the machine has them.
 pub const TILED: usize = 32;
 
@@ -234,50 +231,6 @@ impl Task<'_> {
     }
 }
 
-/// Sums between chunks, of every tile: `[tile, T, P]` vectors.
-#[repr(C, align(64))]
-struct Sums<const P: usize, const T: usize>([[[f32; LANES]; P]; ROWS + MOST]);
-
-impl<const P: usize, const T: usize> Sums<P, T> {
-    /// A tile's sums so far: none at the first input.
-    #[inline(always)]
-    fn get<I: Isa>(this: &MaybeUninit<Self>, isa: I, tile: usize, input: usize) -> [[I::F; T]; P] {
-        let mut acc = [[isa.splat(0.0); T]; P];
-        if input > 0 {
-            assert!((tile + 1) * T <= ROWS + MOST);
-            let rows: *const [[f32; LANES]; P] = this.as_ptr().cast();
-            for i in 0..T {
-                for p in 0..P {
-                    // SAFETY: within the array; `set` wrote it after the chunk before.
-                    acc[p][i] = isa.load(unsafe { &(*rows.add(tile * T + i))[p] });
-                }
-            }
-        }
-        acc
-    }
-
-    /// Where a tile's sums are, which are 0 at the first input.
-    #[inline(always)]
-    fn rest<I: Isa>(this: &mut MaybeUninit<Self>, isa: I, tile: usize, input: usize) -> *mut [[f32; LANES]; P] {
-        if input == 0 {
-            Sums::set(this, isa, tile, [[isa.splat(0.0); T]; P]);
-        }
-        this.as_mut_ptr().cast::<[[f32; LANES]; P]>().wrapping_add(tile * T)
-    }
-
-    #[inline(always)]
-    fn set<I: Isa>(this: &mut MaybeUninit<Self>, isa: I, tile: usize, acc: [[I::F; T]; P]) {
-        assert!((tile + 1) * T <= ROWS + MOST);
-        let rows: *mut [[f32; LANES]; P] = this.as_mut_ptr().cast();
-        for i in 0..T {
-            for p in 0..P {
-                // SAFETY: within the array.
-                isa.store(acc[p][i], unsafe { &mut (*rows.add(tile * T + i))[p] });
-            }
-        }
-    }
-}
-
 /// A task of block-quantised weights.
 struct Runs<'a, C, const MINS: bool>(Task<'a>, Blocks, &'a [QBlock], PhantomData<C>);
 
@@ -419,58 +372,6 @@ impl<W: Codes, const MINS: bool> Kernel for Tiled<'_, W, MINS> {
     }
 }
 
-/// A tile of `P` panels by `T` rows: where its sums come from and go to.
-struct Place<'a, const P: usize, const T: usize> {
-    task: &'a Task<'a>,
-    group: &'a Group<P>,
-    sums: &'a mut MaybeUninit<Sums<P, T>>,
-    tile: usize,
-}
-
-impl<const P: usize, const T: usize> Place<'_, P, T> {
-    /// The tile's first row. The last tile begins earlier if it would not be full; some rows are computed twice then.
-    #[inline(always)]
-    fn row(&self) -> usize {
-        let rows = &self.group.rows;
-        assert!(T <= rows.len() && rows.end <= self.task.rows);
-        rows.start + (self.tile * T).min(rows.len() - T)
-    }
-
-    /// Says that the tile's results will be written soon, if these are the last of `all` inputs. Rows of the result lie
-    /// far apart.
-    #[inline(always)]
-    fn fetch<I: Isa>(&self, isa: I, all: usize) {
-        if self.group.inputs.end == all {
-            for i in 0..T {
-                for panel in self.group.panels {
-                    self.task.fetch(isa, panel, self.row() + i);
-                }
-            }
-        }
-    }
-
-    /// The group's column of the tile's rows, for groups of runs.
-    #[inline(always)]
-    fn column<'x>(&self, x: &'x [QBlock]) -> &'x [QBlock] {
-        &x[self.group.inputs.start * self.task.rows + self.row() * RUNS..][..T * RUNS]
-    }
-
-    #[inline(always)]
-    fn get<I: Isa>(&self, isa: I) -> [[I::F; T]; P] {
-        Sums::get(self.sums, isa, self.tile, self.group.inputs.start)
-    }
-
-    /// `all`: inputs of the product, in the units of the group.
-    #[inline(always)]
-    fn set<I: Isa>(self, isa: I, all: usize, acc: [[I::F; T]; P]) {
-        if self.group.inputs.end == all {
-            self.task.put(isa, self.group.panels, self.row(), acc);
-        } else {
-            Sums::set(self.sums, isa, self.tile, acc);
-        }
-    }
-}
-
 /// Expanded runs of `P` panels times `T` rows. `W` says how large codes are.
 struct Tile<'a, W, const MINS: bool, const P: usize, const T: usize>(
     Place<'a, P, T>,
@@ -570,35 +471,6 @@ impl<W: Float, const P: usize, const T: usize> Kernel for FloatTile<'_, W, P, T>
         }
         place.set(isa, cols, acc);
     }
-}
-
-/// What is computed between two expansions.
-struct Group<const P: usize> {
-    panels: [usize; P],
-    rows: Range<usize>,
-    inputs: Range<usize>,
-}
-
-/// Every group of `P` panels, at most [`ROWS`] rows and `chunk` of `all` inputs, inputs ascending. The last panel
-/// stands twice in a group that is not full: it is then computed twice.
-fn groups<const P: usize>(
-    panels: &Range<usize>,
-    rows: usize,
-    chunk: usize,
-    all: usize,
-) -> impl Iterator<Item = Group<P>> {
-    let end = panels.end;
-    let parts = rows.div_ceil(ROWS); // about equal ones, so that each has enough rows for a tile
-    panels.clone().step_by(P).flat_map(move |p| {
-        (0..parts).flat_map(move |i| {
-            let (t, end_row) = (rows * i / parts, rows * (i + 1) / parts);
-            (0..all).step_by(chunk).map(move |k| Group {
-                panels: from_fn(|i| (p + i).min(end - 1)),
-                rows: t..end_row,
-                inputs: k..all.min(k + chunk),
-            })
-        })
-    })
 }
 
 /// Pointers to element `k` of each of `T` rows of `width` elements, from row `t` on.
