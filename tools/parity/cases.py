@@ -10,6 +10,11 @@ import random
 _LLAMA = dict(vocab_size=97, hidden_size=48, intermediate_size=56, num_hidden_layers=2, num_attention_heads=4,
               num_key_value_heads=2, max_position_embeddings=256, bos_token_id=1, eos_token_id=2, pad_token_id=None)
 _GEMMA = {**_LLAMA, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8, "pad_token_id": 0}
+_EXPERTS = dict(num_local_experts=6, num_experts_per_tok=2)
+_MOE = dict(num_experts=7, num_experts_per_tok=3, moe_intermediate_size=24)
+_LATENT = {**_LLAMA, "num_key_value_heads": 4, "num_hidden_layers": 3, "q_lora_rank": 28, "kv_lora_rank": 20, "qk_nope_head_dim": 12,
+           "qk_rope_head_dim": 8, "v_head_dim": 10, "n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 3,
+           "moe_intermediate_size": 20, "first_k_dense_replace": 1}
 FAMILIES = {
     "llama": ("LlamaConfig", "LlamaForCausalLM", _LLAMA),
     "mistral": ("MistralConfig", "MistralForCausalLM", {**_LLAMA, "sliding_window": None}),
@@ -22,6 +27,12 @@ FAMILIES = {
     "gemma": ("GemmaConfig", "GemmaForCausalLM", {k: v for k, v in _GEMMA.items() if k not in ("sliding_window", "query_pre_attn_scalar")}),
     "gemma2": ("Gemma2Config", "Gemma2ForCausalLM", _GEMMA),
     "gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM", _GEMMA),
+    "mixtral": ("MixtralConfig", "MixtralForCausalLM", {**_LLAMA, **_EXPERTS, "sliding_window": None}),
+    "qwen2_moe": ("Qwen2MoeConfig", "Qwen2MoeForCausalLM", {**_LLAMA, **_MOE, "shared_expert_intermediate_size": 40}),
+    "qwen3_moe": ("Qwen3MoeConfig", "Qwen3MoeForCausalLM", {**_LLAMA, **_MOE, "head_dim": 20}),
+    "olmoe": ("OlmoeConfig", "OlmoeForCausalLM", {**_LLAMA, **_EXPERTS, "intermediate_size": 24}),
+    "deepseek_v2": ("DeepseekV2Config", "DeepseekV2ForCausalLM", {**_LATENT, "topk_method": "greedy", "n_group": 1, "topk_group": 1}),
+    "deepseek_v3": ("DeepseekV3Config", "DeepseekV3ForCausalLM", {**_LATENT, "n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5}),
 }
 
 
@@ -30,6 +41,8 @@ class Case:
     """One tiny model. `config` goes over the family's defaults; the rest says how the folder is written."""
     family: str
     config: dict = field(default_factory=dict)
+    mtp: bool = False             # a layer for multi-token prediction comes after the others
+    fp8: tuple = ()               # rows and columns of a block: projections are stored as FP8 with a scale for each block
     stored: str = "bfloat16"      # dtype of the file; "float32" keeps full random f32 values, the others are exact in f16 too
     shards: bool = False          # several files with an index
     old: bool = False             # config.json in the dialect of transformers 4 and the hub
@@ -135,6 +148,34 @@ CASES = {
         note="as the 4B on the hub, which leaves out what is the default"),
     "gemma3_cap": Case("gemma3", dict(num_hidden_layers=3, head_dim=20, query_pre_attn_scalar=20, final_logit_softcapping=1.3, attn_logit_softcapping=4.0, intermediate_size=40,
                        num_key_value_heads=4, layer_types=["full_attention", "sliding_attention", "full_attention"]), extra=True),
+    # Mixtures of experts
+    "mixtral": Case("mixtral", dict(rms_norm_eps=3e-6), gguf="bf16"),
+    "mixtral_old": Case("mixtral", dict(num_local_experts=5, num_experts_per_tok=3, num_hidden_layers=1, sliding_window=9, intermediate_size=40,
+                        tie_word_embeddings=True), old=True, shards=True, note="a window; three of five experts"),
+    "qwen2_moe": Case("qwen2_moe", dict(num_hidden_layers=3, intermediate_size=40, decoder_sparse_step=2), note="every second layer has experts"),
+    "qwen2_moe_norm": Case("qwen2_moe", dict(num_hidden_layers=1, norm_topk_prob=True, num_experts=4, num_experts_per_tok=1), old=True),
+    "qwen2_moe_gguf": Case("qwen2_moe", dict(num_hidden_layers=1), gguf="bf16"),
+    "qwen3_moe": Case("qwen3_moe", dict(norm_topk_prob=True, rms_norm_eps=1e-5), gguf="bf16"),
+    "qwen3_moe_plain": Case("qwen3_moe", dict(num_hidden_layers=2, mlp_only_layers=[0], intermediate_size=40, num_experts_per_tok=7, attention_bias=True),
+                            old=True, note="all experts of a layer; the first layer has none"),
+    "olmoe": Case("olmoe", dict(num_key_value_heads=4), gguf="bf16"),
+    "olmoe_norm": Case("olmoe", dict(norm_topk_prob=True, num_experts=9, num_hidden_layers=1), old=True),
+    # DeepSeek
+    "deepseek_v2": Case("deepseek_v2", dict(topk_method="group_limited_greedy", n_group=4, topk_group=2, routed_scaling_factor=1.7), note="the best groups by their best expert"),
+    "deepseek_v2_lite": Case("deepseek_v2", dict(q_lora_rank=None, n_shared_experts=2, first_k_dense_replace=1, num_hidden_layers=2), gguf="bf16", note="queries in one projection; two shared experts"),
+    "deepseek_v2_yarn": Case("deepseek_v2", dict(num_hidden_layers=2, max_position_embeddings=256, attention_bias=True, rope_parameters=rope(
+        "yarn", factor=8.0, beta_fast=32, beta_slow=1, mscale=0.707, mscale_all_dim=0.707, original_max_position_embeddings=32)), old=True, gguf="f16",
+        note="factors on scores instead of rotations"),
+    "deepseek_v3": Case("deepseek_v3", dict(rms_norm_eps=3e-6), note="sigmoids, a bias for the choice, the best groups by their best two"),
+    "deepseek_v3_gguf": Case("deepseek_v3", dict(num_hidden_layers=2, n_group=2, topk_group=1, rope_interleave=True), add={"scoring_func": "sigmoid", "topk_method": "noaux_tc"}, old=True, gguf="bf16"),
+    "deepseek_v3_halves": Case("deepseek_v3", dict(num_hidden_layers=2, rope_interleave=False, q_lora_rank=None, norm_topk_prob=False, routed_scaling_factor=1.0), shards=True),
+    "deepseek_v3_yarn": Case("deepseek_v3", dict(num_hidden_layers=2, max_position_embeddings=512, rope_parameters=rope(
+        "yarn", factor=16.0, beta_fast=24, beta_slow=2, mscale=1.0, mscale_all_dim=0.5, original_max_position_embeddings=32))),
+    "deepseek_v3_mtp": Case("deepseek_v3", dict(num_hidden_layers=2, max_position_embeddings=512, n_routed_experts=6, n_group=3), mtp=True,
+                            note="a layer that guesses the token after the next one: draft.bin, logits [47, vocabulary] of tokens 2 to 48 of the prompt and what came before them"),
+    "deepseek_v3_fp8": Case("deepseek_v3", dict(hidden_size=144, num_hidden_layers=2, intermediate_size=136, moe_intermediate_size=16, n_routed_experts=4, n_group=2, topk_group=1,
+                            num_experts_per_tok=2), fp8=(128, 128), note="blocks of 128 with ragged edges"),
+    "qwen3_moe_fp8": Case("qwen3_moe", dict(num_hidden_layers=1, num_experts=3, num_experts_per_tok=2), fp8=(16, 32), note="other blocks"),
 }
 # a pattern given as a number decides the layer types, so the config that builds the model needs them spelled out
 CASES["gemma3_linear"].config["layer_types"] = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
@@ -176,6 +217,34 @@ def draw(family, rng: random.Random) -> Case:
             c.update(attention_bias=one([True, False]))
         if one([True, False]):
             c.update(use_sliding_window=True, sliding_window=window, **one([{"max_window_layers": rng.randrange(layers + 1)}, {"layer_types": types}]))
+    elif family in ("mixtral", "olmoe", "qwen2_moe", "qwen3_moe"):
+        n = one([2, 3, 4, 7, 8, 16])
+        c.update(rope_parameters=one(kinds), rms_norm_eps=eps, num_experts_per_tok=rng.randrange(1, n + 1))
+        c.update({"num_local_experts" if family == "mixtral" else "num_experts": n})
+        if family != "qwen3_moe":
+            hd = width // heads
+            if hd % 2 or hd < 4:
+                return draw(family, rng)
+            del c["head_dim"]
+        if family == "mixtral":
+            c.update(sliding_window=one([None, window]))
+        else:
+            c.update(norm_topk_prob=one([True, False]))
+        if family.startswith("qwen"):
+            c.update(moe_intermediate_size=one([8, 20, 33]), decoder_sparse_step=one([1, 1, 2]), mlp_only_layers=one([[], [0]]))
+        if family == "qwen2_moe":
+            c.update(shared_expert_intermediate_size=one([12, 40, 56]))
+    elif family.startswith("deepseek"):
+        groups, size = one([1, 2, 4]), one([2, 3, 4])
+        chosen = rng.randrange(1, groups + 1)
+        c.update(num_key_value_heads=heads, q_lora_rank=one([None, 20, 33]), kv_lora_rank=one([16, 21, 40]), qk_nope_head_dim=one([8, 12, 17]),
+                 qk_rope_head_dim=one([4, 8, 10]), v_head_dim=one([6, 8, 16, 19]), n_routed_experts=groups * size, n_group=groups, topk_group=chosen,
+                 num_experts_per_tok=rng.randrange(1, chosen * size + 1), n_shared_experts=one([1, 2, 3]), moe_intermediate_size=one([8, 20, 32]),
+                 first_k_dense_replace=rng.randrange(layers + 1), routed_scaling_factor=one([1.0, 2.5, 0.7]), rms_norm_eps=eps,
+                 rope_parameters=one([k for k in kinds if k["rope_type"] in ("default", "yarn")]), attention_bias=one([True, False]))
+        c.pop("head_dim")
+        c.update(dict(topk_method=one(["greedy", "group_limited_greedy"])) if family == "deepseek_v2" else
+                 dict(norm_topk_prob=one([True, False]), rope_interleave=one([True, True, False])))
     elif family == "gpt2":
         c = dict(vocab_size=c["vocab_size"], n_embd=width, n_layer=layers, n_head=heads, n_positions=128, tie_word_embeddings=one([True, True, False]),
                  n_inner=one([None, 72, 100]), activation_function=one(["gelu_new", "gelu", "relu", "gelu_pytorch_tanh", "silu"]), layer_norm_epsilon=eps,

@@ -33,7 +33,7 @@ def build(case):
     config_name, model_name, defaults = FAMILIES[case.family]
     model_class = getattr(transformers, model_name)
     config = getattr(transformers, config_name)(**{**defaults, **json.loads(json.dumps(case.config))})
-    config._attn_implementation = "eager"
+    config._attn_implementation = config._experts_implementation = "eager"
     return model_class(config).eval(), model_class
 
 
@@ -48,7 +48,9 @@ def randomise(model, case, seed):
     g = torch.Generator().manual_seed(seed)
     offset = 0.0 if case.family.startswith("gemma") else 1.0        # Gemma stores norm weights minus one
     tied = model.config.tie_word_embeddings
-    for name, p in model.named_parameters():
+    # Biases that only choose experts are buffers.
+    biases = [(n, b) for n, b in model.named_buffers() if n.endswith("correction_bias")]
+    for name, p in [*model.named_parameters(), *biases]:
         x = torch.randn(p.shape, generator=g)
         if p.dim() == 1:
             x = 0.2 * x + (offset if "bias" not in name else 0.0)
@@ -116,8 +118,67 @@ def store(model, folder, case):
     path.write_text(json.dumps(c, indent=1, sort_keys=True) + "\n")
 
 
+def blocks(t, size):
+    """A matrix as FP8 (E4M3) codes with a scale for each block, and what they stand for."""
+    rows, cols = size
+    scale = torch.zeros(-(-t.shape[0] // rows), -(-t.shape[1] // cols))
+    codes, value = torch.zeros(t.shape, dtype=torch.float8_e4m3fn), torch.zeros(t.shape)
+    for i in range(scale.shape[0]):
+        for j in range(scale.shape[1]):
+            part = (slice(i * rows, (i + 1) * rows), slice(j * cols, (j + 1) * cols))
+            scale[i, j] = t[part].abs().max() / 448
+            codes[part] = (t[part] / scale[i, j]).to(torch.float8_e4m3fn)
+            value[part] = codes[part].float() * scale[i, j]
+    return codes, scale, value
+
+
+def to_fp8(folder, case):
+    """Rounds the folder's projections to FP8; returns the tensors as they are to be stored in the end."""
+    path = folder / "model.safetensors"
+    plain = {k: v.float() for k, v in load_file(path).items()}
+    stored = {}
+    for name, t in list(plain.items()):
+        stored[name] = t
+        if name.endswith("proj.weight") or name.endswith("proj_with_mqa.weight"):
+            stored[name], stored[name.replace(".weight", ".weight_scale_inv")], plain[name] = blocks(t, case.fp8)
+    save_file(plain, path, metadata={"format": "pt"})
+    return stored
+
+
+@torch.no_grad()
+def add_mtp(model, folder, case, seed):
+    """Adds a layer like the last one, and what joins a token with the hidden state before it."""
+    path, n = folder / "model.safetensors", model.config.num_hidden_layers
+    t, g, width = load_file(path), torch.Generator().manual_seed(seed + 31), model.config.hidden_size
+    new = {k.replace(f"layers.{n - 1}.", f"layers.{n}."): v.shape for k, v in t.items() if f"layers.{n - 1}." in k}
+    new |= {f"model.layers.{n}.{k}.weight": (width,) for k in ("enorm", "hnorm", "shared_head.norm")}
+    new[f"model.layers.{n}.eh_proj.weight"] = (width, 2 * width)
+    for name, shape in new.items():
+        x = torch.randn(tuple(shape), generator=g)
+        x = 0.2 * x + ("bias" not in name) if len(shape) == 1 else x * 1.3 / shape[-1] ** 0.5
+        t[name] = exact(x).to(getattr(torch, case.stored))
+    save_file(t, path, metadata={"format": "pt"})
+
+
+@torch.no_grad()
+def guesses(truth, ids):
+    """What the layer for multi-token prediction makes of every token but the first: logits [tokens - 1, vocabulary]."""
+    from transformers.modeling_layers import MtpModel
+
+    # The class knows the number of this layer in the published model alone.
+    truth._keys_to_ignore_on_load_unexpected = [rf"model\.layers\.{truth.config.num_hidden_layers}\."]
+    mtp = MtpModel.from_pretrained(truth).to(truth.dtype).eval()
+    hidden = truth.model(ids).last_hidden_state[:, :-1]
+    tokens = truth.get_input_embeddings()(ids[:, 1:])
+    n = tokens.shape[1]
+    positions = torch.arange(1, n + 1)[None]
+    mask = torch.full((n, n), float("-inf"), dtype=truth.dtype).triu(1)[None, None]
+    out = mtp.layers[0](tokens, hidden, mtp.rotary_emb(tokens, position_ids=positions), mask, positions, None)
+    return mtp._project_to_logits(out)[0].numpy()
+
+
 def load(model_class, folder, dtype):
-    return model_class.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
+    return model_class.from_pretrained(folder, dtype=dtype, attn_implementation="eager", experts_implementation="eager").eval()
 
 
 @torch.no_grad()
@@ -147,23 +208,35 @@ def make(name, case, out):
         with torch.no_grad():
             built = model.double()(ids, use_cache=False).logits[0].numpy()
         store(model.float(), folder, case)
+        if case.mtp:
+            add_mtp(model, folder, case, seed)
+        stored = to_fp8(folder, case) if case.fp8 else None
         truth = load(model_class, folder, torch.float64)
         with torch.no_grad():
             ref = truth(ids, use_cache=False).logits[0].numpy()
             single = load(model_class, folder, torch.float32)(ids, use_cache=False).logits[0].numpy()
         largest = np.abs(ref).max()
         assert np.isfinite(ref).all(), f"{name}: not finite"
-        assert np.abs(ref - built).max() <= 1e-5 * largest, f"{name}: the folder reads back as another model"
+        assert case.fp8 or np.abs(ref - built).max() <= 1e-5 * largest, f"{name}: the folder reads back as another model"
         assert all(p.abs().max() > 0 for p in truth.parameters())
         chosen, gap = greedy(truth, ids, cached=False)
-        if gap >= GAP * largest and len(set(chosen)) > (4 if attempt < 20 else 1):
+        # An expert that another precision would not choose makes another model.
+        close = np.abs(single - ref).max() <= 5e-6 * largest
+        if close and gap >= GAP * largest and len(set(chosen)) > (4 if attempt < 20 else 1):
             break
     else:
         raise SystemExit(f"{name}: no seed gives distinct choices")
+    cached = greedy(load(model_class, folder, torch.float64), ids, cached=True)[0]
+    if stored:
+        save_file({k: v.contiguous() for k, v in stored.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+        config = json.loads((folder / "config.json").read_text())
+        config["quantization_config"] = dict(activation_scheme="dynamic", fmt="e4m3", quant_method="fp8", weight_block_size=list(case.fp8))
+        (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
     ref.astype("<f4").tofile(folder / "ref.bin")
+    if case.mtp:
+        guesses(truth, ids).astype("<f4").tofile(folder / "draft.bin")
     (folder / "tokens.json").write_text(json.dumps(ids[0].tolist()) + "\n")
     (folder / "greedy.json").write_text(json.dumps(chosen) + "\n")
-    cached = greedy(load(model_class, folder, torch.float64), ids, cached=True)[0]
     if cached != chosen:
         (folder / "greedy_cached.json").write_text(json.dumps(cached) + "\n")
     info = dict(family=case.family, stored=case.stored, dialect="old" if case.old else "new", shards=len(list(folder.glob("*.safetensors"))), note=case.note, seed=seed,

@@ -170,6 +170,9 @@ pub struct LoadArgs {
     /// Neither use nor keep packed weights from one start to the next
     #[arg(long, env = "ALULA_NO_CACHE")]
     pub no_cache: bool,
+    /// Guess tokens by the model's multi-token-prediction layer: the same text in fewer steps
+    #[arg(long, env = "ALULA_MTP")]
+    pub mtp: bool,
 }
 
 /// Element types of the cache.

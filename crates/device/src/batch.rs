@@ -6,7 +6,7 @@ pub const PAGE: usize = 64;
 /// One step's tokens, flat over the sequences that share the step.
 ///
 /// Rows of every activation in the step are indexed like `tokens`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Batch<'a> {
     /// Token ids, `[tokens]`.
     pub tokens: &'a [u32],
@@ -16,6 +16,8 @@ pub struct Batch<'a> {
     pub seqs: &'a [Seq<'a>],
     /// Ascending rows whose logits are wanted, `[outputs]`.
     pub outputs: &'a [u32],
+    /// What the graph's [`alula_graph::Op::Input`] is, `[tokens, columns]`; nothing where it has none.
+    pub hidden: &'a [f32],
 }
 
 /// A run of consecutive rows of a [`Batch`] that belong to one sequence.

@@ -2,11 +2,12 @@
 
 use crate::cores::{bind, cores};
 use crate::kept::{Part, Saving};
-use crate::stage::{JOINED, Linear, Place, Stage, Step, join, link};
+use crate::stage::{JOINED, Linear, Place, Stage, Step, join, link, networks};
 use crate::{Batch, Device, DeviceError, Keep, Limits, Memory, PAGE, Plan};
 use alula_graph::{self as graph, Graph, Index, Op, StateSpec, ValueId, WeightId, WeightSource, plan_arena};
 use alula_kernels::{
-    self as kernels, BTile, Buf, Ceilings, Ctx, Input, Kv, Packed, Pool, Product, QBlock, Rows, Scratch, Source, TILED,
+    self as kernels, BTile, Buf, Ceilings, Ctx, ExpertScratch, Input, Kv, Packed, Pool, Product, QBlock, Rows, Scratch,
+    Source, TILED,
 };
 use alula_simd::{Cpu, LANES};
 use alula_tensor::Tensor;
@@ -92,6 +93,7 @@ impl Device for CpuDevice {
             |w: &[WeightId]| w.iter().map(|w| graph.weights()[w.0].shape.iter().product::<usize>() as u64).sum::<u64>();
         let all: u64 = graph.nodes().iter().map(|n| size(&n.weights)).sum();
         let (mut done, mut widest, mut widest_blocks, mut group, mut dim) = (0, 0, 0, 1, 1);
+        let (mut sorted, mut gathered, mut input) = (ExpertScratch::default(), 0, 0);
         let mut stages: Vec<Stage> = Vec::with_capacity(graph.nodes().len());
         for node in graph.nodes() {
             let w = |i: usize| node.weights.get(i).copied();
@@ -137,6 +139,32 @@ impl Device for CpuDevice {
                 Op::Zip(graph::Binary::Mul) => Step::Zip(kernels::Binary::Mul),
                 Op::Glu(f) => Step::Glu(unary(*f)),
                 Op::Outputs => Step::Outputs,
+                Op::Softmax => Step::Softmax,
+                Op::Route(r) => {
+                    let groups = r.groups.map(|g| kernels::Groups { all: g.all, used: g.used, two: g.two });
+                    let route = kernels::Route { used: r.used, groups, normalise: r.normalise, scale: r.scale };
+                    Step::Route { route, bias: w(0).map(|b| loader.vector(b)).transpose()? }
+                }
+                Op::Experts(f) => {
+                    let all = loader.alike(&node.weights, node.weights.len() / 3)?;
+                    let all: Result<[_; 3], _> = all.try_into();
+                    let Ok(all) = all else { unreachable!("three matrices of each expert") };
+                    sorted.include(&networks(unary(*f), &all), limits.tokens, inputs[1].cols / 2);
+                    Step::Experts(unary(*f), all)
+                }
+                Op::Parts => {
+                    let all = loader.alike(&node.weights, node.weights.len())?.remove(0);
+                    gathered = gathered.max(kernels::parts_scratch(&all, limits.tokens));
+                    if all[0].quantized() {
+                        widest_blocks = widest_blocks.max(all[0].cols().next_multiple_of(256) * all.len());
+                    }
+                    Step::Parts(all)
+                }
+                Op::Input(cols) => {
+                    input = *cols;
+                    Step::Input
+                }
+                Op::Concat { heads } => Step::Concat(*heads),
             };
             let stage = Stage { step, inputs, output, blocks: false };
             if let Some(stage) = join(stages.last_mut(), stage, limits) {
@@ -146,15 +174,16 @@ impl Device for CpuDevice {
             progress(done, all);
         }
         let mut uses = vec![0; graph.values().len()];
-        graph.nodes().iter().flat_map(|n| &n.inputs).for_each(|v| uses[v.0] += 1);
+        graph.nodes().iter().flat_map(|n| &n.inputs).chain(graph.kept()).for_each(|v| uses[v.0] += 1);
         link(&mut stages, &uses);
-        let per_block = graph.states().iter().map(|&StateSpec::Paged { heads, key_dim, value_dim, .. }| {
-            Kv::bytes_per_block(limits.cache, heads, key_dim, value_dim)
+        let per_block = graph.states().iter().map(|&StateSpec::Paged { heads, key_dim, value_dim, shared, .. }| {
+            Kv::bytes_per_block(limits.cache, heads, key_dim, if shared { 0 } else { value_dim })
         });
         let cache = per_block.sum::<usize>().saturating_mul(PAGE / LANES).saturating_mul(limits.pages);
         let none = || DeviceError::Memory { what: format!("a cache of {} pages ({cache} bytes)", limits.pages) };
-        let state = |&StateSpec::Paged { heads, key_dim, value_dim, .. }: &_| {
-            Kv::new(limits.cache, limits.pages, PAGE, heads, key_dim, value_dim).ok_or_else(none)
+        let state = |&StateSpec::Paged { heads, key_dim, value_dim, shared, .. }: &_| {
+            let new = if shared { Kv::latent } else { Kv::new };
+            new(limits.cache, limits.pages, PAGE, heads, key_dim, value_dim).ok_or_else(none)
         };
         let states = graph.states().iter().map(state).collect::<Result<Vec<Kv>, _>>()?;
         let written = zeros(limits.pages).ok_or_else(none)?;
@@ -168,7 +197,11 @@ impl Device for CpuDevice {
         let tiles: Vec<BTile> = zeros(tiles).ok_or_else(none)?;
         let row_seq = zeros(limits.tokens).ok_or_else(none)?;
         let arena = arena.len.checked_mul(4).and_then(Buf::try_zeroed).ok_or_else(none)?;
-        let work = arena.len() + size_of_val(&*blocks) + size_of_val(&*tiles) + scratch.bytes();
+        let gathered = gathered.checked_mul(4).and_then(Buf::try_zeroed).ok_or_else(none)?;
+        sorted.allocate().ok_or_else(none)?;
+        let scratches =
+            size_of_val(&*blocks) + size_of_val(&*tiles) + scratch.bytes() + gathered.len() + sorted.bytes();
+        let work = arena.len() + scratches;
         let memory = Memory { weights: loader.weights, cache, work };
         let saving = keep.and_then(|keep| keep.save(loader.fresh));
         let (cpu, pool) = (self.cpu, Arc::clone(&self.pool));
@@ -183,8 +216,13 @@ impl Device for CpuDevice {
             blocks,
             tiles,
             scratch,
+            gathered,
+            sorted,
             row_seq,
             written,
+            input,
+            kept: graph.kept().iter().map(|&v| place(v)).collect(),
+            ran: (0, 0),
             saving,
         }))
     }
@@ -201,6 +239,7 @@ fn zeros<T: Clone + Default>(n: usize) -> Option<Vec<T>> {
 fn unary(f: graph::Unary) -> kernels::Unary {
     match f {
         graph::Unary::Relu => kernels::Unary::Relu,
+        graph::Unary::Sigmoid => kernels::Unary::Sigmoid,
         graph::Unary::Silu => kernels::Unary::Silu,
         graph::Unary::Gelu => kernels::Unary::Gelu,
         graph::Unary::GeluTanh => kernels::Unary::GeluTanh,
@@ -225,7 +264,7 @@ struct Loader<'a> {
 impl<'a> Loader<'a> {
     /// With matrices that were kept, if those of the graph are all there.
     fn new(ctx: Ctx<'a>, graph: &'a Graph, source: &'a dyn WeightSource, keep: Option<&Keep>) -> Loader<'a> {
-        let mut ids: Vec<usize> = graph.nodes().iter().filter(|n| n.op == Op::MatMul).map(|n| n.weights[0].0).collect();
+        let mut ids: Vec<usize> = graph.nodes().iter().flat_map(|n| n.matrices()).map(|w| w.0).collect();
         ids.sort_unstable();
         ids.dedup();
         let wanted = ids.iter().map(|&id| {
@@ -280,6 +319,21 @@ impl<'a> Loader<'a> {
         Ok(p)
     }
 
+    /// Matrices in groups of `n`, each of which is of one kind.
+    fn alike(&mut self, all: &[WeightId], n: usize) -> Result<Vec<Vec<Arc<Packed>>>, DeviceError> {
+        let mut groups = Vec::new();
+        for ids in all.chunks(n) {
+            let group = ids.iter().map(|&w| self.matrix(w)).collect::<Result<Vec<_>, _>>()?;
+            if let Some(i) = group.iter().position(|m| m.quantized() != group[0].quantized()) {
+                let name = self.graph.weights()[ids[i].0].name.clone();
+                let why = "is quantised and others of its kind in the layer are not, or the other way round".into();
+                return Err(DeviceError::Weight { name, why });
+            }
+            groups.push(group);
+        }
+        Ok(groups)
+    }
+
     fn vector(&mut self, w: WeightId) -> Result<Arc<[f32]>, DeviceError> {
         if let Some(v) = self.vectors.get(&w.0) {
             return Ok(Arc::clone(v));
@@ -302,9 +356,18 @@ struct CpuPlan {
     blocks: Vec<QBlock>,
     tiles: Vec<BTile>,
     scratch: Scratch,
+    /// Parts of rows that lie together.
+    gathered: Buf,
+    /// Rows by their experts.
+    sorted: ExpertScratch,
     row_seq: Vec<u32>,
     /// For each page, the places that the step writes: a bit per position.
     written: Vec<u64>,
+    /// Columns that the caller gives.
+    input: usize,
+    kept: Vec<Place>,
+    /// Tokens and outputs of the last run.
+    ran: (usize, usize),
     /// Held until the packed weights are kept.
     #[expect(dead_code, reason = "it is there to be dropped")]
     saving: Option<Saving>,
@@ -319,6 +382,7 @@ impl CpuPlan {
         require(batch.positions.len() == n, "there must be one position per token")?;
         require(batch.outputs.len() <= limits.outputs, "there are more outputs than the plan's limit")?;
         require(batch.outputs.iter().all(|&o| (o as usize) < n), "an output is not a row")?;
+        require(batch.hidden.len() == n * self.input, "the given values are not a row of the graph's input per token")?;
         let mut row = 0;
         for s in batch.seqs {
             require(s.start == row && s.len > 0 && s.len <= n - row, "sequences must cover the rows in order")?;
@@ -351,6 +415,7 @@ impl CpuPlan {
 impl Plan for CpuPlan {
     fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], DeviceError> {
         self.check(batch).map_err(DeviceError::Batch)?;
+        self.ran = (batch.tokens.len(), batch.outputs.len());
         let ctx = Ctx { cpu: self.cpu, pool: &self.pool };
         self.row_seq.clear();
         for (i, s) in batch.seqs.iter().enumerate() {
@@ -367,9 +432,6 @@ impl Plan for CpuPlan {
                 let out = |i: usize| linears.get(i).map_or(0..0, |l: &Linear| l.out.range(batch));
                 let parts = self.arena.floats_mut().get_disjoint_mut([x.clone(), out(0), out(1), out(2)]);
                 let Ok([x, outs @ ..]) = parts else { unreachable!("the plan keeps them apart") };
-                let mut outs = outs.into_iter().zip(linears);
-                let products: [_; JOINED] =
-                    from_fn(|_| outs.next().map(|(out, l)| Product::new(&l.matrix, l.bias.as_deref(), out)));
                 let x = if by_tiles(rows) {
                     let scratch = &mut self.tiles[..BTile::count(rows, cols)];
                     if *round {
@@ -385,7 +447,10 @@ impl Plan for CpuPlan {
                 } else {
                     Input::F32(x)
                 };
-                kernels::matmuls(ctx, x, &products);
+                let mut outs = outs.into_iter().zip(linears);
+                let products: [_; JOINED] =
+                    from_fn(|_| outs.next().map(|(out, l)| Product::new(x, &l.matrix, l.bias.as_deref(), out)));
+                kernels::matmuls(ctx, &products);
                 continue;
             }
             // The output's place overlaps no input's, so each input lies wholly before or after it.
@@ -445,6 +510,9 @@ impl Plan for CpuPlan {
                     kernels::attend(ctx, *attend, kv, rows, input(0), &mut self.scratch, out);
                 }
                 Step::Map(f) => kernels::map(ctx, *f, input(0), out),
+                Step::Zip(f) if inputs[1].cols == 1 => {
+                    kernels::zip_rows(ctx, *f, input(0), input(1), output.cols, out);
+                }
                 Step::Zip(f) => kernels::zip(ctx, *f, input(0), input(1), out),
                 Step::Glu(f) => kernels::glu(ctx, *f, input(0), input(1), out),
                 Step::Outputs => {
@@ -453,12 +521,28 @@ impl Plan for CpuPlan {
                         out.copy_from_slice(&x[row as usize * output.cols..][..output.cols]);
                     }
                 }
+                Step::Input => out.copy_from_slice(batch.hidden),
+                Step::Softmax => kernels::softmax(ctx, output.cols, input(0), out),
+                Step::Route { route, bias } => {
+                    kernels::route(ctx, *route, inputs[0].cols, input(0), bias.as_deref(), out);
+                }
+                Step::Experts(act, all) => {
+                    kernels::experts(ctx, networks(*act, all), input(0), input(1), &mut self.sorted, out);
+                }
+                Step::Parts(all) => {
+                    kernels::parts(ctx, all, input(0), self.gathered.floats_mut(), &mut self.blocks, out);
+                }
+                Step::Concat(heads) => kernels::concat(*heads, rows_made, input(0), input(1), out),
             }
         }
         match self.stages.last() {
             Some(last) => Ok(&self.arena.floats()[last.output.range(batch)]),
             None => Ok(&[]),
         }
+    }
+
+    fn kept(&self, value: usize) -> &[f32] {
+        &self.arena.floats()[self.kept[value].of(self.ran.0, self.ran.1)]
     }
 
     fn limits(&self) -> Limits {

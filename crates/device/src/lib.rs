@@ -10,7 +10,7 @@ mod cpu;
 pub mod kept;
 mod stage;
 
-pub use alula_kernels::{CacheType, Ceilings, Rate, Scratch};
+pub use alula_kernels::{CacheType, Ceilings, ExpertScratch, Rate, Scratch};
 pub use alula_simd::{Cpu, IsaError};
 pub use batch::{Batch, PAGE, Seq};
 pub use cores::threads;
@@ -117,6 +117,9 @@ pub trait Plan: Send {
     /// # Errors
     /// The batch is over the limits or does not fit together.
     fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], DeviceError>;
+
+    /// A value that the graph keeps, by its number there, `[tokens, columns]` of the last run.
+    fn kept(&self, value: usize) -> &[f32];
 
     /// The sizes that it was made for.
     fn limits(&self) -> Limits;

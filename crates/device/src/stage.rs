@@ -47,6 +47,21 @@ pub(crate) enum Step {
     Zip(kernels::Binary),
     Glu(kernels::Unary),
     Outputs,
+    Softmax,
+    Route {
+        route: kernels::Route,
+        bias: Option<Arc<[f32]>>,
+    },
+    /// Gates, ups and downs.
+    Experts(kernels::Unary, [Vec<Arc<Packed>>; 3]),
+    Parts(Vec<Arc<Packed>>),
+    Concat(usize),
+    Input,
+}
+
+/// The networks of an `Experts` step.
+pub(crate) fn networks(act: kernels::Unary, [gate, up, down]: &[Vec<Arc<Packed>>; 3]) -> kernels::Experts<'_> {
+    kernels::Experts { act, gate, up, down }
 }
 
 /// A matrix, what is added to its products, and where they go.
@@ -110,6 +125,7 @@ pub(crate) fn link(stages: &mut [Stage], uses: &[usize]) {
                     in_blocks = Some(made);
                 }
             }
+            Step::Parts(_) => in_blocks = None,
             _ => {}
         }
     }
@@ -125,7 +141,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    fn of(&self, tokens: usize, outputs: usize) -> Range<usize> {
+    pub(crate) fn of(&self, tokens: usize, outputs: usize) -> Range<usize> {
         let rows = match self.rows {
             Dim::Tokens => tokens,
             Dim::Outputs => outputs,

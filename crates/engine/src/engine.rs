@@ -6,7 +6,7 @@
 use crate::request::{Event, Request, RequestError, StepError, Usage};
 use crate::runner::Runner;
 use crate::sample::{Sampler, Sampling};
-use crate::scheduler::{self, Id, Scheduler};
+use crate::scheduler::{self, Id, Scheduler, Share};
 use crate::stop::{self, Reason, StopError, StopText};
 use crate::text::{Stream, Text};
 use alula_device::{Batch, PAGE, Seq};
@@ -35,6 +35,8 @@ struct Active {
     id: Id,
     /// Prompt and generated tokens.
     sequence: Vec<u32>,
+    /// The token that is expected next.
+    guess: Option<u32>,
     prompt: usize,
     sampling: Sampling,
     seed: u64,
@@ -45,6 +47,22 @@ struct Active {
     submitted: Instant,
     /// Begin of the first step with a share, end of the one with the first token, end of the one with the last.
     times: [Option<Instant>; 3],
+}
+
+/// A request's part of the step under way.
+struct Part {
+    id: Id,
+    /// Its first row, which is of position `start`.
+    row: usize,
+    start: usize,
+    /// Rows of known tokens, and of guesses that proved right.
+    len: usize,
+    /// Whether the last known token is among them.
+    ends: bool,
+    /// The token of the row after them.
+    guess: Option<u32>,
+    /// Whether its next token changes its regime.
+    turns: bool,
 }
 
 /// Many requests, one model.
@@ -62,8 +80,11 @@ pub struct Engine<R> {
     tokens: Vec<u32>,
     positions: Vec<u32>,
     outputs: Vec<u32>,
-    /// Its requests in order; whether each has a row of logits; whether its next token changes its regime.
-    shares: Vec<(Id, bool, bool)>,
+    /// Its requests in order.
+    parts: Vec<Part>,
+    rows: Vec<u32>,
+    /// Guesses that were computed, and those that were right.
+    guessed: (u64, u64),
     /// Text of one token, kept for its memory.
     piece: String,
 }
@@ -73,7 +94,8 @@ impl<R: Runner> Engine<R> {
     pub fn new(runner: R, text: Option<Arc<dyn Text>>, options: Options) -> Self {
         let limits = scheduler::Limits {
             tokens: options.step_tokens.min(runner.max_tokens()),
-            running: options.running.min(runner.max_outputs()),
+            // A guess has a row of logits too.
+            running: options.running.min(runner.max_outputs() / (1 + usize::from(runner.guesses()))),
             pages: runner.pages(),
         };
         let scheduler = Scheduler::new(limits);
@@ -88,7 +110,9 @@ impl<R: Runner> Engine<R> {
             tokens: Vec::new(),
             positions: Vec::new(),
             outputs: Vec::new(),
-            shares: Vec::new(),
+            parts: Vec::new(),
+            rows: Vec::new(),
+            guessed: (0, 0),
             piece: String::new(),
         }
     }
@@ -106,6 +130,11 @@ impl<R: Runner> Engine<R> {
     /// Who runs, who waits, how many pages are free.
     pub fn scheduler(&self) -> &Scheduler {
         &self.scheduler
+    }
+
+    /// Guesses that were computed so far, and how many of them were right.
+    pub fn guessed(&self) -> (u64, u64) {
+        self.guessed
     }
 
     /// Whether there is nothing to do: every request has ended and every event been handed out.
@@ -148,6 +177,7 @@ impl<R: Runner> Engine<R> {
             stop,
             stream: self.text.clone().map(|text| text.stream(&prompt)),
             sequence: prompt,
+            guess: None,
             submitted: Instant::now(),
             times: [None; 3],
         };
@@ -167,52 +197,117 @@ impl<R: Runner> Engine<R> {
 
     /// Computes one step, and reports the tokens and ends that it brought, in order of request. Empty when there is nothing to do.
     pub fn step(&mut self) -> Result<Vec<Event>, StepError> {
-        let Self { runner, scheduler, active, sampler, tokens, positions, outputs, shares, .. } = self;
+        let Self { runner, scheduler, active, sampler, tokens, positions, outputs, parts, .. } = self;
         for ids in [&mut *tokens, positions, outputs] {
             ids.clear();
         }
-        shares.clear();
+        parts.clear();
         let began = Instant::now();
         let mut seqs = Vec::new();
         for share in scheduler.step().shares() {
             let at = find(active, share.id).expect("the scheduler's line and the active requests are the same");
-            let range = share.start..share.start + share.len;
-            let sequence = &active[at].sequence;
+            let (row, all) = (tokens.len(), share.len + share.tried);
+            let Active { sequence, guess, times, .. } = &mut active[at];
+            let guess = guess.filter(|_| share.tried > 0);
             let length = sequence.len();
-            seqs.push(Seq { start: tokens.len(), len: share.len, length, pages: share.pages });
-            let turns = runner.regime(length) != runner.regime(length + 1);
-            tokens.extend_from_slice(&sequence[range.clone()]);
-            positions.extend(range.map(|p| p as u32));
+            seqs.push(Seq { start: row, len: all, length: length + share.tried, pages: share.pages });
+            tokens.extend_from_slice(&sequence[share.start..share.start + share.len]);
+            tokens.extend(guess);
+            positions.extend((share.start..share.start + all).map(|p| p as u32));
             if share.ends {
-                outputs.push(tokens.len() as u32 - 1);
+                outputs.extend((row + share.len..=row + all).map(|r| r as u32 - 1));
             }
-            shares.push((share.id, share.ends, turns));
-            active[at].times[0].get_or_insert(began);
+            let turns = runner.regime(length) != runner.regime(length + 1);
+            let Share { id, start, len, ends, .. } = share;
+            parts.push(Part { id, row, start, len, ends, guess, turns });
+            times[0].get_or_insert(began);
         }
         if seqs.is_empty() {
             return Ok(std::mem::take(&mut self.ready));
         }
         let (rows, vocab) = (outputs.len(), runner.vocab());
-        let logits = runner.run(&Batch { tokens, positions, seqs: &seqs, outputs }).map_err(StepError::Run)?;
+        let batch = Batch { tokens, positions, seqs: &seqs, outputs, ..Batch::default() };
+        let logits = runner.run(&batch).map_err(StepError::Run)?;
         if logits.len() != rows * vocab {
             return Err(StepError::Logits { rows, vocab, got: logits.len() });
         }
         let now = Instant::now();
-        let mut rows = logits.chunks_exact(vocab);
+        let mut rest = logits;
         let mut events = std::mem::take(&mut self.ready);
-        for &(id, ends, turns) in shares.iter() {
-            let row = if ends { rows.next() } else { None };
-            scheduler.commit(id, usize::from(row.is_some()));
-            if let (Some(row), Some(at)) = (row, find(active, id)) {
-                let (event, reason) = active[at].advance(row, sampler, self.text.as_deref(), &mut self.piece, now);
-                if turns {
-                    scheduler.restart(id); // it is one longer, and all of it computes differently now
+        for part in parts.iter_mut() {
+            let rows = if part.ends { 1 + usize::from(part.guess.is_some()) } else { 0 };
+            let (own, others) = rest.split_at(rows * vocab);
+            rest = others;
+            let (mut appended, mut reason) = (0, None);
+            if let Some(at) = find(active, part.id) {
+                active[at].guess = None;
+                self.guessed.0 += part.guess.map_or(0, |_| 1);
+                for row in own.chunks_exact(vocab) {
+                    let (event, end) = active[at].advance(row, sampler, self.text.as_deref(), &mut self.piece, now);
+                    appended += usize::from(event.is_some());
+                    events.extend(event);
+                    reason = end;
+                    // A guess that is right is computed.
+                    let right = active[at].sequence.last().copied() == part.guess;
+                    if reason.is_some() || !right {
+                        break;
+                    }
+                    (part.len, part.guess) = (part.len + 1, None);
+                    self.guessed.1 += 1;
                 }
-                events.extend(event);
-                events.extend(reason.and_then(|reason| end(active, scheduler, id, reason)));
             }
+            scheduler.commit(part.id, appended);
+            if part.turns && appended > 0 {
+                scheduler.restart(part.id); // it is longer, and all of it computes differently now
+            }
+            events.extend(reason.and_then(|reason| end(active, scheduler, part.id, reason)));
+        }
+        if runner.guesses()
+            && let Err(e) = self.guess()
+        {
+            self.ready = events; // they are true, and not lost
+            return Err(e);
         }
         Ok(events)
+    }
+
+    /// Guesses the token after the next one of each sequence that the step computed to its end.
+    fn guess(&mut self) -> Result<(), StepError> {
+        let Self { runner, scheduler, active, tokens, positions, outputs, parts, rows, .. } = self;
+        for ids in [&mut *tokens, positions, outputs, rows] {
+            ids.clear();
+        }
+        let (mut seqs, mut asked) = (Vec::new(), Vec::new());
+        for part in parts.iter().filter(|part| !part.turns) {
+            let Some(at) = find(active, part.id) else { continue };
+            let (sequence, start) = (&active[at].sequence, tokens.len());
+            let pages = scheduler.table(part.id);
+            seqs.push(Seq { start, len: part.len, length: sequence.len(), pages });
+            tokens.extend_from_slice(&sequence[part.start + 1..=part.start + part.len]);
+            positions.extend((part.start..part.start + part.len).map(|p| p as u32));
+            rows.extend((part.row..part.row + part.len).map(|r| r as u32));
+            let regime = |more: usize| runner.regime(sequence.len() + more);
+            if part.ends && regime(0) == regime(2) {
+                outputs.push(tokens.len() as u32 - 1);
+                asked.push(at);
+            }
+        }
+        if seqs.is_empty() {
+            return Ok(());
+        }
+        let vocab = runner.vocab();
+        let batch = Batch { tokens, positions, seqs: &seqs, outputs, ..Batch::default() };
+        let logits = runner.guess(&batch, rows).map_err(StepError::Run)?;
+        if logits.len() != asked.len() * vocab {
+            return Err(StepError::Logits { rows: asked.len(), vocab, got: logits.len() });
+        }
+        drop(seqs);
+        for (at, row) in asked.into_iter().zip(logits.chunks_exact(vocab)) {
+            let best = row.iter().enumerate().fold(0, |best, (i, v)| if *v > row[best] { i } else { best });
+            active[at].guess = Some(best as u32);
+            scheduler.expect(active[at].id, 1);
+        }
+        Ok(())
     }
 }
 

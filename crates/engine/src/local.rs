@@ -33,6 +33,12 @@ pub enum LoadError {
         /// What is wrong.
         source: DeviceError,
     },
+    /// No layer that guesses tokens.
+    #[error("{file}: the model has no layer for multi-token prediction; load it without")]
+    Guess {
+        /// File.
+        file: String,
+    },
     /// More positions than the model was made for.
     #[error(
         "{file}: a context of {asked} tokens was asked for, but the model was made for {longest}; ask for 1 to {longest}"
@@ -70,6 +76,8 @@ pub struct LoadOptions {
     pub cache: CacheType,
     /// Folder where packed weights are kept from one start to the next; `None`: nowhere.
     pub keep: Option<PathBuf>,
+    /// Whether the model's layer for it guesses tokens, so that right guesses are computed beside those before them.
+    pub guess: bool,
 }
 
 /// The context where none is asked for and the model's own is longer.
@@ -85,6 +93,7 @@ impl Default for LoadOptions {
             outputs: 8,
             cache: CacheType::F16,
             keep: None,
+            guess: false,
         }
     }
 }
@@ -185,10 +194,17 @@ impl Package {
             cache: options.cache,
         };
         let keep = options.keep.and_then(|folder| self.keep(folder));
-        let plan = device
-            .compile(self.model.graph(), self.model.weights(), limits, keep.as_ref(), progress)
-            .map_err(|source| LoadError::Device { file: self.name.clone(), source })?;
-        Ok(Local { plan, spec: spec.clone() })
+        let mut compile = |graph, keep: Option<&Keep>| {
+            let plan = device.compile(graph, self.model.weights(), limits, keep, progress);
+            plan.map_err(|source| LoadError::Device { file: self.name.clone(), source })
+        };
+        let plan = compile(self.model.graph(), keep.as_ref())?;
+        let guess = match (options.guess, self.model.draft()) {
+            (true, Some(graph)) => Some(compile(graph, None)?),
+            (true, None) => return Err(LoadError::Guess { file: self.name.clone() }),
+            _ => None,
+        };
+        Ok(Local { plan, guess, hidden: Vec::new(), spec: spec.clone() })
     }
 }
 
@@ -249,13 +265,17 @@ pub fn folder_tokenizer(folder: &Folder) -> Result<Tokenizer, LoadError> {
 /// A loaded model with its cache: the [`Runner`] of this machine.
 pub struct Local {
     plan: Box<dyn Plan>,
+    /// Guesses tokens, from what the plan keeps.
+    guess: Option<Box<dyn Plan>>,
+    hidden: Vec<f32>,
     spec: Spec,
 }
 
 impl Local {
     /// What it holds.
     pub fn memory(&self) -> Memory {
-        self.plan.memory()
+        let (a, b) = (self.plan.memory(), self.guess.as_ref().map_or(Memory::default(), |g| g.memory()));
+        Memory { weights: a.weights + b.weights, cache: a.cache + b.cache, work: a.work + b.work }
     }
 
     /// The sizes it was made for.
@@ -285,5 +305,17 @@ impl Runner for Local {
     }
     fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], RunError> {
         Ok(self.plan.run(batch)?)
+    }
+    fn guesses(&self) -> bool {
+        self.guess.is_some()
+    }
+    fn guess(&mut self, batch: &Batch<'_>, rows: &[u32]) -> Result<&[f32], RunError> {
+        let Some(plan) = &mut self.guess else { return Ok(&[]) };
+        let (kept, width) = (self.plan.kept(0), self.spec.width);
+        self.hidden.clear();
+        for &row in rows {
+            self.hidden.extend_from_slice(&kept[row as usize * width..][..width]);
+        }
+        Ok(plan.run(&Batch { hidden: &self.hidden, ..*batch })?)
     }
 }

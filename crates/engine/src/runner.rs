@@ -31,6 +31,16 @@ pub trait Runner {
     ///
     /// After an error the same step may be asked for again: computing a position twice must be harmless.
     fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], RunError>;
+    /// Whether it can guess tokens.
+    fn guesses(&self) -> bool {
+        false
+    }
+    /// Guesses the token after the next one. Each row of `batch` is a token and the position of the one before it, which was
+    /// row `rows[i]` of the last run. Returns logits like [`run`](Runner::run). Positions are given in the same order as there,
+    /// all that proved right, none left out.
+    fn guess(&mut self, _batch: &Batch<'_>, _rows: &[u32]) -> Result<&[f32], RunError> {
+        Ok(&[])
+    }
 }
 
 impl<R: Runner + ?Sized> Runner for Box<R> {
@@ -54,5 +64,11 @@ impl<R: Runner + ?Sized> Runner for Box<R> {
     }
     fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], RunError> {
         (**self).run(batch)
+    }
+    fn guesses(&self) -> bool {
+        (**self).guesses()
+    }
+    fn guess(&mut self, batch: &Batch<'_>, rows: &[u32]) -> Result<&[f32], RunError> {
+        (**self).guess(batch, rows)
     }
 }

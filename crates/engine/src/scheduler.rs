@@ -10,6 +10,9 @@
 //! 3. Who runs and needs a page when none is free takes it from the youngest that runs, perhaps itself: that one gives back all
 //!    its pages, waits at the head of those who wait, and computes its tokens again later (preemption by recompute).
 //!
+//! 4. What is left then is for guesses: who computes its last known token may compute some that it is expected to have next,
+//!    if free pages hold them. Those that prove right are known and computed at once.
+//!
 //! So the oldest always moves on, hence finishes, hence everyone does.
 
 use crate::pages::{Pages, pages_for};
@@ -57,6 +60,10 @@ struct Entry {
     computed: usize,
     /// Of these, how many the step under way adds.
     due: usize,
+    /// Tokens that are expected to come next.
+    guesses: usize,
+    /// Of these, how many the step under way computes.
+    tried: usize,
     /// Length that the sequence may reach.
     longest: usize,
     /// Covers `known` while it runs, empty while it waits.
@@ -83,11 +90,13 @@ pub struct Share<'a> {
     pub id: Id,
     /// Position of the first token to compute.
     pub start: usize,
-    /// Number of tokens to compute, at least 1.
+    /// Number of known tokens to compute, at least 1.
     pub len: usize,
+    /// Number of expected tokens to compute after them; 0 unless this ends.
+    pub tried: usize,
     /// Whether this computes the last known token, so that its logits give the next one.
     pub ends: bool,
-    /// Page table; covers `0..start + len`.
+    /// Page table; covers `0..start + len + tried`.
     pub pages: &'a [u32],
 }
 
@@ -104,6 +113,7 @@ impl<'a> Step<'a> {
             id: e.id,
             start: e.computed,
             len: e.due,
+            tried: e.tried,
             ends: e.computed + e.due == e.known,
             pages: &e.table,
         })
@@ -134,7 +144,7 @@ impl Scheduler {
         }
         let id = Id(self.next);
         self.next += 1;
-        self.line.push(Entry { id, known, computed: 0, due: 0, longest, table: Vec::new() });
+        self.line.push(Entry { id, known, computed: 0, due: 0, guesses: 0, tried: 0, longest, table: Vec::new() });
         Ok(id)
     }
 
@@ -151,6 +161,7 @@ impl Scheduler {
         let mut left = self.tokens;
         for entry in &mut self.line[..self.running] {
             entry.due = (entry.known - entry.computed).min(1);
+            entry.tried = 0;
             left -= entry.due;
         }
         for entry in &mut self.line[..self.running] {
@@ -166,9 +177,17 @@ impl Scheduler {
             {
                 break;
             }
-            entry.due = entry.known.min(left);
+            (entry.due, entry.tried) = (entry.known.min(left), 0);
             left -= entry.due;
             self.running += 1;
+        }
+        for entry in &mut self.line[..self.running] {
+            let (n, ends) = (entry.guesses, entry.due > 0 && entry.computed + entry.due == entry.known);
+            let room = n <= left && entry.known + n <= entry.longest;
+            if ends && room && self.pages.cover(&mut entry.table, entry.known + n).is_ok() {
+                entry.tried = n;
+                left -= n;
+            }
         }
         Step { running: &self.line[..self.running] }
     }
@@ -179,24 +198,40 @@ impl Scheduler {
         self.preemptions += 1;
         let entry = &mut self.line[self.running];
         self.pages.release(&mut entry.table);
-        (entry.computed, entry.due) = (0, 0);
+        (entry.computed, entry.due, entry.guesses, entry.tried) = (0, 0, 0, 0);
     }
 
-    /// The step's share of `id` has been computed, and `appended` tokens were added to its sequence.
+    /// Expects `n` tokens of `id` to come next, until it is committed again. Does nothing if `id` is not there.
+    pub fn expect(&mut self, id: Id, n: usize) {
+        if let Some(at) = self.find(id) {
+            self.line[at].guesses = n;
+        }
+    }
+
+    /// The page table of `id`, empty while it waits.
+    pub fn table(&self, id: Id) -> &[u32] {
+        self.find(id).map_or(&[], |at| &self.line[at].table)
+    }
+
+    /// The step's share of `id` has been computed, and `appended` tokens were added to its sequence: those that were expected
+    /// rightly, and one more.
     ///
     /// Panics if `id` is not in line or grows past the length it was admitted with.
     pub fn commit(&mut self, id: Id, appended: usize) {
         let at = self.find(id).expect("commit of a request that is not in line");
         let entry = &mut self.line[at];
-        entry.computed += std::mem::take(&mut entry.due);
+        let tried = std::mem::take(&mut entry.tried);
+        entry.computed += std::mem::take(&mut entry.due) + appended.saturating_sub(1).min(tried);
         entry.known += appended;
+        entry.guesses = 0;
         assert!(entry.known <= entry.longest, "request {id} grew past {} tokens", entry.longest);
     }
 
     /// Everything of `id` that is in the cache is void and is computed anew, in the pages it has. Does nothing if `id` is not there.
     pub fn restart(&mut self, id: Id) {
         if let Some(at) = self.find(id) {
-            (self.line[at].computed, self.line[at].due) = (0, 0);
+            let entry = &mut self.line[at];
+            (entry.computed, entry.due, entry.guesses, entry.tried) = (0, 0, 0, 0);
         }
     }
 

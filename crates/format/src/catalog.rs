@@ -149,6 +149,11 @@ impl Catalog {
             .map_err(|e| Error::malformed(file, name, format!("tensor `{}`: {e}", clip(name))))
     }
 
+    pub(crate) fn tensor_bytes(&self, name: &str) -> Option<&[u8]> {
+        let info = self.info(name)?;
+        self.parts.get(info.part())?.storage.get(info.range()?)
+    }
+
     /// Every file, and its bytes before the first tensor.
     pub(crate) fn heads(&self) -> impl Iterator<Item = (&Storage, &[u8])> {
         self.parts.iter().enumerate().map(|(no, part)| {

@@ -132,6 +132,11 @@ impl SafeTensors {
     pub fn tensor(&self, name: &str) -> Result<Tensor, Error> {
         self.catalog.tensor(name)
     }
+
+    /// The bytes of the tensor of this name, of whatever type; `None` if there is none, or its type is of unknown size.
+    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
+        self.catalog.tensor_bytes(name)
+    }
 }
 
 /// The names of the shards that a `.safetensors.index.json` with these bytes lists, each once.

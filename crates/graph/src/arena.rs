@@ -17,7 +17,7 @@ pub struct Arena {
 
 /// Places the values of a graph for steps of up to `tokens` tokens and `outputs` result rows.
 ///
-/// A value lives from the node that makes it to the last that reads it; the graph's result lives to the end. Two
+/// A value lives from the node that makes it to the last that reads it; the graph's result, and what is kept, to the end. Two
 /// values that live at the same time never overlap. First fit in order of execution.
 pub fn plan_arena(graph: &Graph, tokens: usize, outputs: usize) -> Arena {
     let n = graph.values().len();
@@ -26,9 +26,8 @@ pub fn plan_arena(graph: &Graph, tokens: usize, outputs: usize) -> Arena {
         last[node.output.0] = i;
         node.inputs.iter().for_each(|v| last[v.0] = i);
     }
-    if let Some(node) = graph.nodes().last() {
-        last[node.output.0] = usize::MAX;
-    }
+    let result = graph.nodes().last().map(|node| node.output);
+    graph.kept().iter().copied().chain(result).for_each(|v| last[v.0] = usize::MAX);
     let mut arena = Arena { offsets: vec![0; n], len: 0 };
     let mut live: Vec<(Range<usize>, usize)> = Vec::new(); // places by start, with the last use
     for (i, node) in graph.nodes().iter().enumerate() {

@@ -2,6 +2,7 @@
 
 use crate::{Dim, Op, StateSpec};
 use alula_tensor::Tensor;
+use std::collections::HashMap;
 
 /// A value of a graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,6 +59,17 @@ pub struct Node {
     pub output: ValueId,
 }
 
+impl Node {
+    /// The weights that it multiplies with.
+    pub fn matrices(&self) -> &[WeightId] {
+        match self.op {
+            Op::MatMul => &self.weights[..1],
+            Op::Experts(_) | Op::Parts => &self.weights,
+            _ => &[],
+        }
+    }
+}
+
 /// Where weights come from: a file, random numbers, or another source that changes them on the way.
 pub trait WeightSource {
     /// The tensor of that name.
@@ -85,7 +97,9 @@ pub struct Graph {
     values: Vec<Value>,
     nodes: Vec<Node>,
     weights: Vec<Weight>,
+    known: HashMap<(String, Vec<usize>), WeightId>,
     states: Vec<StateSpec>,
+    kept: Vec<ValueId>,
 }
 
 impl Graph {
@@ -114,6 +128,16 @@ impl Graph {
         &self.states
     }
 
+    /// Says that a value of all tokens is read after a run.
+    pub fn keep(&mut self, v: ValueId) {
+        self.kept.push(v);
+    }
+
+    /// The values that are read after a run, beside the result.
+    pub fn kept(&self) -> &[ValueId] {
+        &self.kept
+    }
+
     /// The shape of a value.
     pub fn shape(&self, v: ValueId) -> Shape {
         self.values[v.0].shape
@@ -121,12 +145,12 @@ impl Graph {
 
     /// The weight of that name; the same one when asked again.
     pub fn weight(&mut self, name: impl Into<String>, shape: &[usize]) -> WeightId {
-        let name = name.into();
-        if let Some(i) = self.weights.iter().position(|w| w.name == name && w.shape == shape) {
-            return WeightId(i);
-        }
-        self.weights.push(Weight { name, shape: shape.to_vec() });
-        WeightId(self.weights.len() - 1)
+        let (name, shape) = (name.into(), shape.to_vec());
+        let weights = &mut self.weights;
+        *self.known.entry((name.clone(), shape.clone())).or_insert_with(|| {
+            weights.push(Weight { name, shape });
+            WeightId(weights.len() - 1)
+        })
     }
 
     /// A new state; its index is what [`Op::Attend`] names.

@@ -30,6 +30,8 @@ pub enum Index {
 pub enum Unary {
     /// max(x, 0).
     Relu,
+    /// 1 / (1 + e⁻ˣ).
+    Sigmoid,
     /// x · sigmoid(x) (arXiv:1702.03118).
     Silu,
     /// x Φ(x) (arXiv:1606.08415).
@@ -146,9 +148,40 @@ pub enum StateSpec {
         key_dim: usize,
         /// Elements of a value.
         value_dim: usize,
+        /// Values are not kept: they are the first elements of the keys (latent attention).
+        shared: bool,
         /// Tokens after which they are no longer read.
         window: Option<usize>,
     },
+}
+
+/// How a token's scores become its experts (Shazeer et al. 2017, arXiv:1701.06538).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Route {
+    /// Experts of a token.
+    pub used: usize,
+    /// Only experts of the best groups are taken (DeepSeek-V2, arXiv:2405.04434).
+    pub groups: Option<Groups>,
+    /// Weights are divided by their sum.
+    pub normalise: bool,
+    /// Factor on weights.
+    pub scale: f32,
+}
+
+/// Groups of neighbouring experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Groups {
+    /// Groups in all, at most [`Groups::MOST`].
+    pub all: usize,
+    /// Groups of a token.
+    pub used: usize,
+    /// A group is as good as the sum of its best two (DeepSeek-V3, arXiv:2412.19437), else as its best.
+    pub two: bool,
+}
+
+impl Groups {
+    /// No model has more.
+    pub const MOST: usize = 64;
 }
 
 /// An op family with its attributes. Values are `[rows, columns]`; heads lie side by side in the columns.
@@ -175,7 +208,7 @@ pub enum Op {
         head_dim: usize,
     },
     /// Causal attention with the layer's state, which first takes in k and v: inputs `[q, k, v]` →
-    /// `[Tokens, heads * value_dim]`.
+    /// `[Tokens, heads * value_dim]`. Where values are shared, v is k.
     Attend {
         /// Index into the graph's states.
         state: usize,
@@ -188,12 +221,30 @@ pub enum Op {
     },
     /// A function of each element.
     Map(Unary),
-    /// A function of each pair of elements: inputs `[a, b]`.
+    /// A function of each pair of elements: inputs `[a, b]`; b may have one column, which then meets all of a.
     Zip(Binary),
     /// f(gate) · up: inputs `[gate, up]` (arXiv:2002.05202).
     Glu(Unary),
     /// The rows whose results are wanted: `[Tokens, n]` → `[Outputs, n]`.
     Outputs,
+    /// eˣ over the sum of a row's.
+    Softmax,
+    /// The experts of each row: inputs `[scores [rows, experts]]`, weights none or `[bias [experts]]`, which counts for the
+    /// choice alone → `[rows, 2 used]`: their numbers ascending, then their weights.
+    Route(Route),
+    /// Gated units that each row's experts compute, weighted and summed: inputs `[x, routes]`, weights the gates `[n, k]` of all
+    /// experts, then their ups `[n, k]`, then their downs `[k, n]` → like x.
+    Experts(Unary),
+    /// Products of parts: the columns of x in as many parts as there are weights `[n, k]`, each times its own → all
+    /// `[rows, parts * n]`.
+    Parts,
+    /// What the caller gives for each token: → `[Tokens, columns]`.
+    Input(usize),
+    /// The columns of two values in turn, for each of so many heads: inputs `[a, b]` → `[rows, a.cols + b.cols]`.
+    Concat {
+        /// Heads.
+        heads: usize,
+    },
 }
 
 /// Shape of an op's output from those of its inputs and weights, or what is wrong with them.
@@ -220,9 +271,15 @@ pub static OPS: &[OpDef] = &[
     OpDef { name: "Rope", inputs: 2, weights: (0, 0), infer: rope },
     OpDef { name: "Attend", inputs: 3, weights: (0, 0), infer: attend },
     OpDef { name: "Map", inputs: 1, weights: (0, 0), infer: same },
-    OpDef { name: "Zip", inputs: 2, weights: (0, 0), infer: same },
+    OpDef { name: "Zip", inputs: 2, weights: (0, 0), infer: zip },
     OpDef { name: "Glu", inputs: 2, weights: (0, 0), infer: same },
     OpDef { name: "Outputs", inputs: 1, weights: (0, 0), infer: outputs },
+    OpDef { name: "Softmax", inputs: 1, weights: (0, 0), infer: same },
+    OpDef { name: "Route", inputs: 1, weights: (0, 1), infer: route },
+    OpDef { name: "Experts", inputs: 2, weights: (3, usize::MAX), infer: experts },
+    OpDef { name: "Parts", inputs: 1, weights: (1, usize::MAX), infer: parts },
+    OpDef { name: "Input", inputs: 0, weights: (0, 0), infer: input },
+    OpDef { name: "Concat", inputs: 2, weights: (0, 0), infer: concat },
 ];
 
 impl Op {
@@ -239,6 +296,12 @@ impl Op {
             Op::Zip(_) => 7,
             Op::Glu(_) => 8,
             Op::Outputs => 9,
+            Op::Softmax => 10,
+            Op::Route(_) => 11,
+            Op::Experts(_) => 12,
+            Op::Parts => 13,
+            Op::Input(_) => 14,
+            Op::Concat { .. } => 15,
         }]
     }
 }
@@ -301,10 +364,11 @@ fn rope(op: &Op, inputs: &[&Shape], _: &[&[usize]], _: &[StateSpec]) -> Inferred
 
 fn attend(op: &Op, inputs: &[&Shape], _: &[&[usize]], states: &[StateSpec]) -> Inferred {
     let Op::Attend { state, heads, .. } = *op else { return Err("not an Attend".into()) };
-    let Some(&StateSpec::Paged { heads: kv, key_dim, value_dim, .. }) = states.get(state) else {
+    let Some(&StateSpec::Paged { heads: kv, key_dim, value_dim, shared, .. }) = states.get(state) else {
         return Err(format!("state {state} is missing"));
     };
-    let want = [heads * key_dim, kv * key_dim, kv * value_dim];
+    require(!shared || value_dim <= key_dim, || format!("values of {value_dim} cannot be parts of keys of {key_dim}"))?;
+    let want = [heads * key_dim, kv * key_dim, kv * if shared { key_dim } else { value_dim }];
     let have = [inputs[0].cols, inputs[1].cols, inputs[2].cols];
     let sizes = kv > 0 && heads > 0 && heads.is_multiple_of(kv) && key_dim > 0 && value_dim > 0;
     require(want == have && sizes, || {
@@ -317,6 +381,71 @@ fn attend(op: &Op, inputs: &[&Shape], _: &[&[usize]], states: &[StateSpec]) -> I
 fn same(_: &Op, inputs: &[&Shape], _: &[&[usize]], _: &[StateSpec]) -> Inferred {
     require(inputs.iter().all(|s| *s == inputs[0]), || format!("shapes differ: {inputs:?}"))?;
     Ok(*inputs[0])
+}
+
+fn zip(op: &Op, inputs: &[&Shape], weights: &[&[usize]], states: &[StateSpec]) -> Inferred {
+    if inputs[1].cols == 1 && inputs[0].rows == inputs[1].rows {
+        return Ok(*inputs[0]);
+    }
+    same(op, inputs, weights, states)
+}
+
+fn route(op: &Op, inputs: &[&Shape], weights: &[&[usize]], _: &[StateSpec]) -> Inferred {
+    let Op::Route(r) = *op else { return Err("not a Route".into()) };
+    let (experts, bias) = (inputs[0].cols, weights.first());
+    require(bias.is_none_or(|b| **b == [experts]), || format!("the bias is {bias:?}, not [{experts}]"))?;
+    let allowed = match r.groups {
+        Some(g) => {
+            let divide = g.all > 0 && g.all <= Groups::MOST && experts.is_multiple_of(g.all);
+            require(divide && (1..=g.all).contains(&g.used), || format!("{g:?} of {experts} experts cannot be"))?;
+            require(!g.two || experts / g.all > 1, || format!("groups of 1 of {experts} experts have no best two"))?;
+            experts / g.all * g.used
+        }
+        None => experts,
+    };
+    require((1..=allowed).contains(&r.used), || format!("{} of {allowed} experts cannot be used", r.used))?;
+    // Numbers of experts are floats.
+    require(experts <= 1 << 16, || format!("{experts} experts are too many"))?;
+    Ok(Shape::new(inputs[0].rows, 2 * r.used))
+}
+
+fn experts(_: &Op, inputs: &[&Shape], weights: &[&[usize]], _: &[StateSpec]) -> Inferred {
+    let (x, routes, count) = (inputs[0], inputs[1], weights.len() / 3);
+    require(weights.len().is_multiple_of(3), || format!("{} weights are not three of each expert", weights.len()))?;
+    let [n, k] = *weights[0] else { return Err(format!("the matrix must have 2 dimensions, not {:?}", weights[0])) };
+    require(n > 0 && k == x.cols, || format!("{} columns meet matrices {n} × {k}", x.cols))?;
+    let fits = |(i, w): (usize, &&[usize])| **w == if i < 2 * count { [n, k] } else { [k, n] };
+    require(weights.iter().enumerate().all(fits), || format!("not all experts are {n} × {k}"))?;
+    let used = routes.cols / 2;
+    require(routes.rows == x.rows && routes.cols.is_multiple_of(2) && (1..=count).contains(&used), || {
+        format!("routes of {} columns do not lead to {count} experts", routes.cols)
+    })?;
+    Ok(*x)
+}
+
+fn parts(_: &Op, inputs: &[&Shape], weights: &[&[usize]], _: &[StateSpec]) -> Inferred {
+    let [n, k] = *weights[0] else { return Err(format!("the matrix must have 2 dimensions, not {:?}", weights[0])) };
+    require(n > 0 && weights.iter().all(|w| **w == [n, k]), || format!("not all parts are {n} × {k}"))?;
+    let cols = weights.len().checked_mul(k);
+    require(cols == Some(inputs[0].cols), || {
+        format!("{} columns meet {} parts of {k}", inputs[0].cols, weights.len())
+    })?;
+    let cols = weights.len().checked_mul(n).ok_or("there are too many parts")?;
+    Ok(Shape::new(inputs[0].rows, cols))
+}
+
+fn input(op: &Op, _: &[&Shape], _: &[&[usize]], _: &[StateSpec]) -> Inferred {
+    let Op::Input(cols) = *op else { return Err("not an Input".into()) };
+    require(cols > 0, || "it has no columns".into())?;
+    Ok(Shape::new(Dim::Tokens, cols))
+}
+
+fn concat(op: &Op, inputs: &[&Shape], _: &[&[usize]], _: &[StateSpec]) -> Inferred {
+    let Op::Concat { heads } = *op else { return Err("not a Concat".into()) };
+    let [a, b] = [inputs[0].cols, inputs[1].cols];
+    let fit = heads > 0 && a.is_multiple_of(heads) && b.is_multiple_of(heads) && inputs[0].rows == inputs[1].rows;
+    require(fit, || format!("{a} and {b} columns are not those of {heads} heads"))?;
+    Ok(Shape::new(inputs[0].rows, a + b))
 }
 
 fn outputs(_: &Op, inputs: &[&Shape], _: &[&[usize]], _: &[StateSpec]) -> Inferred {

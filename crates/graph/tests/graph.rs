@@ -1,8 +1,8 @@
 //! What fits together and what does not, the memory plan of random graphs, and frequencies of long sequences.
 
 use alula_graph::{
-    Binary, Change, Dim, Graph, Index, NormKind, OPS, Op, Past, RopeStyle, RopeTable, Shape, StateSpec, Unary, ValueId,
-    plan_arena, rope_powers,
+    Binary, Change, Dim, Graph, Groups, Index, NormKind, OPS, Op, Past, RopeStyle, RopeTable, Route, Shape, StateSpec,
+    Unary, ValueId, plan_arena, rope_powers,
 };
 
 fn table(pairs: usize, past: Option<Past>) -> Op {
@@ -15,6 +15,11 @@ fn rope(head_dim: usize) -> Op {
 
 fn attend(state: usize, heads: usize) -> Op {
     Op::Attend { state, heads, scale: 1.0, soft_cap: None }
+}
+
+fn route(used: usize, groups: Option<(usize, usize, bool)>) -> Op {
+    let groups = groups.map(|(all, used, two)| Groups { all, used, two });
+    Op::Route(Route { used, groups, normalise: true, scale: 1.0 })
 }
 
 const NORM: Op = Op::Norm { kind: NormKind::Rms, eps: 1e-5 };
@@ -71,9 +76,15 @@ fn cases() -> Vec<Case> {
         (attend(1, 0), &[0, 0, 0], &[], Err("(0 heads, 0 key heads)")),
         (attend(2, 1), &[0, 0, 3], &[], Err("(1 heads, 1 key heads)")),
         (attend(3, 1), &[4, 4, 0], &[], Err("(1 heads, 1 key heads)")),
-        (attend(4, 4), &[16, 8, 6], &[], Err("state 4 is missing")),
+        // 4: values are parts of keys; 5: longer than those.
+        (attend(4, 4), &[16, 4, 4], &[], Ok(12)),
+        (attend(4, 4), &[16, 4, 3], &[], Err("columns are [16, 4, 3], not [16, 4, 4]")),
+        (attend(5, 4), &[16, 4, 4], &[], Err("values of 5 cannot be parts of keys of 4")),
+        (attend(6, 4), &[16, 8, 6], &[], Err("state 6 is missing")),
         (Op::Map(Unary::Silu), &[6], &[], Ok(6)),
         (Op::Zip(Binary::Mul), &[-6, -6], &[], Ok(6)),
+        (Op::Zip(Binary::Mul), &[6, 1], &[], Ok(6)),
+        (Op::Zip(Binary::Mul), &[6, -1], &[], Err("shapes differ")),
         (Op::Zip(Binary::Mul), &[6, 5], &[], Err("shapes differ")),
         (Op::Zip(Binary::Add), &[6, -6], &[], Err("shapes differ")),
         (Op::Zip(Binary::Add), &[6], &[], Err("takes 2 values and (0, 0) weights")),
@@ -81,6 +92,42 @@ fn cases() -> Vec<Case> {
         (Op::Glu(Unary::Silu), &[6, 6], &[&[6]], Err("takes 2 values and (0, 0) weights")),
         (Op::Outputs, &[6], &[], Ok(6)),
         (Op::Outputs, &[-6], &[], Err("rows are chosen already")),
+        (Op::Softmax, &[-6], &[], Ok(6)),
+        (route(2, None), &[6], &[], Ok(4)),
+        (route(2, Some((3, 2, true))), &[6], &[&[6]], Ok(4)),
+        (route(6, None), &[6], &[], Ok(12)),
+        (route(0, None), &[6], &[], Err("0 of 6 experts")),
+        (route(7, None), &[6], &[], Err("7 of 6 experts")),
+        (route(3, Some((6, 2, false))), &[6], &[], Err("3 of 2 experts")),
+        (route(1, Some((6, 2, true))), &[6], &[], Err("have no best two")),
+        (route(1, Some((4, 2, true))), &[6], &[], Err("of 6 experts cannot be")),
+        (route(1, Some((0, 0, true))), &[6], &[], Err("of 6 experts cannot be")),
+        (route(1, Some((3, 4, true))), &[6], &[], Err("of 6 experts cannot be")),
+        (route(1, Some((65, 1, false))), &[65], &[], Err("of 65 experts cannot be")),
+        (route(1, None), &[70_000], &[], Err("are too many")),
+        (route(1, None), &[6], &[&[5]], Err("the bias is Some([5]), not [6]")),
+        (Op::Experts(Unary::Silu), &[6, 4], &[&[5, 6], &[5, 6], &[5, 6], &[5, 6], &[6, 5], &[6, 5]], Ok(6)),
+        (
+            Op::Experts(Unary::Silu),
+            &[6, 6],
+            &[&[5, 6], &[5, 6], &[5, 6], &[5, 6], &[6, 5], &[6, 5]],
+            Err("of 6 columns"),
+        ),
+        (Op::Experts(Unary::Silu), &[6, 3], &[&[5, 6], &[5, 6], &[6, 5]], Err("of 3 columns")),
+        (Op::Experts(Unary::Silu), &[6, -2], &[&[5, 6], &[5, 6], &[6, 5]], Err("do not lead to 1 experts")),
+        (Op::Experts(Unary::Silu), &[6, 2], &[&[5, 6], &[5, 6], &[5, 6]], Err("not all experts are 5 × 6")),
+        (Op::Experts(Unary::Silu), &[7, 2], &[&[5, 6], &[5, 6], &[6, 5]], Err("7 columns meet matrices 5 × 6")),
+        (Op::Experts(Unary::Silu), &[6, 2], &[&[5, 6], &[5, 6], &[6, 5], &[5, 6]], Err("4 weights are not three")),
+        (Op::Experts(Unary::Silu), &[6, 2], &[&[30], &[30], &[30]], Err("must have 2 dimensions")),
+        (Op::Parts, &[6], &[&[5, 3], &[5, 3]], Ok(10)),
+        (Op::Parts, &[6], &[&[5, 3]], Err("6 columns meet 1 parts of 3")),
+        (Op::Parts, &[6], &[&[5, 3], &[4, 3]], Err("not all parts are 5 × 3")),
+        (Op::Input(5), &[], &[], Ok(5)),
+        (Op::Input(0), &[], &[], Err("it has no columns")),
+        (Op::Concat { heads: 2 }, &[6, 4], &[], Ok(10)),
+        (Op::Concat { heads: 4 }, &[6, 4], &[], Err("6 and 4 columns are not those of 4 heads")),
+        (Op::Concat { heads: 0 }, &[6, 4], &[], Err("not those of 0 heads")),
+        (Op::Concat { heads: 2 }, &[6, -4], &[], Err("not those of 2 heads")),
     ]
 }
 
@@ -98,7 +145,10 @@ fn shapes_are_inferred_or_refused() {
     for (op, inputs, weights, want) in cases() {
         let mut g = Graph::new();
         for (heads, key_dim, value_dim) in [(2, 4, 3), (0, 4, 3), (1, 0, 3), (1, 4, 0)] {
-            g.state(StateSpec::Paged { heads, key_dim, value_dim, window: None });
+            g.state(StateSpec::Paged { heads, key_dim, value_dim, shared: false, window: None });
+        }
+        for value_dim in [3, 5] {
+            g.state(StateSpec::Paged { heads: 1, key_dim: 4, value_dim, shared: true, window: None });
         }
         // Shape inference is asked directly where an input of no columns is needed.
         let got = if inputs.contains(&0) {
@@ -139,8 +189,8 @@ fn a_weight_of_the_same_name_and_shape_is_the_same() {
     let (a, b, c) = (g.weight("w", &[2, 3]), g.weight("v", &[2, 3]), g.weight("w", &[3, 2]));
     assert!(a != b && b != c && a != c);
     assert_eq!((g.weight("w", &[2, 3]), g.weight("w", &[3, 2]), g.weights().len()), (a, c, 3));
-    assert_eq!(g.state(StateSpec::Paged { heads: 1, key_dim: 1, value_dim: 1, window: None }), 0);
-    assert_eq!(g.state(StateSpec::Paged { heads: 1, key_dim: 1, value_dim: 1, window: None }), 1);
+    let state = StateSpec::Paged { heads: 1, key_dim: 1, value_dim: 1, shared: false, window: None };
+    assert_eq!((g.state(state), g.state(state)), (0, 1));
 }
 
 /// A graph that adds random earlier values, narrow and wide.

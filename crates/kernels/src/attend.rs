@@ -60,7 +60,8 @@ impl Scratch {
 
     /// Floats of a thread, and of the expanded block among them.
     fn parts(context: usize, group: usize, dim: usize) -> Option<(usize, usize)> {
-        let block = dim.checked_next_multiple_of(LANES)?.checked_mul(SPAN)?;
+        // Shared values come out of keys, which lie behind them meanwhile.
+        let block = dim.checked_next_multiple_of(LANES)?.checked_mul(SPAN + LANES)?;
         // Rows of a task may see a block more each.
         let scores = context.checked_add(QUERIES)?.checked_next_multiple_of(LANES)?.checked_mul(group.max(QUERIES))?;
         Some((scores.checked_add(block)?, block))
@@ -88,7 +89,7 @@ pub fn attend(ctx: Ctx<'_>, a: Attend, kv: &Kv, rows: Rows<'_>, q: &[f32], scrat
     assert!(a.heads > 0 && a.heads.is_multiple_of(kv.heads) && q.len() == n * a.heads * kv.key_dim);
     assert_eq!(out.len(), n * a.heads * kv.value_dim);
     let (block, per_thread) = (scratch.block, scratch.per_thread);
-    assert!(block >= SPAN * kv.key_dim.max(kv.value_dim).next_multiple_of(LANES));
+    assert!(block >= (SPAN + LANES) * kv.key_dim.max(kv.value_dim).next_multiple_of(LANES));
     let work: usize = rows.positions.iter().map(|&p| (p as usize + 1) * a.heads * kv.key_dim).sum();
     let floats = Shared::new(scratch.floats.floats_mut());
     let out = Shared::new(out);
@@ -196,8 +197,15 @@ impl Kernel for All<'_> {
         for span in blocks.clone().step_by(SPAN / LANES) {
             for b in span..blocks.end.min(span + SPAN / LANES) {
                 let next = (b + 1).min(blocks.end - 1);
-                let lines = &mut lines[(b - span) * LANES..];
-                expand(isa, task.kv, Side::Values, task.place(b), task.place(next), lines, SPAN);
+                if task.kv.shared {
+                    let (lines, keys) = lines.split_at_mut(task.kv.value_dim.div_ceil(LANES) * SPAN);
+                    let keys = &mut keys[..task.kv.key_dim];
+                    expand(isa, task.kv, Side::Keys, task.place(b), task.place(next), keys, LANES);
+                    transpose(&keys[..task.kv.value_dim], &mut lines[(b - span) * LANES..]);
+                } else {
+                    let lines = &mut lines[(b - span) * LANES..];
+                    expand(isa, task.kv, Side::Values, task.place(b), task.place(next), lines, SPAN);
+                }
             }
             let (first, column) = (span * LANES, (span - blocks.start) * LANES);
             let at = Place { lines: lines.as_ptr(), first, column, stride };
@@ -205,6 +213,18 @@ impl Kernel for All<'_> {
                 2 => isa.enter(Mix::<2, T> { task: &task, at, q, scores }),
                 _ => isa.enter(Mix::<1, T> { task: &task, at, q, scores }),
             });
+        }
+    }
+}
+
+/// Lines of 16 positions to lines of 16 elements, [`SPAN`] apart for every 16 elements.
+#[inline(always)]
+fn transpose(keys: &[[f32; LANES]], lines: &mut [[f32; LANES]]) {
+    for (keys, lines) in keys.chunks(LANES).zip(lines.chunks_mut(SPAN)) {
+        for (at, line) in lines[..LANES].iter_mut().enumerate() {
+            for (key, out) in keys.iter().zip(line) {
+                *out = key[at];
+            }
         }
     }
 }

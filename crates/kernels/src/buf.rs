@@ -99,6 +99,15 @@ impl<T> Shared<T> {
         Shared { ptr: s.as_mut_ptr(), len: s.len() }
     }
 
+    /// A part of it, to be shared like the whole.
+    ///
+    /// # Panics
+    /// If it is not inside.
+    pub(crate) fn slice(&self, start: usize, len: usize) -> Self {
+        assert!(start <= self.len && len <= self.len - start);
+        Shared { ptr: self.ptr.wrapping_add(start), len }
+    }
+
     /// Where element `i` would be.
     pub(crate) fn at(&self, i: usize) -> *const T {
         self.ptr.wrapping_add(i)

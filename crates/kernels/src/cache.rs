@@ -72,6 +72,8 @@ pub struct Kv {
     pub(crate) heads: usize,
     pub(crate) key_dim: usize,
     pub(crate) value_dim: usize,
+    /// Values are the first elements of keys, and not kept.
+    pub(crate) shared: bool,
     pub(crate) page: usize,
     k: Buf,
     v: Buf,
@@ -95,14 +97,42 @@ impl Kv {
         key_dim: usize,
         value_dim: usize,
     ) -> Option<Kv> {
+        Kv::zeroed(
+            Kv { kind, heads, key_dim, value_dim, shared: false, page, k: Buf::zeroed(0), v: Buf::zeroed(0) },
+            pages,
+        )
+    }
+
+    /// The same without memory for values: they are the first elements of keys.
+    ///
+    /// # Panics
+    /// As [`Kv::new`], or if values are longer than keys.
+    pub fn latent(
+        kind: CacheType,
+        pages: usize,
+        page: usize,
+        heads: usize,
+        key_dim: usize,
+        value_dim: usize,
+    ) -> Option<Kv> {
+        assert!(value_dim <= key_dim);
+        Kv::zeroed(
+            Kv { kind, heads, key_dim, value_dim, shared: true, page, k: Buf::zeroed(0), v: Buf::zeroed(0) },
+            pages,
+        )
+    }
+
+    fn zeroed(mut self, pages: usize) -> Option<Kv> {
+        let Kv { kind, heads, key_dim, value_dim, page, .. } = self;
         assert!(page.is_multiple_of(LANES) && page > 0 && heads > 0 && key_dim > 0 && value_dim > 0);
         let blocks = pages.checked_mul(page / LANES)?.checked_mul(heads)?;
         let zeroed = |lines: usize| Buf::try_zeroed(blocks.checked_mul(kind.block(lines))?);
-        let (k, v) = (zeroed(key_dim)?, zeroed(value_lines(value_dim))?);
-        Some(Kv { kind, heads, key_dim, value_dim, page, k, v })
+        self.k = zeroed(key_dim)?;
+        self.v = zeroed(if self.shared { 0 } else { value_lines(value_dim) })?;
+        Some(self)
     }
 
-    /// Bytes that 16 positions take.
+    /// Bytes that 16 positions take; `value_dim` is 0 where values are parts of keys.
     pub fn bytes_per_block(kind: CacheType, heads: usize, key_dim: usize, value_dim: usize) -> usize {
         heads * (kind.block(key_dim) + kind.block(value_lines(value_dim)))
     }
@@ -139,27 +169,31 @@ pub struct Rows<'a> {
 
 /// Writes the keys and values of a step's rows into the cache. Where two rows have one place, the later one stays.
 ///
-/// `k`: `[rows, heads, key_dim]`, `v`: `[rows, heads, value_dim]`.
+/// `k`: `[rows, heads, key_dim]`, `v`: `[rows, heads, value_dim]`, which is not read where values are shared.
 ///
 /// # Panics
 /// If the sizes do not fit together, or a row's page is missing.
 pub fn store(ctx: Ctx<'_>, kv: &mut Kv, rows: Rows<'_>, k: &[f32], v: &[f32]) {
     let (heads, dk, dv, page, kind) = (kv.heads, kv.key_dim, kv.value_dim, kv.page, kv.kind);
     let n = rows.positions.len();
-    assert!(k.len() == n * heads * dk && v.len() == n * heads * dv);
+    let own = !kv.shared;
+    assert!(k.len() == n * heads * dk && (!own || v.len() == n * heads * dv));
     let [key, value] = [Side::Keys, Side::Values].map(|side| kind.block(kv.lines(side)));
     let (ks, vs) = (Shared::new(&mut kv.k[..]), Shared::new(&mut kv.v[..]));
     // A task is a head: neighbouring rows share its cache lines.
     ctx.pool.run(heads, k.len() > WORTH_SPLITTING, |h, _| {
         for row in 0..n {
             let p = rows.positions[row] as usize;
-            let own = rows.pages[rows.seqs[row] as usize][p / page] as usize;
-            let (block, at) = ((own * heads + h) * (page / LANES) + p % page / LANES, p % LANES);
+            let place = rows.pages[rows.seqs[row] as usize][p / page] as usize;
+            let (block, at) = ((place * heads + h) * (page / LANES) + p % page / LANES, p % LANES);
             // SAFETY: a block belongs to one head, and a head's rows are written one after another.
-            let (key, value) = unsafe { (ks.part(block * key, key), vs.part(block * value, value)) };
-            let (k, v) = (&k[(row * heads + h) * dk..][..dk], &v[(row * heads + h) * dv..][..dv]);
-            ctx.cpu.run(Put { kind, side: Side::Keys, at, x: k, block: key });
-            ctx.cpu.run(Put { kind, side: Side::Values, at, x: v, block: value });
+            let key = unsafe { ks.part(block * key, key) };
+            ctx.cpu.run(Put { kind, side: Side::Keys, at, x: &k[(row * heads + h) * dk..][..dk], block: key });
+            if own {
+                // SAFETY: as above.
+                let value = unsafe { vs.part(block * value, value) };
+                ctx.cpu.run(Put { kind, side: Side::Values, at, x: &v[(row * heads + h) * dv..][..dv], block: value });
+            }
         }
     });
 }

@@ -9,6 +9,7 @@ mod attend;
 mod buf;
 mod cache;
 mod dots;
+mod experts;
 mod fast;
 mod float;
 mod machine;
@@ -16,23 +17,28 @@ mod map;
 mod matmul;
 mod norm;
 mod pack;
+mod parts;
 mod place;
 mod pool;
 mod quantize;
 mod rope;
+mod softmax;
 
 pub use attend::{Attend, Scratch, attend};
 pub use buf::Buf;
 pub use cache::{CacheType, Kv, Rows, store};
+pub use experts::{ExpertScratch, Experts, Groups, Route, experts, route};
 pub use fast::{BTile, round};
 pub use machine::{Ceilings, Rate, ceilings};
-pub use map::{Binary, Unary, glu, map, zip};
+pub use map::{Binary, Unary, glu, map, zip, zip_rows};
 pub use matmul::{Input, Product, TILED, matmul, matmuls};
 pub use norm::{Norm, NormKind, norm};
 pub use pack::Packed;
+pub use parts::{concat, parts, parts_scratch};
 pub use pool::Pool;
 pub use quantize::{QBlock, Source, quantize};
 pub use rope::{RopeStyle, rope, rope_table};
+pub use softmax::softmax;
 
 use alula_simd::{Cpu, Isa, LANES};
 

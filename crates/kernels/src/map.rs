@@ -9,6 +9,8 @@ use alula_simd::{Isa, Kernel, LANES, math};
 pub enum Unary {
     /// max(x, 0).
     Relu,
+    /// 1 / (1 + e⁻ˣ).
+    Sigmoid,
     /// x · sigmoid(x).
     Silu,
     /// x Φ(x).
@@ -35,6 +37,7 @@ impl Unary {
     pub(crate) fn apply<I: Isa>(self, isa: I, x: I::F) -> I::F {
         match self {
             Unary::Relu => isa.max(isa.splat(0.0), x), // NaN stays NaN
+            Unary::Sigmoid => math::sigmoid(isa, x),
             Unary::Silu => math::silu(isa, x),
             Unary::Gelu => math::gelu(isa, x),
             Unary::GeluTanh => math::gelu_tanh(isa, x),
@@ -116,4 +119,42 @@ pub fn zip(ctx: Ctx<'_>, f: Binary, a: &[f32], b: &[f32], out: &mut [f32]) {
 /// `out = f(gate) · up` (Shazeer 2020, arXiv:2002.05202).
 pub fn glu(ctx: Ctx<'_>, f: Unary, gate: &[f32], up: &[f32], out: &mut [f32]) {
     run(ctx, Step::Glu(f), gate, up, out);
+}
+
+/// `out = f(x, b)`, with one element of `b` for each row of `cols` elements.
+///
+/// # Panics
+/// If the lengths do not fit.
+pub fn zip_rows(ctx: Ctx<'_>, f: Binary, x: &[f32], b: &[f32], cols: usize, out: &mut [f32]) {
+    assert!(cols > 0 && x.len() == out.len() && x.len() == b.len() * cols);
+    let (n, shared) = (out.len(), Shared::new(out));
+    ctx.pool.run(b.len(), n > WORTH_SPLITTING, |row, _| {
+        // SAFETY: one task a row; rows are disjoint.
+        #[allow(unsafe_code)]
+        let out = unsafe { shared.part(row * cols, cols) };
+        ctx.cpu.run(Row { f, x: &x[row * cols..][..cols], b: b[row], out });
+    });
+}
+
+struct Row<'a> {
+    f: Binary,
+    x: &'a [f32],
+    b: f32,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Row<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let b = isa.splat(self.b);
+        for (x, out) in self.x.chunks(LANES).zip(self.out.chunks_mut(LANES)) {
+            let x = load_part(isa, x);
+            let y = match self.f {
+                Binary::Add => isa.add(x, b),
+                Binary::Mul => isa.mul(x, b),
+            };
+            store_part(isa, y, out);
+        }
+    }
 }

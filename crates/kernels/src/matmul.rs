@@ -67,24 +67,44 @@ macro_rules! by_codes {
 
 /// One of the products of a step: `out = x · wᵀ + bias`, `[rows, w.rows()]`.
 pub struct Product<'a> {
+    x: Input<'a>,
     w: &'a Packed,
     bias: Option<&'a [f32]>,
     rows: usize,
     out: Shared<f32>,
+    /// From one row of `out` to the next.
+    stride: usize,
     _out: PhantomData<&'a mut [f32]>,
 }
 
 impl<'a> Product<'a> {
     /// # Panics
     /// If `bias` or `out` does not fit `w`.
-    pub fn new(w: &'a Packed, bias: Option<&'a [f32]>, out: &'a mut [f32]) -> Product<'a> {
+    pub fn new(x: Input<'a>, w: &'a Packed, bias: Option<&'a [f32]>, out: &'a mut [f32]) -> Product<'a> {
         assert!(out.len().is_multiple_of(w.rows.max(1)) && bias.is_none_or(|b| b.len() == w.rows));
-        Product { w, bias, rows: out.len() / w.rows.max(1), out: Shared::new(out), _out: PhantomData }
+        Product {
+            x,
+            w,
+            bias,
+            rows: out.len() / w.rows.max(1),
+            out: Shared::new(out),
+            stride: w.rows,
+            _out: PhantomData,
+        }
     }
 
-    fn fits(&self, ctx: Ctx<'_>, x: Input<'_>) -> bool {
+    /// One without a bias, whose rows are `stride` apart in `out`.
+    ///
+    /// # Panics
+    /// If `out` is too short.
+    pub(crate) fn apart(x: Input<'a>, w: &'a Packed, rows: usize, out: Shared<f32>, stride: usize) -> Product<'a> {
+        assert!(stride >= w.rows);
+        Product { x, w, bias: None, rows, out, stride, _out: PhantomData }
+    }
+
+    fn fits(&self, ctx: Ctx<'_>) -> bool {
         let (w, rows) = (self.w, self.rows);
-        match x {
+        match self.x {
             Input::F32(x) => !w.quantized() && x.len() == rows * w.cols,
             Input::Q8(x) => w.quantized() && x.len() == QBlock::count(rows, w.cols),
             Input::B16(x) => ctx.cpu.bf16().is_some() && x.len() == BTile::count(rows, w.cols),
@@ -96,15 +116,20 @@ impl<'a> Product<'a> {
         PANELS.min(self.w.rows.div_ceil(LANES).div_ceil(2 * threads)).max(1)
     }
 
-    fn tasks(&self, threads: usize) -> usize {
+    pub(crate) fn tasks(&self, threads: usize) -> usize {
         if self.rows == 0 { 0 } else { self.w.rows.div_ceil(LANES).div_ceil(self.per_task(threads)) }
     }
 
-    fn run(&self, ctx: Ctx<'_>, x: Input<'_>, task: usize) {
-        let Product { w, bias, rows, ref out, .. } = *self;
+    /// Computes the task of that number.
+    ///
+    /// # Panics
+    /// If `x` does not fit.
+    pub(crate) fn run(&self, ctx: Ctx<'_>, task: usize) {
+        assert!(self.fits(ctx));
+        let Product { x, w, bias, rows, ref out, stride, .. } = *self;
         let per_task = self.per_task(ctx.pool.threads());
         let panels = task * per_task..w.rows.div_ceil(LANES).min((task + 1) * per_task);
-        let task = Task { w, bias, rows, panels, out, amx: ctx.cpu.amx() };
+        let task = Task { w, bias, rows, panels, out, stride, amx: ctx.cpu.amx() };
         match (w.kind, x) {
             (Kind::F32, Input::F32(x)) => ctx.cpu.run(Floats::<float::F32>(task, x, PhantomData)),
             (Kind::F16, Input::F32(x)) => ctx.cpu.run(Floats::<float::F16>(task, x, PhantomData)),
@@ -128,15 +153,15 @@ impl<'a> Product<'a> {
     }
 }
 
-/// Products of the same `x` with several matrices, as one job of the pool.
+/// Several products as one job of the pool.
 ///
 /// # Panics
-/// If `x` does not fit one of them, or is of the wrong kind for it (see [`Packed::quantized`]).
-pub fn matmuls(ctx: Ctx<'_>, x: Input<'_>, products: &[Option<Product<'_>>]) {
+/// If an `x` does not fit, or is of the wrong kind for its weights (see [`Packed::quantized`]).
+pub fn matmuls(ctx: Ctx<'_>, products: &[Option<Product<'_>>]) {
     let threads = ctx.pool.threads();
     let (mut tasks, mut work) = (0, 0);
     for p in products.iter().flatten() {
-        assert!(p.w.rows == 0 || p.fits(ctx, x));
+        assert!(p.w.rows == 0 || p.fits(ctx));
         tasks += p.tasks(threads);
         work += p.w.rows * p.w.cols * p.rows;
     }
@@ -144,7 +169,7 @@ pub fn matmuls(ctx: Ctx<'_>, x: Input<'_>, products: &[Option<Product<'_>>]) {
         for p in products.iter().flatten() {
             let own = p.tasks(threads);
             if task < own {
-                return p.run(ctx, x, task);
+                return p.run(ctx, task);
             }
             task -= own;
         }
@@ -156,7 +181,18 @@ pub fn matmuls(ctx: Ctx<'_>, x: Input<'_>, products: &[Option<Product<'_>>]) {
 /// # Panics
 /// If the operands' lengths do not fit, or `x` is of the wrong kind for `w` (see [`Packed::quantized`]).
 pub fn matmul(ctx: Ctx<'_>, x: Input<'_>, w: &Packed, bias: Option<&[f32]>, out: &mut [f32]) {
-    matmuls(ctx, x, &[Some(Product::new(w, bias, out))]);
+    matmuls(ctx, &[Some(Product::new(x, w, bias, out))]);
+}
+
+/// `n` products of the same shape but for their rows, of which there are `rows` in all, as one job of the pool.
+pub(crate) fn alike<'a>(ctx: Ctx<'_>, n: usize, rows: usize, product: impl Fn(usize) -> Product<'a> + Sync) {
+    if n == 0 {
+        return;
+    }
+    let first = product(0);
+    let each = first.tasks(ctx.pool.threads());
+    let work = rows * first.w.rows * first.w.cols;
+    ctx.pool.run(n * each, work > WORTH_SPLITTING, |task, _| product(task / each).run(ctx, task % each));
 }
 
 /// Some panels of a product.
@@ -166,6 +202,7 @@ pub(crate) struct Task<'a> {
     pub(crate) rows: usize,
     pub(crate) panels: Range<usize>,
     out: &'a Shared<f32>,
+    stride: usize,
     amx: Option<Amx>,
 }
 
@@ -205,7 +242,7 @@ impl Task<'_> {
     /// Says that the sums of row `t` in a panel, if there is such a row, will be put soon.
     #[inline(always)]
     pub(crate) fn fetch<I: Isa>(&self, isa: I, panel: usize, t: usize) {
-        isa.prefetch(self.out.at(t * self.w.rows + panel * LANES).cast());
+        isa.prefetch(self.out.at(t * self.stride + panel * LANES).cast());
     }
 
     /// Puts the finished sums of `T` rows from row `t` on in some panels where they belong, with the bias.
@@ -225,7 +262,7 @@ impl Task<'_> {
                     None => acc[p][i],
                 };
                 // SAFETY: this task alone touches these panels' columns.
-                crate::store_part(isa, sum, unsafe { self.out.part((t + i) * self.w.rows + at, n) });
+                crate::store_part(isa, sum, unsafe { self.out.part((t + i) * self.stride + at, n) });
             }
         }
     }

@@ -13,8 +13,8 @@ pub(crate) const QK: usize = 32;
 pub struct QBlock {
     /// Codes, -127..=127.
     pub q: [i8; QK],
-    /// Largest magnitude / 127; 0 where that magnitude is below 127 / [`f32::MAX`] and NaN where an element is not
-    /// finite: such a block has codes 0, so that products stay 0 or become NaN.
+    /// Largest magnitude / 127; 0 where that magnitude is below 2⁻⁸⁰ and NaN where an element is not finite: such a block
+    /// has codes 0, so that products stay 0 or become NaN.
     pub scale: f32,
     /// Minus the sums of the codes of each half, and of all.
     pub less: [i32; 3],
@@ -45,6 +45,16 @@ pub enum Source<'a> {
     Glu(Unary, &'a [f32], &'a [f32]),
 }
 
+impl<'a> Source<'a> {
+    /// What is read: two values, or one twice.
+    fn parts(self) -> (&'a [f32], &'a [f32]) {
+        match self {
+            Source::Plain(x) | Source::Map(_, x) | Source::Norm(_, x) => (x, x),
+            Source::Glu(_, gate, up) => (gate, up),
+        }
+    }
+}
+
 /// Quantises `[rows, cols]` elements in blocks of 32 along the rows.
 ///
 /// In `out` each row's first 8 blocks come first, row by row, then each row's next 8, and so on: so do the kernels read
@@ -53,16 +63,43 @@ pub enum Source<'a> {
 /// # Panics
 /// If `cols` is not a multiple of 32, or the lengths are not `rows * cols` and [`QBlock::count`].
 pub fn quantize(ctx: Ctx<'_>, source: Source<'_>, rows: usize, cols: usize, out: &mut [QBlock]) {
-    let (a, b) = match source {
-        Source::Plain(x) | Source::Map(_, x) | Source::Norm(_, x) => (x, x),
-        Source::Glu(_, gate, up) => (gate, up),
-    };
-    assert!(cols.is_multiple_of(QK) && a.len() == rows * cols && b.len() == a.len());
+    let (a, b) = source.parts();
+    assert!(a.len() == rows * cols && b.len() == a.len());
+    quantize_each(ctx, source, (rows, cols), |row| Spot { from: row, first: 0, row, rows }, out);
+}
+
+/// Where a row is taken from, and where its blocks go.
+pub(crate) struct Spot {
+    /// Row of the source.
+    pub(crate) from: usize,
+    /// The first row of the matrix that it belongs to, among all rows.
+    pub(crate) first: usize,
+    /// Its row in that matrix, which has `rows`.
+    pub(crate) row: usize,
+    pub(crate) rows: usize,
+}
+
+/// The same for rows of several matrices that lie one after another: each row says where it comes from and goes to.
+///
+/// # Panics
+/// If `cols` is not a multiple of 32, or a row is not there.
+pub(crate) fn quantize_each(
+    ctx: Ctx<'_>,
+    source: Source<'_>,
+    (rows, cols): (usize, usize),
+    spot: impl Fn(usize) -> Spot + Sync,
+    out: &mut [QBlock],
+) {
+    let (a, b) = source.parts();
+    assert!(cols.is_multiple_of(QK));
     assert_eq!(out.len(), QBlock::count(rows, cols));
     let out = Shared::new(out);
-    ctx.pool.run(rows, a.len() > WORTH_SPLITTING, |row, _| {
-        let part = row * cols..(row + 1) * cols;
-        ctx.cpu.run(Row { source, a: &a[part.clone()], b: &b[part], row, rows, out: &out });
+    ctx.pool.run(rows, rows * cols > WORTH_SPLITTING, |i, _| {
+        let spot = spot(i);
+        assert!(spot.row < spot.rows && spot.first + spot.rows <= rows);
+        let part = spot.from * cols..(spot.from + 1) * cols;
+        let out = out.slice(QBlock::count(spot.first, cols), QBlock::count(spot.rows, cols));
+        ctx.cpu.run(Row { source, a: &a[part.clone()], b: &b[part], row: spot.row, rows: spot.rows, out: &out });
     });
 }
 
@@ -112,6 +149,10 @@ impl Kernel for Row<'_> {
     }
 }
 
+/// Smaller magnitudes count as 0: they change no sum that anybody sees, and products of subnormal numbers, which their scales
+/// would bring, take processors a hundred times as long.
+const LEAST: f32 = 8.271_806e-25;
+
 /// Elements of a column.
 const COLUMN: usize = RUNS * QK;
 
@@ -130,10 +171,9 @@ fn blocks<I: Isa>(isa: I, x: &[[f32; LANES]], out: &mut [QBlock]) {
     }
     let (mut scales, mut inverses) = ([0.0; RUNS], [0.0; RUNS]);
     for i in 0..RUNS {
-        let inverse = 127.0 / most[i];
         let whole = most[i] < f32::INFINITY;
-        let fine = whole && inverse < f32::INFINITY;
-        inverses[i] = if fine { inverse } else { 0.0 };
+        let fine = whole && most[i] >= LEAST;
+        inverses[i] = if fine { 127.0 / most[i] } else { 0.0 };
         scales[i] = if fine {
             most[i] / 127.0
         } else if whole {

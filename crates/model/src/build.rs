@@ -1,14 +1,26 @@
 //! From a spec to a graph.
 
-use crate::weights::Weights;
-use crate::{Attention, Ffn, Mixer, ModelError, Norm, Place, Spec};
+use crate::weights::{Rows, Weights};
+use crate::{Attention, Ffn, Layer, Mixer, ModelError, Norm, Place, Spec};
 use alula_graph::{Binary, Graph, Index, Op, StateSpec, Unary, ValueId, WeightId};
+
+mod experts;
+mod latent;
 
 /// The graph of a decoder: tokens and positions in, logits of the wanted rows out. Declares the weights it uses.
 pub(crate) fn build(spec: &Spec, weights: &mut Weights) -> Result<Graph, ModelError> {
     let mut b = Builder { spec, weights, graph: Graph::new(), tables: Vec::new() };
     b.decoder()?;
     Ok(b.graph)
+}
+
+/// The graph that guesses the token after the next one, if the model has a layer for it: the next token and what the layers
+/// made of the token before it in, logits out. Both stand at the position of the latter.
+pub(crate) fn draft(spec: &Spec, weights: &mut Weights) -> Result<Option<Graph>, ModelError> {
+    let Some(layer) = &spec.draft else { return Ok(None) };
+    let mut b = Builder { spec, weights, graph: Graph::new(), tables: Vec::new() };
+    b.guess(layer)?;
+    Ok(Some(b.graph))
 }
 
 struct Builder<'a> {
@@ -26,31 +38,31 @@ impl Builder<'_> {
         self.graph.push(name, op, inputs, weights).map_err(|source| ModelError::Graph { file: file.clone(), source })
     }
 
-    fn weight(&mut self, name: &str, shape: &[usize], first: Option<usize>) -> Result<WeightId, ModelError> {
-        let key = self.weights.declare(name, shape, first)?;
+    fn weight(&mut self, name: &str, shape: &[usize], rows: Rows) -> Result<WeightId, ModelError> {
+        let key = self.weights.declare(name, shape, rows)?;
         Ok(self.graph.weight(key, shape))
     }
 
     /// The bias beside a weight, where the file has one.
-    fn bias(&mut self, stem: &str, n: usize, first: Option<usize>) -> Result<Option<WeightId>, ModelError> {
+    fn bias(&mut self, stem: &str, n: usize, rows: Rows) -> Result<Option<WeightId>, ModelError> {
         let name = format!("{stem}.bias");
         if self.weights.shape(&name).is_none() {
             return Ok(None);
         }
-        self.weight(&name, &[n], first).map(Some)
+        self.weight(&name, &[n], rows).map(Some)
     }
 
-    /// x · wᵀ (+ b), `n` columns, with rows of `stem` from `first` on where it is a part of a fused matrix.
-    fn linear(&mut self, value: &str, stem: &str, x: ValueId, n: usize, first: Option<usize>) -> Built {
+    /// x · wᵀ (+ b), `n` columns, with these rows of `stem` where it is a part of a fused matrix.
+    fn linear(&mut self, value: &str, stem: &str, x: ValueId, n: usize, rows: Rows) -> Built {
         let k = self.graph.shape(x).cols;
-        let mut w = vec![self.weight(&format!("{stem}.weight"), &[n, k], first)?];
-        w.extend(self.bias(stem, n, first)?);
+        let mut w = vec![self.weight(&format!("{stem}.weight"), &[n, k], rows)?];
+        w.extend(self.bias(stem, n, rows)?);
         self.push(value, Op::MatMul, &[x], &w)
     }
 
     fn norm(&mut self, stem: &str, norm: Norm, x: ValueId, n: usize) -> Built {
-        let mut w = vec![self.weight(&format!("{stem}.weight"), &[n], None)?];
-        w.extend(self.bias(stem, n, None)?);
+        let mut w = vec![self.weight(&format!("{stem}.weight"), &[n], Rows::All)?];
+        w.extend(self.bias(stem, n, Rows::All)?);
         self.push(stem, Op::Norm { kind: norm.kind, eps: norm.eps }, &[x], &w)
     }
 
@@ -58,46 +70,73 @@ impl Builder<'_> {
         self.push(name, Op::Zip(Binary::Add), &[a, b], &[])
     }
 
-    fn decoder(&mut self) -> Result<(), ModelError> {
+    /// Cosines, sines and token embeddings.
+    fn start(&mut self) -> Built {
         let spec = self.spec;
         for (i, rope) in spec.ropes.iter().enumerate() {
             let table = self.push(format!("rope.{i}"), Op::RopeTable(rope.table.clone()), &[], &[])?;
             self.tables.push(table);
         }
-        let table = self.weight("token_embd.weight", &[spec.vocab, spec.width], None)?;
-        let mut x = self.push("token_embd", Op::Embed(Index::Tokens), &[], &[table])?;
-        if let Some(k) = spec.embed_scale {
-            x = self.push("token_embd.scaled", Op::Map(Unary::Scale(k)), &[x], &[])?;
+        let table = self.weight("token_embd.weight", &[spec.vocab, spec.width], Rows::All)?;
+        let x = self.push("token_embd", Op::Embed(Index::Tokens), &[], &[table])?;
+        match spec.embed_scale {
+            Some(k) => self.push("token_embd.scaled", Op::Map(Unary::Scale(k)), &[x], &[]),
+            None => Ok(x),
         }
-        if let Some(n) = spec.positions {
-            let table = self.weight("position_embd.weight", &[n, spec.width], None)?;
-            let p = self.push("position_embd", Op::Embed(Index::Positions), &[], &[table])?;
-            x = self.add("embd".into(), x, p)?;
-        }
-        for i in 0..spec.layers.len() {
-            x = self.layer(i, x)?;
-        }
-        x = self.push("outputs", Op::Outputs, &[x], &[])?;
-        x = self.norm("output_norm", spec.norm, x, spec.width)?;
+    }
+
+    /// Logits of the wanted rows, which `norm` normalises.
+    fn head(&mut self, norm: &str, x: ValueId) -> Result<(), ModelError> {
+        let spec = self.spec;
+        let x = self.push("outputs", Op::Outputs, &[x], &[])?;
+        let x = self.norm(norm, spec.norm, x, spec.width)?;
         let head = if spec.tied { "token_embd" } else { "output" };
-        let mut logits = {
-            let mut w = vec![self.weight(&format!("{head}.weight"), &[spec.vocab, spec.width], None)?];
-            w.extend(self.bias("output", spec.vocab, None)?);
-            self.push("logits", Op::MatMul, &[x], &w)?
-        };
+        let mut w = vec![self.weight(&format!("{head}.weight"), &[spec.vocab, spec.width], Rows::All)?];
+        w.extend(self.bias("output", spec.vocab, Rows::All)?);
+        let logits = self.push("logits", Op::MatMul, &[x], &w)?;
         if let Some(c) = spec.soft_cap {
-            logits = self.push("logits.capped", Op::Map(Unary::SoftCap(c)), &[logits], &[])?;
+            self.push("logits.capped", Op::Map(Unary::SoftCap(c)), &[logits], &[])?;
         }
-        debug_assert_eq!(self.graph.shape(logits).cols, spec.vocab);
         Ok(())
     }
 
-    fn layer(&mut self, i: usize, x: ValueId) -> Built {
-        let layer = &self.spec.layers[i];
+    fn decoder(&mut self) -> Result<(), ModelError> {
+        let spec = self.spec;
+        let mut x = self.start()?;
+        if let Some(n) = spec.positions {
+            let table = self.weight("position_embd.weight", &[n, spec.width], Rows::All)?;
+            let p = self.push("position_embd", Op::Embed(Index::Positions), &[], &[table])?;
+            x = self.add("embd".into(), x, p)?;
+        }
+        for (i, layer) in spec.layers.iter().enumerate() {
+            x = self.layer(i, layer, x)?;
+        }
+        if spec.draft.is_some() {
+            self.graph.keep(x);
+        }
+        self.head("output_norm", x)
+    }
+
+    fn guess(&mut self, layer: &Layer) -> Result<(), ModelError> {
+        let (i, width) = (self.spec.layers.len(), self.spec.width);
+        let at = |part: &str| format!("blk.{i}.nextn.{part}");
+        let token = self.start()?;
+        let token = self.norm(&at("enorm"), layer.norm, token, width)?;
+        let before = self.push("hidden", Op::Input(width), &[], &[])?;
+        let before = self.norm("output_norm", self.spec.norm, before, width)?;
+        let before = self.norm(&at("hnorm"), layer.norm, before, width)?;
+        let both = self.push(at("both"), Op::Concat { heads: 1 }, &[token, before], &[])?;
+        let x = self.linear(&at("eh_proj"), &at("eh_proj"), both, width, Rows::All)?;
+        let x = self.layer(i, layer, x)?;
+        self.head(&at("shared_head_norm"), x)
+    }
+
+    fn layer(&mut self, i: usize, layer: &Layer, x: ValueId) -> Built {
         let (width, norm, at) = (self.spec.width, layer.norm, |part: &str| format!("blk.{i}.{part}"));
         let h = self.norm(&at("attn_norm"), norm, x, width)?;
         let mut mixed = match &layer.mixer {
             Mixer::Attention(a) => self.attention(i, a, norm, h)?,
+            Mixer::Latent(a) => self.latent(i, a, norm, h)?,
         };
         if layer.place == Place::Parallel {
             let f = self.ffn(i, layer.ffn, h)?;
@@ -124,15 +163,17 @@ impl Builder<'_> {
         let mut qkv = [x; 3];
         for ((part, n), out) in ["attn_q", "attn_k", "attn_v"].into_iter().zip(sizes).zip(&mut qkv) {
             *out = if fused {
-                self.linear(&at(part), &at("attn_qkv"), x, n, Some(first))?
+                self.linear(&at(part), &at("attn_qkv"), x, n, Rows::From(first))?
             } else {
-                self.linear(&at(part), &at(part), x, n, None)?
+                self.linear(&at(part), &at(part), x, n, Rows::All)?
             };
             first += n;
         }
         for (part, v) in ["attn_q_norm", "attn_k_norm"].into_iter().zip(&mut qkv) {
-            if self.weights.shape(&at(&format!("{part}.weight"))).is_some() {
-                *v = self.norm(&at(part), norm, *v, a.key_dim)?;
+            // Of each head, or of all together (OLMo).
+            let (cols, have) = (self.graph.shape(*v).cols, self.weights.shape(&at(&format!("{part}.weight"))));
+            if let Some(have) = have {
+                *v = self.norm(&at(part), norm, *v, if have == [cols] { cols } else { a.key_dim })?;
             }
         }
         if let Some(r) = a.rope {
@@ -145,29 +186,37 @@ impl Builder<'_> {
             heads: a.kv_heads,
             key_dim: a.key_dim,
             value_dim: a.value_dim,
+            shared: false,
             window: a.window,
         });
         let op = Op::Attend { state, heads: a.heads, scale: a.scale, soft_cap: a.soft_cap };
         let mixed = self.push(at("attn"), op, &qkv, &[])?;
-        self.linear(&at("attn_output"), &at("attn_output"), mixed, self.spec.width, None)
+        self.linear(&at("attn_output"), &at("attn_output"), mixed, self.spec.width, Rows::All)
     }
 
     fn ffn(&mut self, i: usize, ffn: Ffn, x: ValueId) -> Built {
         let at = |part: &str| format!("blk.{i}.{part}");
-        let h = match ffn {
+        match ffn {
             Ffn::Plain { act, width } => {
-                let up = self.linear(&at("ffn_up"), &at("ffn_up"), x, width, None)?;
-                self.push(at("ffn_act"), Op::Map(act), &[up], &[])?
+                let up = self.linear(&at("ffn_up"), &at("ffn_up"), x, width, Rows::All)?;
+                let h = self.push(at("ffn_act"), Op::Map(act), &[up], &[])?;
+                self.linear(&at("ffn_down"), &at("ffn_down"), h, self.spec.width, Rows::All)
             }
-            Ffn::Gated { act, width } => {
-                // Fused files have the gate's rows first in `ffn_up`.
-                let fused = self.weights.shape(&at("ffn_gate.weight")).is_none();
-                let (gate_stem, gate_first) = if fused { ("ffn_up", Some(0)) } else { ("ffn_gate", None) };
-                let gate = self.linear(&at("ffn_gate"), &at(gate_stem), x, width, gate_first)?;
-                let up = self.linear(&at("ffn_up"), &at("ffn_up"), x, width, fused.then_some(width))?;
-                self.push(at("ffn_act"), Op::Glu(act), &[gate, up], &[])?
-            }
-        };
-        self.linear(&at("ffn_down"), &at("ffn_down"), h, self.spec.width, None)
+            Ffn::Gated { act, width } => self.gated(i, "", act, width, x),
+            Ffn::Experts(e) => self.experts(i, e, x),
+        }
+    }
+
+    /// A gated unit whose tensors end in `suffix`.
+    fn gated(&mut self, i: usize, suffix: &str, act: Unary, width: usize, x: ValueId) -> Built {
+        let at = |part: &str| format!("blk.{i}.{part}{suffix}");
+        // Fused files have the gate's rows first in `ffn_up`.
+        let fused = self.weights.shape(&(at("ffn_gate") + ".weight")).is_none();
+        let (gate_stem, gate_rows) = if fused { ("ffn_up", Rows::From(0)) } else { ("ffn_gate", Rows::All) };
+        let gate = self.linear(&at("ffn_gate"), &at(gate_stem), x, width, gate_rows)?;
+        let up_rows = if fused { Rows::From(width) } else { Rows::All };
+        let up = self.linear(&at("ffn_up"), &at("ffn_up"), x, width, up_rows)?;
+        let h = self.push(at("ffn_act"), Op::Glu(act), &[gate, up], &[])?;
+        self.linear(&at("ffn_down"), &at("ffn_down"), h, self.spec.width, Rows::All)
     }
 }

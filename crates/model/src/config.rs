@@ -2,11 +2,11 @@
 //!
 //! Keys are GGUF's, without the architecture's prefix; [`KEYS`] says what they are called in `config.json`.
 
-use crate::ModelError;
 use crate::weights::Weights;
+use crate::{Experts, ModelError};
 use alula_format::clip_to;
 use alula_format::gguf::{self, Metadata};
-use alula_graph::Unary;
+use alula_graph::{Route, Unary};
 use serde_json::Value;
 
 /// GGUF key and its names in `config.json`, first match wins.
@@ -24,6 +24,19 @@ const KEYS: &[(&str, &[&str])] = &[
     ("attention.sliding_window", &["sliding_window"]),
     ("attn_logit_softcapping", &["attn_logit_softcapping"]),
     ("final_logit_softcapping", &["final_logit_softcapping"]),
+    ("expert_count", &["num_local_experts", "num_experts", "n_routed_experts"]),
+    ("expert_used_count", &["num_experts_per_tok"]),
+    ("expert_feed_forward_length", &["moe_intermediate_size"]),
+    ("expert_shared_feed_forward_length", &["shared_expert_intermediate_size"]),
+    ("expert_shared_count", &["n_shared_experts"]),
+    ("expert_weights_scale", &["routed_scaling_factor"]),
+    ("expert_weights_norm", &["norm_topk_prob"]),
+    ("expert_group_count", &["n_group"]),
+    ("expert_group_used_count", &["topk_group"]),
+    ("leading_dense_block_count", &["first_k_dense_replace"]),
+    ("attention.q_lora_rank", &["q_lora_rank"]),
+    ("attention.kv_lora_rank", &["kv_lora_rank"]),
+    ("nextn_predict_layers", &["num_nextn_predict_layers"]),
 ];
 
 /// Where a configuration comes from.
@@ -150,6 +163,23 @@ impl<'a> Config<'a> {
         self.json(key).and_then(Value::as_bool)
     }
 
+    /// A truth value, if the key is there.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn truth(&self, key: &str) -> Result<Option<bool>, ModelError> {
+        match self.dialect {
+            Dialect::Gguf(meta, arch) => Ok(meta.find::<bool>(&format!("{arch}.{key}"))?),
+            Dialect::Hf(_) => match self.json(key) {
+                None => Ok(None),
+                Some(v) => {
+                    let wrong = || self.error(key, format!("must be true or false, not {v}"));
+                    v.as_bool().map(Some).ok_or_else(wrong)
+                }
+            },
+        }
+    }
+
     /// Layers, of which a model has at most 4096.
     ///
     /// # Errors
@@ -204,6 +234,20 @@ impl<'a> Config<'a> {
             Some("relu") => Ok(Unary::Relu),
             Some(other) => Err(self.error(key, format!("is `{other}`; supported are silu, gelu, gelu_new, relu"))),
         }
+    }
+
+    /// The experts of a layer: gated units of `width` columns, chosen by the softmax of their logits, with weights whose
+    /// sum is made 1 if so wanted.
+    ///
+    /// # Errors
+    /// Missing, or more are used than there are.
+    pub fn experts(&self, act: Unary, width: usize, normalise: bool) -> Result<Experts, ModelError> {
+        let (count, used) = (self.need("expert_count")?, self.need("expert_used_count")?);
+        if count > 1 << 12 || used > count {
+            return Err(self.error("expert_used_count", format!("is {used} of {count} experts, which cannot be")));
+        }
+        let route = Route { used, groups: None, normalise, scale: 1.0 };
+        Ok(Experts { count, act, width, sigmoid: false, route, shared: None })
     }
 
     /// Query heads, key heads, columns of a key head and of a value head. `head_dim`, and in `config.json` also

@@ -8,6 +8,7 @@
 mod build;
 mod config;
 mod error;
+mod fp8;
 mod load;
 mod rope;
 mod spec;
@@ -17,4 +18,4 @@ pub mod zoo;
 pub use config::{Config, Dialect};
 pub use error::ModelError;
 pub use load::{Files, Model};
-pub use spec::{Attention, Ffn, Layer, Mixer, Norm, Place, Rope, Spec};
+pub use spec::{Attention, Experts, Ffn, Latent, Layer, Mixer, Norm, Place, Rope, Spec};

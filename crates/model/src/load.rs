@@ -2,7 +2,7 @@
 
 use crate::weights::{Store, Weights};
 use crate::zoo::{Arch, ZOO, known};
-use crate::{Config, Dialect, ModelError, Spec, build};
+use crate::{Config, Dialect, Ffn, ModelError, Spec, build};
 use alula_format::clip_to;
 use alula_format::gguf::Gguf;
 use alula_format::hf::Folder;
@@ -25,6 +25,7 @@ pub struct Model {
     arch: &'static str,
     spec: Spec,
     graph: Graph,
+    draft: Option<Graph>,
     weights: Weights,
     folder: Option<Folder>,
 }
@@ -75,7 +76,14 @@ impl Model {
             || ModelError::Config { file: file.clone(), field: "model_type".into(), why: "is missing".into() };
         let kind = config.get("model_type").and_then(Value::as_str).ok_or_else(missing)?;
         let row = find(&file, kind, |a| a.hf.contains(&kind))?;
-        let weights = Weights::new(file, Store::Safe(folder.tensors()?), row.names);
+        let mut weights = Weights::new(file, Store::Safe(folder.tensors()?), row.names);
+        let blocks =
+            config.get("quantization_config").and_then(|q| q.get("weight_block_size")).and_then(Value::as_array);
+        if let Some([Some(rows), Some(cols)]) =
+            blocks.map(|b| b.iter().map(Value::as_u64).collect::<Vec<_>>()).as_deref()
+        {
+            weights.block = (*rows as usize, *cols as usize);
+        }
         // Multimodal models keep the decoder's configuration inside.
         let config = config.get("text_config").unwrap_or(config);
         let spec = spec(row, Dialect::Hf(config), &weights)?;
@@ -84,7 +92,8 @@ impl Model {
 
     fn new(row: &Arch, spec: Spec, mut weights: Weights, folder: Option<Folder>) -> Result<Model, ModelError> {
         let graph = build::build(&spec, &mut weights)?;
-        Ok(Model { arch: row.gguf, spec, graph, weights, folder })
+        let draft = build::draft(&spec, &mut weights)?;
+        Ok(Model { arch: row.gguf, spec, graph, draft, weights, folder })
     }
 
     /// The architecture's GGUF name.
@@ -102,7 +111,12 @@ impl Model {
         &self.graph
     }
 
-    /// Its weights, by the names that the graph uses.
+    /// What guesses the token after the next one, if it has a layer for it. Its input is what the graph keeps.
+    pub fn draft(&self) -> Option<&Graph> {
+        self.draft.as_ref()
+    }
+
+    /// Its weights, by the names that the graphs use.
     pub fn weights(&self) -> &dyn WeightSource {
         &self.weights
     }
@@ -124,9 +138,12 @@ fn find(file: &str, arch: &str, is: impl Fn(&Arch) -> bool) -> Result<&'static A
 
 fn spec(row: &Arch, dialect: Dialect<'_>, weights: &Weights) -> Result<Spec, ModelError> {
     let config = Config { dialect, file: &weights.file, weights };
-    // Mixtral's GGUF files say `llama`.
-    match config.is_gguf().then(|| config.size("expert_count")).transpose()?.flatten() {
-        Some(n) if n > 0 => Err(config.error("expert_count", format!("is {n}; mixtures of experts do not run yet"))),
-        _ => (row.spec)(&config),
+    let spec = (row.spec)(&config)?;
+    let sparse = spec.layers.iter().any(|l| matches!(l.ffn, Ffn::Experts(_)));
+    match config.size("expert_count")? {
+        Some(n) if n > 0 && config.is_gguf() && !sparse => {
+            Err(config.error("expert_count", format!("is {n}, but models of this architecture have no experts")))
+        }
+        _ => Ok(spec),
     }
 }

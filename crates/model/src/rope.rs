@@ -158,6 +158,29 @@ pub(crate) fn rope(c: &Config<'_>, d: Defaults) -> Result<Rope, ModelError> {
     Ok(Rope { table, style: d.style })
 }
 
+/// The factor on scores that DeepSeek's YaRN brings, where its rotations do not.
+pub(crate) fn latent_scale(c: &Config<'_>) -> Result<f64, ModelError> {
+    let (factor, all) = match c.dialect {
+        // The converter writes a tenth of it.
+        Dialect::Gguf(..) => {
+            let all = c.number("rope.scaling.yarn_log_multiplier")?.map(|m| m / f64::from(0.1f32));
+            (c.number("rope.scaling.factor")?, all)
+        }
+        Dialect::Hf(_) => {
+            let old = c.json("rope_scaling").filter(|p| p.as_object().is_some_and(|p| !p.is_empty()));
+            let scaling = old.or(c.json("rope_parameters"));
+            let get = |key: &str| scaling.and_then(|p| p.get(key));
+            let kind = get("rope_type").or(get("type")).and_then(Value::as_str).unwrap_or("default");
+            let number = |key: &str| get(key).and_then(Value::as_f64).filter(|_| kind != "default");
+            (number("factor"), number("mscale_all_dim"))
+        }
+    };
+    Ok(match (factor, all.filter(|all| *all != 0.0)) {
+        (Some(factor), Some(all)) => yarn_factor(factor, all).powi(2),
+        _ => 1.0,
+    })
+}
+
 fn gguf(c: &Config<'_>, d: Defaults) -> Result<(f64, usize, Scaling), ModelError> {
     let swa = d.layer_type == Some("sliding_attention");
     let base = c.number(if swa { "rope.freq_base_swa" } else { "rope.freq_base" })?.unwrap_or(d.base);
@@ -195,6 +218,8 @@ fn gguf(c: &Config<'_>, d: Defaults) -> Result<(f64, usize, Scaling), ModelError
             // The converter writes an explicit factor of the configuration as it is.
             attention: match c.number("rope.scaling.yarn_attn_factor")? {
                 Some(f) => f,
+                // DeepSeek's scale of scores has it all.
+                None if arch == "deepseek2" && latent_scale(c)? != 1.0 => 1.0,
                 None => attention.unwrap_or(1.0) * yarn_factor(factor, 1.0),
             },
         },

@@ -1,6 +1,6 @@
 //! A model as data.
 
-use alula_graph::{Change, NormKind, Past, RopeStyle, RopeTable, Unary};
+use alula_graph::{Change, NormKind, Past, RopeStyle, RopeTable, Route, Unary};
 
 /// Everything that distinguishes one decoder from another. Biases, and norms of queries and keys, are not listed:
 /// a model has them where its file has their tensors.
@@ -26,6 +26,8 @@ pub struct Spec {
     pub tied: bool,
     /// c tanh(logit / c).
     pub soft_cap: Option<f32>,
+    /// The layer that guesses the token after the next one (multi-token prediction, DeepSeek-V3, arXiv:2412.19437).
+    pub draft: Option<Layer>,
 }
 
 /// One layer.
@@ -66,6 +68,31 @@ pub enum Place {
 pub enum Mixer {
     /// Causal attention.
     Attention(Attention),
+    /// Multi-head latent attention.
+    Latent(Latent),
+}
+
+/// Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434): keys and values of all heads are projections of one small
+/// latent per token, which alone is remembered. Computed in the absorbed form, prompts too: queries are projected into the
+/// latent space, so keys and values are never expanded.
+#[derive(Clone, Copy, Debug)]
+pub struct Latent {
+    /// Heads.
+    pub heads: usize,
+    /// Columns between the two projections of queries, if there are two.
+    pub query_rank: Option<usize>,
+    /// Columns of the latent.
+    pub rank: usize,
+    /// Columns of a query or key head that are not rotated.
+    pub plain_dim: usize,
+    /// Columns that are.
+    pub rope_dim: usize,
+    /// Columns of a value head.
+    pub value_dim: usize,
+    /// Index into [`Spec::ropes`].
+    pub rope: usize,
+    /// Factor on scores.
+    pub scale: f32,
 }
 
 /// Causal attention with grouped heads.
@@ -106,6 +133,25 @@ pub enum Ffn {
         /// Columns between.
         width: usize,
     },
+    /// Gated units of which each token has a few.
+    Experts(Experts),
+}
+
+/// A mixture of experts.
+#[derive(Clone, Copy, Debug)]
+pub struct Experts {
+    /// Experts.
+    pub count: usize,
+    /// Function.
+    pub act: Unary,
+    /// Columns between, of each expert.
+    pub width: usize,
+    /// Scores are sigmoids of the router's logits, each for itself; otherwise their softmax.
+    pub sigmoid: bool,
+    /// How scores become a choice. A bias for it is found by its tensor.
+    pub route: Route,
+    /// Columns of a unit that every token has too. A gate on it is found by its tensor.
+    pub shared: Option<usize>,
 }
 
 /// A rotary embedding.

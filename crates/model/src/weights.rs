@@ -3,14 +3,13 @@
 //! Weights have GGUF's names. A [`Name`] row says what a tensor is called in a Hugging Face folder and what must be
 //! done to it; a graph never sees the difference.
 
-use crate::ModelError;
+use crate::{ModelError, fp8};
 use alula_format::TensorInfo;
 use alula_format::gguf::Gguf;
 use alula_format::safetensors::SafeTensors;
 use alula_graph::WeightSource;
 use alula_tensor::{DType, Storage, Tensor};
 use std::collections::HashMap;
-use std::ops::Range;
 
 /// What is done to a tensor when it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +22,8 @@ pub enum Fix {
     PlusOne,
 }
 
-/// One row: a tensor's GGUF name and its name in a Hugging Face folder, without `.weight` or `.bias`. `{}` is the
-/// layer.
+/// One row: a tensor's GGUF name and its name in a Hugging Face folder, without `.weight` or `.bias`, which not all have
+/// there. `{}` is the layer, then the expert.
 #[derive(Clone, Copy, Debug)]
 pub struct Name(pub &'static str, pub &'static str, pub Fix);
 
@@ -49,11 +48,25 @@ impl Store {
     }
 }
 
+/// Which rows of a matrix, or of all matrices of a stack one after another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// All.
+    All,
+    /// So many as the weight has, from this one on.
+    From(usize),
+    /// From row `first` of every `of` rows on, as many as make up the weight.
+    Each { first: usize, len: usize, of: usize },
+    /// The transpose of so many rows from `first` on.
+    Transposed(usize),
+}
+
 /// A graph weight: rows of a tensor of the file.
 struct Recipe {
     tensor: String,
     fix: Fix,
-    rows: Option<Range<usize>>,
+    rows: Rows,
+    shape: Vec<usize>,
 }
 
 /// A model's weights.
@@ -61,12 +74,14 @@ pub(crate) struct Weights {
     pub(crate) file: String,
     pub(crate) store: Store,
     pub(crate) names: &'static [&'static [Name]],
+    /// Rows and columns of a block of FP8.
+    pub(crate) block: (usize, usize),
     recipes: HashMap<String, Recipe>,
 }
 
 impl Weights {
     pub(crate) fn new(file: String, store: Store, names: &'static [&'static [Name]]) -> Weights {
-        Weights { file, store, names, recipes: HashMap::new() }
+        Weights { file, store, names, block: fp8::BLOCK, recipes: HashMap::new() }
     }
 
     /// The file's name for a tensor, and its fix-up, if the file has it.
@@ -79,12 +94,20 @@ impl Weights {
             Some((layer, rest)) => (format!("blk.{{}}.{rest}"), layer),
             None => (stem.to_owned(), ""),
         };
+        // Experts have numbers too.
+        let (pattern, expert) = match pattern.rsplit_once('.') {
+            Some((stem, n)) if !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()) => (format!("{stem}.{{}}"), n),
+            _ => (pattern.clone(), ""),
+        };
         // Base models are saved without the head model's prefix; multimodal ones add theirs.
         self.names.iter().copied().flatten().filter(|n| n.0 == pattern).find_map(|row| {
-            let full = format!("{}.{suffix}", row.1.replace("{}", layer));
-            let bare = full.split_once('.').map_or("", |(_, rest)| rest).to_owned();
-            let nested = [format!("language_model.{full}"), format!("model.language_model.{bare}")];
-            let name = [full, bare].into_iter().chain(nested).find(|n| self.store.info(n).is_some())?;
+            let stem = row.1.replacen("{}", layer, 1).replacen("{}", expert, 1);
+            let candidates = [format!("{stem}.{suffix}"), stem].into_iter().flat_map(|full| {
+                let bare = full.split_once('.').map_or("", |(_, rest)| rest).to_owned();
+                let nested = [format!("language_model.{full}"), format!("model.language_model.{bare}")];
+                [full, bare].into_iter().chain(nested)
+            });
+            let name = candidates.into_iter().find(|n| self.store.info(n).is_some())?;
             Some((name, row.2))
         })
     }
@@ -113,26 +136,41 @@ impl Weights {
         ModelError::Tensor { file: self.file.clone(), tensor: name.to_owned(), why }
     }
 
-    /// Declares a graph weight: `shape`, from row `first` on of the tensor `name`. Returns its name in the graph.
-    pub(crate) fn declare(&mut self, name: &str, shape: &[usize], first: Option<usize>) -> Result<String, ModelError> {
-        let (Some((tensor, fix)), Some(mut have)) = (self.locate(name), self.shape(name)) else {
+    /// Declares a graph weight of that shape: rows of the tensor `name`. Returns its name in the graph.
+    pub(crate) fn declare(&mut self, name: &str, shape: &[usize], rows: Rows) -> Result<String, ModelError> {
+        let (Some((tensor, fix)), Some(have)) = (self.locate(name), self.shape(name)) else {
             return Err(self.missing(name));
         };
-        let rows = first.map(|f| f..f + shape[0]);
-        let key = match &rows {
-            Some(r) => format!("{name}[{}..{}]", r.start, r.end),
-            None => name.to_owned(),
+        let key = match rows {
+            Rows::All => name.to_owned(),
+            Rows::From(first) => format!("{name}[{first}..{}]", first + shape[0]),
+            Rows::Each { first, len, of } => format!("{name}[{first}..{} of {of}]", first + len),
+            Rows::Transposed(first) => format!("{name}[{first}..{}]ᵀ", first + shape[shape.len() - 1]),
         };
-        if let (Some(r), Some(n)) = (&rows, have.first_mut())
-            && r.end <= *n
-        {
-            *n = shape[0];
-        }
-        if have != shape {
-            let why = format!("has the shape {have:?}, but the configuration asks for {shape:?}");
+        // Sizes of 1 say nothing.
+        let real = |shape: &[usize]| shape.iter().copied().filter(|n| *n != 1).collect::<Vec<_>>();
+        let all: usize = have.iter().product();
+        let (n, k) = match *shape {
+            [n] => (n, 1),
+            [n, k] => (n, k),
+            _ => (0, 0),
+        };
+        let fits = match rows {
+            Rows::All => real(&have) == real(shape),
+            Rows::From(first) => {
+                have.last() == Some(&k).filter(|_| shape.len() > 1).or(have.last()) && (first + n) * k <= all
+            }
+            Rows::Each { first, len, of } => {
+                have.last() == Some(&k) && first + len <= of && n.is_multiple_of(len) && n / len * of * k == all
+            }
+            Rows::Transposed(first) => have.last() == Some(&n) && (first + k) * n <= all,
+        };
+        if !fits {
+            let part = if rows == Rows::All { String::new() } else { format!(" (`{key}`)") };
+            let why = format!("has the shape {have:?}, but the configuration asks for {shape:?}{part}");
             return Err(ModelError::Tensor { file: self.file.clone(), tensor, why });
         }
-        self.recipes.insert(key.clone(), Recipe { tensor, fix, rows });
+        self.recipes.insert(key.clone(), Recipe { tensor, fix, rows, shape: shape.to_vec() });
         Ok(key)
     }
 }
@@ -140,7 +178,12 @@ impl Weights {
 impl WeightSource for Weights {
     fn tensor(&self, name: &str) -> Result<Tensor, String> {
         let recipe = self.recipes.get(name).ok_or("no such weight")?;
-        let t = self.store.tensor(&recipe.tensor).map_err(|e| e.to_string())?;
+        let t = match &self.store {
+            Store::Safe(s) if s.info(&recipe.tensor).is_some_and(|i| i.type_name() == fp8::TYPE) => {
+                fp8::matrix(s, &recipe.tensor, self.block).map_err(|why| format!("`{}` {why}", recipe.tensor))?
+            }
+            store => store.tensor(&recipe.tensor).map_err(|e| e.to_string())?,
+        };
         let t = match recipe.fix {
             Fix::Transpose if t.shape().len() == 2 => transpose(&t).map_err(|e| e.to_string())?,
             Fix::PlusOne => {
@@ -149,13 +192,34 @@ impl WeightSource for Weights {
             }
             _ => t,
         };
-        match &recipe.rows {
-            Some(r) if t.shape().len() == 1 => {
-                let column = t.reshape(vec![t.elements(), 1]).and_then(|t| t.slice_rows(r.clone()));
-                column.and_then(|t| t.reshape(vec![r.len()])).map_err(|e| e.to_string())
+        recipe.rows(t).map_err(|e| e.to_string())
+    }
+}
+
+impl Recipe {
+    /// The rows that are wanted, in the shape that is wanted.
+    fn rows(&self, t: Tensor) -> Result<Tensor, alula_tensor::ShapeError> {
+        let (n, k) = match *self.shape {
+            [n, k] => (n, k),
+            _ => (self.shape[0], 1),
+        };
+        let flat = |t: Tensor, cols: usize| {
+            let rows = t.elements() / cols.max(1);
+            if t.shape() == [rows, cols] { Ok(t) } else { t.reshape(vec![rows, cols]) }
+        };
+        match self.rows {
+            Rows::All if t.shape() == self.shape => Ok(t),
+            Rows::All => t.reshape(self.shape.clone()),
+            Rows::From(first) => flat(t, k)?.slice_rows(first..first + n)?.reshape(self.shape.clone()),
+            Rows::Each { first, len, of } => {
+                let t = flat(t, k)?;
+                let row = t.bytes().len() / t.rows().max(1);
+                let parts = t.bytes().chunks_exact(of * row).flat_map(|part| &part[first * row..(first + len) * row]);
+                let bytes: Vec<u8> = parts.copied().collect();
+                let range = 0..bytes.len();
+                Tensor::new(t.dtype(), self.shape.clone(), Storage::from(bytes), range)
             }
-            Some(r) => t.slice_rows(r.clone()).map_err(|e| e.to_string()),
-            None => Ok(t),
+            Rows::Transposed(first) => transpose(&flat(t, n)?.slice_rows(first..first + k)?),
         }
     }
 }

@@ -38,7 +38,7 @@ fn exercise(model: Result<Model, ModelError>) -> Result<(), String> {
     let mut plan =
         device.compile(model.graph(), model.weights(), limits, None, &mut |_, _| ()).map_err(|e| e.to_string())?;
     let seqs = [Seq { start: 0, len: 3, length: 3, pages: &[0] }];
-    let batch = Batch { tokens: &[1, 2, 3], positions: &[0, 1, 2], seqs: &seqs, outputs: &[0, 2] };
+    let batch = Batch { tokens: &[1, 2, 3], positions: &[0, 1, 2], seqs: &seqs, outputs: &[0, 2], ..Batch::default() };
     plan.run(&batch).map(|_| ()).map_err(|e| e.to_string())
 }
 
@@ -160,8 +160,9 @@ fn messages_say_where_and_what() {
     };
     assert_eq!(
         message("\"model_type\": \"llama\"", "\"model_type\": \"mammoth\""),
-        "config.json: the architecture `mammoth` is not supported; supported are gemma, gemma2, gemma3, gemma3_text, gpt2, \
-         llama, mistral, phi, phi2, phi3, qwen2, qwen3"
+        "config.json: the architecture `mammoth` is not supported; supported are deepseek2, \
+         deepseek3, deepseek_v2, deepseek_v3, gemma, gemma2, gemma3, gemma3_text, gpt2, llama, mistral, mixtral, olmoe, \
+         phi, phi2, phi3, qwen2, qwen2_moe, qwen2moe, qwen3, qwen3_moe, qwen3moe"
     );
     assert_eq!(
         message("\"num_hidden_layers\": ", "\"num_hidden_layers\": 9000"),
@@ -223,8 +224,8 @@ fn gguf_says_which_layers_have_a_window() {
         let model =
             Model::from_gguf(Gguf::from_bytes(bytes, "m.gguf").unwrap(), "m.gguf").map_err(|e| e.to_string())?;
         let each = |l: &alula_model::Layer| {
-            let alula_model::Mixer::Attention(a) = &l.mixer;
-            if a.window.is_some() { 'w' } else { '-' }
+            let window = matches!(&l.mixer, alula_model::Mixer::Attention(a) if a.window.is_some());
+            if window { 'w' } else { '-' }
         };
         Ok(model.spec().layers.iter().map(each).collect())
     };
@@ -235,7 +236,7 @@ fn gguf_says_which_layers_have_a_window() {
     assert_eq!(windows(with_pair(&bytes, key, 9, &array(&[0, 1, 0, 0, 1, 1]))).unwrap(), "-w--ww");
     assert!(windows(with_pair(&bytes, key, 9, &array(&[0, 1]))).unwrap_err().contains("must list 6 layers"));
     let experts = windows(with_pair(&bytes, "gemma3.expert_count", 4, &8u32.to_le_bytes())).unwrap_err();
-    assert_eq!(experts, "m.gguf: `gemma3.expert_count` is 8; mixtures of experts do not run yet");
+    assert_eq!(experts, "m.gguf: `gemma3.expert_count` is 8, but models of this architecture have no experts");
 }
 
 /// `9000` before the number that stands there.

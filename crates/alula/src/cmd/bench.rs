@@ -16,6 +16,9 @@ pub fn bench(a: &Bench) -> Result<(), Fail> {
     if a.machine {
         return machine(a);
     }
+    if a.load.mtp {
+        return Err("--mtp saves steps of a text, and bench measures steps; leave it out".into());
+    }
     let (streams, start) = (usize::from(a.streams), a.depth.unwrap_or(a.prompt));
     let longest = a.prompt.max(start.saturating_add(a.r#gen));
     if a.runs == 0 || a.prompt == 0 && a.r#gen == 0 {
@@ -200,7 +203,13 @@ impl Streams {
                 .collect();
             let last = |&row: &u32| places[row as usize].1 + 1 == range.end;
             let outputs: Vec<u32> = (0..tokens.len() as u32).filter(last).collect();
-            self.model.run(&Batch { tokens: &tokens, positions: &positions, seqs: &seqs, outputs: &outputs })?;
+            self.model.run(&Batch {
+                tokens: &tokens,
+                positions: &positions,
+                seqs: &seqs,
+                outputs: &outputs,
+                ..Batch::default()
+            })?;
         }
         Ok(())
     }

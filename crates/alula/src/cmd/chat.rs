@@ -63,6 +63,7 @@ pub fn chat(a: Chat) -> Result<(), Fail> {
         context: a.load.ctx,
         cache: open::cache(a.load.cache_type),
         keep: open::keep(a.load.no_cache),
+        guess: a.load.mtp,
         step_tokens: STEP,
         outputs: 1,
         ..LoadOptions::default()

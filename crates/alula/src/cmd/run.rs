@@ -46,6 +46,7 @@ pub fn run(a: Run) -> Result<(), Fail> {
         context: a.load.ctx,
         cache: open::cache(a.load.cache_type),
         keep: open::keep(a.load.no_cache),
+        guess: a.load.mtp,
         ..LoadOptions::default()
     };
     let local = open::load(&package, a.load.compute, options)?;

@@ -7,7 +7,7 @@ use crate::cli::Show;
 use crate::{Fail, models};
 use alula_device::Memory;
 use alula_engine::local::{DEFAULT_CONTEXT, Package};
-use alula_model::{Ffn, Mixer, Spec};
+use alula_model::{Attention, Experts, Ffn, Latent, Mixer, Spec};
 use alula_template::Template;
 use alula_tokenizer::Tokenizer;
 use header::{Header, human, one_line};
@@ -225,13 +225,31 @@ fn shape(spec: &Spec) -> Map<String, Value> {
             _ => {}
         }
     };
-    each("heads", &|Mixer::Attention(a), _| Some(a.heads));
-    each("kv_heads", &|Mixer::Attention(a), _| Some(a.kv_heads));
-    each("head_size", &|Mixer::Attention(a), _| Some(a.key_dim));
+    let attention = |m: &Mixer, f: &dyn Fn(&Attention) -> Option<usize>| match m {
+        Mixer::Attention(a) => f(a),
+        Mixer::Latent(_) => None,
+    };
+    let latent = |m: &Mixer, f: &dyn Fn(&Latent) -> usize| match m {
+        Mixer::Latent(a) => Some(f(a)),
+        Mixer::Attention(_) => None,
+    };
+    let experts = |f: &Ffn, of: &dyn Fn(&Experts) -> Option<usize>| match f {
+        Ffn::Experts(e) => of(e),
+        _ => None,
+    };
+    each("heads", &|m, _| attention(m, &|a| Some(a.heads)).or(latent(m, &|a| a.heads)));
+    each("kv_heads", &|m, _| attention(m, &|a| Some(a.kv_heads)));
+    each("head_size", &|m, _| attention(m, &|a| Some(a.key_dim)).or(latent(m, &|a| a.plain_dim + a.rope_dim)));
+    each("latent", &|m, _| latent(m, &|a| a.rank));
     each("feed_forward", &|_, f| match f {
         Ffn::Plain { width, .. } | Ffn::Gated { width, .. } => Some(*width),
+        Ffn::Experts(_) => None,
     });
-    each("window", &|Mixer::Attention(a), _| a.window);
+    each("experts", &|_, f| experts(f, &|e| Some(e.count)));
+    each("experts_used", &|_, f| experts(f, &|e| Some(e.route.used)));
+    each("expert_width", &|_, f| experts(f, &|e| Some(e.width)));
+    each("shared_width", &|_, f| experts(f, &|e| e.shared));
+    each("window", &|m, _| attention(m, &|a| a.window));
     let sizes = [("layers", spec.layers.len()), ("width", spec.width)];
     let mut all: Map<String, Value> = sizes.into_iter().map(|(k, n)| (k.to_owned(), n.into())).collect();
     all.append(&mut out);

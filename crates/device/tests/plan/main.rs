@@ -3,6 +3,7 @@
 
 mod kept;
 mod memory;
+mod mixture;
 mod reference;
 mod rules;
 
@@ -119,7 +120,7 @@ fn model(matrices: DType) -> (Graph, Weights) {
         let q = b.push(Op::Norm { kind: NormKind::Rms, eps: 1e-6 }, &[q], &[per_head]);
         let q = b.push(Op::Rope { style, head_dim: dk }, &[q, table], &[]);
         let k = b.push(Op::Rope { style, head_dim: dk }, &[k, table], &[]);
-        let state = b.graph.state(StateSpec::Paged { heads: kv, key_dim: dk, value_dim: dv, window });
+        let state = b.graph.state(StateSpec::Paged { heads: kv, key_dim: dk, value_dim: dv, shared: false, window });
         let a = b.push(Op::Attend { state, heads, scale: 0.25, soft_cap }, &[q, k, v], &[]);
         let a = b.matmul(a, &name("o"), WIDTH, false);
         let a = b.push(Op::Map(Unary::Scale(0.1)), &[a], &[]);
@@ -177,7 +178,7 @@ impl Step {
         let seqs: Vec<Seq<'_>> =
             self.runs.iter().map(|r| Seq { start: r.start, len: r.len, length: r.length, pages: &r.pages }).collect();
         let (tokens, positions, outputs) = (&self.tokens[..], &self.positions[..], &self.outputs[..]);
-        plan.run(&Batch { tokens, positions, seqs: &seqs, outputs }).map(<[f32]>::to_vec)
+        plan.run(&Batch { tokens, positions, seqs: &seqs, outputs, ..Batch::default() }).map(<[f32]>::to_vec)
     }
 }
 

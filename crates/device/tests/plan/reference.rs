@@ -5,11 +5,12 @@ use alula_device::{CacheType, Cpu, CpuDevice, Device, Limits};
 use alula_graph::{Binary, Graph, Index, NormKind, Op, RopeStyle, StateSpec, Unary, WeightSource};
 use alula_tensor::{DType, FORMATS, Tensor};
 
-type Rows = Vec<Vec<f64>>;
+pub(crate) type Rows = Vec<Vec<f64>>;
 
 fn unary(f: Unary, x: f64) -> f64 {
     match f {
         Unary::Relu => x.max(0.0),
+        Unary::Sigmoid => 1.0 / (1.0 + (-x).exp()),
         Unary::Silu => x / (1.0 + (-x).exp()),
         Unary::Gelu => x * 0.5 * (1.0 + libm::erf(x / 2f64.sqrt())),
         Unary::GeluTanh => x * 0.5 * (1.0 + (0.797_884_560_802_865_4 * (x + 0.044_715 * x.powi(3))).tanh()),
@@ -19,7 +20,7 @@ fn unary(f: Unary, x: f64) -> f64 {
 }
 
 /// The result for every token of one sequence, computed from its start.
-fn reference(graph: &Graph, weights: &Weights, tokens: &[u32]) -> Rows {
+pub(crate) fn reference(graph: &Graph, weights: &Weights, tokens: &[u32]) -> Rows {
     let n = tokens.len();
     let mut values: Vec<Rows> = Vec::new();
     for node in graph.nodes() {
@@ -31,7 +32,7 @@ fn reference(graph: &Graph, weights: &Weights, tokens: &[u32]) -> Rows {
         let each = |f: &dyn Fn(&[f64]) -> Vec<f64>| -> Rows { x(0).iter().map(|row| f(row)).collect() };
         let both = |f: &dyn Fn(f64, f64) -> f64| -> Rows {
             let rows = x(0).iter().zip(x(1));
-            rows.map(|(a, b)| a.iter().zip(b).map(|(&a, &b)| f(a, b)).collect()).collect()
+            rows.map(|(a, b)| a.iter().zip(b.iter().cycle()).map(|(&a, &b)| f(a, b)).collect()).collect()
         };
         let cols = graph.shape(node.output).cols;
         let out: Rows = match &node.op {
@@ -91,7 +92,7 @@ fn reference(graph: &Graph, weights: &Weights, tokens: &[u32]) -> Rows {
                 x(0).iter().zip(x(1)).map(|(row, table)| rotate(row, table)).collect()
             }
             Op::Attend { state, heads, scale, soft_cap } => {
-                let StateSpec::Paged { heads: kv, key_dim: dk, value_dim: dv, window } = graph.states()[*state];
+                let StateSpec::Paged { heads: kv, key_dim: dk, value_dim: dv, window, .. } = graph.states()[*state];
                 let mut out = vec![vec![0.0; heads * dv]; n];
                 for (row, out) in out.iter_mut().enumerate() {
                     let seen = (row + 1).saturating_sub(window.unwrap_or(n))..=row;
@@ -105,6 +106,7 @@ fn reference(graph: &Graph, weights: &Weights, tokens: &[u32]) -> Rows {
                         let total: f64 = seen.clone().map(score).sum();
                         for j in seen.clone() {
                             let weight = score(j) / total;
+                            // Shared values are parts of keys, which then have one head.
                             out.iter_mut().zip(&x(2)[j][g * dv..]).for_each(|(o, v)| *o += weight * v);
                         }
                     }
@@ -116,6 +118,73 @@ fn reference(graph: &Graph, weights: &Weights, tokens: &[u32]) -> Rows {
             Op::Zip(Binary::Mul) => both(&|a, b| a * b),
             Op::Glu(f) => both(&|a, b| unary(*f, a) * b),
             Op::Outputs => x(0).clone(),
+            Op::Input(_) => unreachable!("no graph here has one"),
+            Op::Softmax => each(&|row| {
+                let most = row.iter().copied().fold(f64::MIN, f64::max);
+                let all: f64 = row.iter().map(|x| (x - most).exp()).sum();
+                row.iter().map(|x| (x - most).exp() / all).collect()
+            }),
+            Op::Route(r) => {
+                let bias = w(0);
+                each(&|row| {
+                    let key = |e: &usize| row[*e] + bias.as_ref().map_or(0.0, |b| b[*e]);
+                    let falling = |a: &f64, b: &f64| b.total_cmp(a);
+                    let mut allowed: Vec<usize> = (0..row.len()).collect();
+                    if let Some(g) = r.groups {
+                        let size = row.len() / g.all;
+                        let worth = |group: &usize| {
+                            let mut keys: Vec<f64> = (group * size..(group + 1) * size).map(|e| key(&e)).collect();
+                            keys.sort_by(falling);
+                            keys[0] + if g.two { keys[1] } else { 0.0 }
+                        };
+                        let mut groups: Vec<usize> = (0..g.all).collect();
+                        groups.sort_by(|a, b| falling(&worth(a), &worth(b)));
+                        allowed.retain(|e| groups[..g.used].contains(&(e / size)));
+                    }
+                    allowed.sort_by(|a, b| falling(&key(a), &key(b)));
+                    allowed.truncate(r.used);
+                    allowed.sort_unstable();
+                    let sum: f64 = if r.normalise { allowed.iter().map(|&e| row[e]).sum() } else { 1.0 };
+                    let weights = allowed.iter().map(|&e| row[e] / sum * f64::from(r.scale));
+                    allowed.iter().map(|&e| e as f64).chain(weights).collect()
+                })
+            }
+            Op::Experts(f) => {
+                let (count, used) = (node.weights.len() / 3, x(1)[0].len() / 2);
+                let times = |i: usize, x: &[f64]| -> Vec<f64> {
+                    let m = w(i).expect("a matrix");
+                    m.chunks(x.len()).map(|m| m.iter().zip(x).map(|(m, x)| m * x).sum()).collect()
+                };
+                let rows = x(0).iter().zip(x(1));
+                rows.map(|(row, routes)| {
+                    let mut out = vec![0.0; cols];
+                    for i in 0..used {
+                        let expert = routes[i] as usize;
+                        let (gate, up) = (times(expert, row), times(count + expert, row));
+                        let unit: Vec<f64> = gate.iter().zip(up).map(|(&g, u)| unary(*f, g) * u).collect();
+                        let y = times(2 * count + expert, &unit);
+                        out.iter_mut().zip(y).for_each(|(o, y)| *o += y * routes[used + i]);
+                    }
+                    out
+                })
+                .collect()
+            }
+            Op::Parts => each(&|row| {
+                let parts = row.chunks(row.len() / node.weights.len()).enumerate();
+                let dots = |(i, x): (usize, &[f64])| -> Vec<f64> {
+                    let m = w(i).expect("a matrix");
+                    m.chunks(x.len()).map(|m| m.iter().zip(x).map(|(m, x)| m * x).sum()).collect()
+                };
+                parts.flat_map(dots).collect()
+            }),
+            Op::Concat { heads } => {
+                let rows = x(0).iter().zip(x(1));
+                rows.map(|(a, b)| {
+                    let heads = a.chunks(a.len() / heads).zip(b.chunks(b.len() / heads));
+                    heads.flat_map(|(a, b)| a.iter().chain(b).copied()).collect()
+                })
+                .collect()
+            }
         };
         values.push(out);
     }

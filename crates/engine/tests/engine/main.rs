@@ -1,5 +1,6 @@
 //! The step loop over a toy model: whatever the company, the pieces and the preemptions, the answer is the same.
 
+mod guesses;
 mod stories;
 mod toy;
 
@@ -90,6 +91,51 @@ fn a_sequence_whose_regime_changes_is_computed_again() {
     engine.submit(request([5; 8], 5, 0)).unwrap();
     finish(&mut engine, &mut BTreeMap::new());
     assert_eq!(engine.runner().rows, [8, 1, 1, 11, 1]);
+}
+
+#[test]
+fn guesses_change_nothing_but_the_steps() {
+    for (seed, regimes) in [(1, vec![]), (2, vec![100]), (3, vec![])] {
+        let greedy = |mut r: Request| {
+            r.sampling.temperature = 0.0;
+            r
+        };
+        let requests: Vec<Request> = mixed().into_iter().map(|r| if seed == 3 { r } else { greedy(r) }).collect();
+        let toy = |pages, guess| Toy { regimes: regimes.clone(), guess, ..Toy::new(pages) };
+        for (pages, tokens, running) in [(60, 512, 64), (6, 512, 64), (6, 10, 64), (60, 20, 1)] {
+            let run = |guess| {
+                let mut engine = Engine::new(toy(pages, guess), None, Options { step_tokens: tokens, running });
+                let ids: Vec<_> = requests.iter().map(|r| engine.submit(r.clone()).unwrap()).collect();
+                let mut answers = BTreeMap::new();
+                finish(&mut engine, &mut answers);
+                let answers: Vec<Answer> = ids.iter().map(|id| answers[id].clone()).collect();
+                (answers, engine.runner().rows.len(), engine.guessed())
+            };
+            let (plain, guessed) = (run(None), run(Some(seed)));
+            let at = format!("seed {seed}, {pages} pages, {tokens} tokens a step, {running} running");
+            assert_eq!(plain.0, guessed.0, "{at}");
+            let (tried, right) = guessed.2;
+            assert!(plain.2 == (0, 0) && right < tried && (right > 100 || seed == 3), "{at}: {right} of {tried}");
+            // Those that are right save a step each where a request is alone.
+            if running == 1 {
+                assert_eq!(plain.1 - guessed.1, right as usize, "{at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_failed_guess_loses_no_event() {
+    let toy = Toy { guess: Some(1), fail_guess: 2, ..Toy::new(9) };
+    let mut engine = Engine::new(toy, None, Options::default());
+    let request = request([5; 8], 20, 0);
+    let id = engine.submit(request.clone()).unwrap();
+    let mut answers = BTreeMap::new();
+    for _ in 0..2 {
+        assert_eq!(engine.step().unwrap_err().to_string(), "the model failed: the toy cannot guess");
+    }
+    finish(&mut engine, &mut answers);
+    assert_eq!(answers[&id].tokens, by_definition(&request, 1000, &[]));
 }
 
 #[test]
@@ -359,10 +405,11 @@ proptest! {
     #[test]
     fn company_does_not_matter(
         pages in 4..12usize, tokens in 1..80usize, running in 1..6usize, long in prop::bool::ANY,
+        guess in prop::option::of(0..9u64),
         plan in prop::collection::vec((1..120u32, 1..90usize, 0..6usize, prop::option::of(1..40usize)), 1..10),
     ) {
         let regimes = if long { vec![70, 99] } else { vec![] };
-        let toy = Toy { regimes: regimes.clone(), context: 220, ..Toy::new(pages) };
+        let toy = Toy { regimes: regimes.clone(), context: 220, guess, ..Toy::new(pages) };
         let mut engine = Engine::new(toy, None, Options { step_tokens: tokens, running });
         let mut answers = BTreeMap::new();
         let mut wants = Vec::new();

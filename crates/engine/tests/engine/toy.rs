@@ -25,6 +25,16 @@ pub(crate) struct Toy {
     pub(crate) rows: Vec<usize>,
     /// Logits that a token at the end of a sequence gives, instead of its own.
     pub(crate) fixed: Vec<(u32, f32)>,
+    /// It guesses tokens, some wrongly, by this seed.
+    pub(crate) guess: Option<u64>,
+    /// The next so many guesses fail.
+    pub(crate) fail_guess: usize,
+    /// At each place, the token after it and its position, as the guesser was told.
+    pub(crate) told: Vec<(u32, u32)>,
+    /// It did not hear of some.
+    pub(crate) deaf: bool,
+    /// Token, position and place of each row of the last run.
+    pub(crate) last: Vec<(u32, u32, usize)>,
 }
 
 impl Toy {
@@ -39,6 +49,11 @@ impl Toy {
             fail: 0,
             rows: Vec::new(),
             fixed: Vec::new(),
+            guess: None,
+            fail_guess: 0,
+            told: vec![(u32::MAX, u32::MAX); pages * PAGE],
+            deaf: false,
+            last: Vec::new(),
         }
     }
 }
@@ -89,6 +104,7 @@ impl Runner for Toy {
         assert!(batch.outputs.is_sorted_by(|a, b| a < b) && batch.outputs.iter().all(|&r| (r as usize) < rows));
         let place = |pages: &[u32], p: u32| pages[p as usize / PAGE] as usize * PAGE + p as usize % PAGE;
         let (mut next, mut written) = (0, vec![false; self.cache.len()]);
+        self.last.clear();
         for seq in batch.seqs {
             assert!(seq.start == next && seq.len > 0);
             assert!(seq.length <= self.context && batch.positions[seq.start] as usize + seq.len <= seq.length);
@@ -100,6 +116,7 @@ impl Runner for Toy {
                 let place = place(seq.pages, position);
                 assert!(!std::mem::replace(&mut written[place], true), "a place written twice in one step");
                 self.cache[place] = (token, position, regime(&self.regimes, seq.length));
+                self.last.push((token, position, place));
             }
         }
         assert_eq!(next, rows);
@@ -117,6 +134,48 @@ impl Runner for Toy {
             self.fail -= 1;
             self.logits.push(0.0); // what is there after an error means nothing
             return Err("the toy broke".into());
+        }
+        Ok(&self.logits)
+    }
+    fn guesses(&self) -> bool {
+        self.guess.is_some()
+    }
+    fn guess(&mut self, batch: &Batch<'_>, rows: &[u32]) -> Result<&[f32], RunError> {
+        let seed = self.guess.expect("it guesses");
+        let place = |pages: &[u32], p: u32| pages[p as usize / PAGE] as usize * PAGE + p as usize % PAGE;
+        assert!(rows.len() == batch.tokens.len() && batch.positions.len() == rows.len());
+        for seq in batch.seqs {
+            for row in seq.start..seq.start + seq.len {
+                let (token, position) = (batch.tokens[row], batch.positions[row]);
+                let (_, was, at) = self.last[rows[row] as usize];
+                assert_eq!(
+                    (was, at),
+                    (position, place(seq.pages, position)),
+                    "another row than the one it goes on from"
+                );
+                self.told[at] = (token, position);
+            }
+            // It has heard of every position, and what it heard is the sequence.
+            let all = 0..batch.positions[seq.start + seq.len - 1];
+            let heard = |p: u32| self.told[place(seq.pages, p)] == (self.cache[place(seq.pages, p + 1)].0, p);
+            assert!(self.deaf || all.into_iter().all(heard), "a position was left out");
+        }
+        if self.fail_guess > 0 {
+            (self.fail_guess, self.deaf) = (self.fail_guess - 1, true);
+            return Err("the toy cannot guess".into());
+        }
+        self.logits.clear();
+        for &row in batch.outputs {
+            let seq = batch.seqs.iter().find(|s| (s.start..s.start + s.len).contains(&(row as usize))).unwrap();
+            let (token, position) = (batch.tokens[row as usize], batch.positions[row as usize]);
+            let known = (0..=position).map(|p| self.cache[place(seq.pages, p)]);
+            let regime = regime(&self.regimes, seq.length);
+            let chance = mix(seed, u64::from(position) | u64::from(token) << 32);
+            let next = known.chain([(token, position + 1, regime)]);
+            match chance % 3 {
+                0 => self.logits.extend(logits([(token, position, 99)].into_iter())),
+                _ => self.logits.extend(logits(next)),
+            }
         }
         Ok(&self.logits)
     }

@@ -2,6 +2,7 @@
 //! batches. Each file has one table of cases.
 
 mod attend;
+mod experts;
 mod map;
 mod matmul;
 mod norm;

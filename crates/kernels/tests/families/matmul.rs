@@ -249,8 +249,8 @@ fn products_of_one_job_are_those_of_many() {
                     matmul(ctx, input, &w[i], bias[i], &mut want[i]);
                 }
                 let mut out = got.iter_mut();
-                let products = [0, 1, 2].map(|i| out.next().map(|out| Product::new(&w[i], bias[i], out)));
-                matmuls(ctx, input, &products);
+                let products = [0, 1, 2].map(|i| out.next().map(|out| Product::new(input, &w[i], bias[i], out)));
+                matmuls(ctx, &products);
                 for (got, want) in got.iter().zip(&want) {
                     same(got, want, &format!("{dtype}, {rows} rows, {at}"));
                 }

@@ -1,13 +1,16 @@
 use crate::{Rng, everywhere, scalar};
 use alula_kernels::{Norm, NormKind, QBlock, Source, Unary, glu, map, quantize};
 
+/// Blocks of smaller magnitudes count as 0: 2⁻⁸⁰.
+const LEAST: f32 = 8.271_806e-25;
+
 /// The documented result for one block.
 fn reference(x: &[f32]) -> QBlock {
     let mut block = QBlock::default();
     let amax = x.iter().fold(0f32, |m, v| m.max(v.abs()));
     if x.iter().any(|v| !v.is_finite()) {
         block.scale = f32::NAN;
-    } else if amax >= 127.0 / f32::MAX {
+    } else if amax >= LEAST {
         block.scale = amax / 127.0;
         for (q, x) in block.q.iter_mut().zip(x) {
             *q = (x * (127.0 / amax)).round_ties_even() as i8;
@@ -35,7 +38,8 @@ fn block(f: impl Fn(usize) -> f32) -> Vec<f32> {
 #[test]
 fn every_block_has_the_documented_codes() {
     let mut r = Rng::new(3);
-    let smallest = f32::from_bits((127.0 / f32::MAX).to_bits() + 1);
+    assert_eq!(f64::from(LEAST), 2f64.powi(-80));
+    let below = f32::from_bits(LEAST.to_bits() - 1);
     let mut cases = vec![
         block(|_| 0.0),
         block(|_| -0.0),
@@ -48,7 +52,8 @@ fn every_block_has_the_documented_codes() {
         block(|_| f32::from_bits(1)),
         block(|i| if i == 31 { 1e-40 } else { 0.0 }),
         block(|i| if i == 0 { 3.6e-37 } else { 1e-38 }),
-        block(|i| if i == 0 { smallest } else { -smallest / 3.0 }),
+        block(|i| if i == 0 { LEAST } else { -LEAST / 3.0 }),
+        block(|i| if i == 0 { below } else { -below / 3.0 }),
         block(|i| if i == 17 { -f32::MIN_POSITIVE } else { 0.0 }),
     ];
     for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
@@ -57,7 +62,7 @@ fn every_block_has_the_documented_codes() {
         cases.extend((0..32).map(|at| block(|i| if i == at { bad } else { 0.0 })));
     }
     // Enough for two threads, and not a whole number of tasks.
-    let scales = [1.0, 1e-30, 1e30, 37.0];
+    let scales = [1.0, 1e-22, 1e30, 37.0];
     cases.extend((0..1100).map(|i| r.floats(32).iter().map(|v| v * scales[i % 4]).collect()));
     let want: Vec<QBlock> = cases.iter().map(|x| reference(x)).collect();
     let x = cases.concat();

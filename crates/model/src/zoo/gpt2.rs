@@ -47,5 +47,6 @@ fn spec(c: &Config<'_>) -> Result<Spec, ModelError> {
         norm,
         tied: c.tied(),
         soft_cap: None,
+        draft: None,
     })
 }

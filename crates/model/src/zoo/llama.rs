@@ -1,7 +1,7 @@
 //! Llama 1 to 3 (Touvron et al. 2023, arXiv:2302.13971; Grattafiori et al. 2024, arXiv:2407.21783), TinyLlama, and
 //! Mistral 7B (Jiang et al. 2023, arXiv:2310.06825), which adds a sliding window.
 
-use super::{Arch, MATRICES, NORMS};
+use super::{Arch, MATRICES, NORMS, moe};
 use crate::rope::{Defaults, rope};
 use crate::{Attention, Config, Ffn, Layer, Mixer, ModelError, Norm, Place, Spec};
 use alula_graph::{NormKind, RopeStyle, Unary};
@@ -14,7 +14,12 @@ fn llama(c: &Config<'_>) -> Result<Spec, ModelError> {
     // GGUF has the rows of queries and keys permuted, so that neighbours form pairs.
     let style = if c.is_gguf() { RopeStyle::Pairs } else { RopeStyle::Halves };
     let window = if c.is_gguf() { c.window(None)? } else { None };
-    like_llama(c, Llama { style, window, ..Llama::default() })
+    let mut spec = like_llama(c, Llama { style, window, ..Llama::default() })?;
+    // Mixtral's GGUF files say `llama`.
+    if c.is_gguf() && c.size("expert_count")?.is_some_and(|n| n > 0) {
+        moe::mixtral_layers(c, &mut spec)?;
+    }
+    Ok(spec)
 }
 
 fn mistral(c: &Config<'_>) -> Result<Spec, ModelError> {
@@ -30,11 +35,12 @@ pub(super) struct Llama {
     pub(super) context: usize,
     pub(super) head_dim: Option<usize>,
     pub(super) eps: f64,
+    pub(super) base: f64,
 }
 
 impl Default for Llama {
     fn default() -> Self {
-        Llama { style: RopeStyle::Halves, window: None, context: 2048, head_dim: None, eps: 1e-6 }
+        Llama { style: RopeStyle::Halves, window: None, context: 2048, head_dim: None, eps: 1e-6, base: 10_000.0 }
     }
 }
 
@@ -43,7 +49,7 @@ pub(super) fn like_llama(c: &Config<'_>, m: Llama) -> Result<Spec, ModelError> {
     let (vocab, width) = c.embedding()?;
     let (heads, kv_heads, key_dim, value_dim) = c.heads(m.head_dim, None)?;
     let norm = Norm { kind: NormKind::Rms, eps: c.float("attention.layer_norm_rms_epsilon", m.eps)? };
-    let defaults = Defaults { head_dim: key_dim, base: 10_000.0, partial: 1.0, style: m.style, layer_type: None };
+    let defaults = Defaults { head_dim: key_dim, base: m.base, partial: 1.0, style: m.style, layer_type: None };
     let ffn = Ffn::Gated { act: c.activation("hidden_act", Unary::Silu)?, width: c.need("feed_forward_length")? };
     let layers = c.layers()?;
     let layer = |windowed: bool| {
@@ -63,5 +69,6 @@ pub(super) fn like_llama(c: &Config<'_>, m: Llama) -> Result<Spec, ModelError> {
         norm,
         tied: c.tied(),
         soft_cap: None,
+        draft: None,
     })
 }

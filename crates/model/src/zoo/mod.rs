@@ -2,9 +2,11 @@
 //!
 //! To add one that resembles Llama: a file with its `Arch`, and its row in [`ZOO`].
 
+mod deepseek;
 mod gemma;
 mod gpt2;
 mod llama;
+mod moe;
 mod phi;
 mod qwen;
 
@@ -35,6 +37,12 @@ pub static ZOO: &[&Arch] = &[
     &gemma::GEMMA,
     &gemma::GEMMA2,
     &gemma::GEMMA3,
+    &moe::MIXTRAL,
+    &moe::QWEN2,
+    &moe::QWEN3,
+    &moe::OLMOE,
+    &deepseek::DEEPSEEK2,
+    &deepseek::DEEPSEEK3,
 ];
 
 /// The names that `known` models go by, for messages.

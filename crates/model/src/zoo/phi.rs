@@ -46,5 +46,6 @@ fn phi2(c: &Config<'_>) -> Result<Spec, ModelError> {
         norm,
         tied: c.tied(),
         soft_cap: None,
+        draft: None,
     })
 }

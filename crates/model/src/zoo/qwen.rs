@@ -11,7 +11,7 @@ pub(super) static QWEN2: Arch =
 pub(super) static QWEN3: Arch =
     Arch { gguf: "qwen3", hf: &["qwen3"], names: &[MATRICES, NORMS], spec: |c| qwen(c, Some(128)) };
 
-fn qwen(c: &Config<'_>, head_dim: Option<usize>) -> Result<Spec, ModelError> {
+pub(super) fn qwen(c: &Config<'_>, head_dim: Option<usize>) -> Result<Spec, ModelError> {
     let window = if c.flag("use_sliding_window") == Some(true) { c.window(Some(4096))? } else { None };
     let head_dim = head_dim.filter(|_| !c.is_gguf());
     let mut spec = like_llama(c, Llama { window, context: 32_768, head_dim, ..Llama::default() })?;
@@ -19,8 +19,9 @@ fn qwen(c: &Config<'_>, head_dim: Option<usize>) -> Result<Spec, ModelError> {
     if c.json("layer_types").is_none() {
         let first = c.size("max_window_layers")?.unwrap_or(28);
         for layer in spec.layers.iter_mut().take(first) {
-            let crate::Mixer::Attention(a) = &mut layer.mixer;
-            a.window = None;
+            if let crate::Mixer::Attention(a) = &mut layer.mixer {
+                a.window = None;
+            }
         }
     }
     Ok(spec)

@@ -3,9 +3,9 @@
 //! The device itself is asked: it is given a strip of each kind of matrix and says what it makes of it.
 
 use crate::Fail;
-use alula_device::{CacheType, Cpu, CpuDevice, Device, Limits, Memory, PAGE, Scratch};
+use alula_device::{CacheType, Cpu, CpuDevice, Device, ExpertScratch, Limits, Memory, PAGE, Scratch};
 use alula_engine::local::{LoadOptions, Package};
-use alula_graph::{Graph, Index, Op, WeightSource, plan_arena};
+use alula_graph::{Graph, Index, Op, StateSpec, WeightSource, plan_arena};
 use alula_model::Files;
 use alula_tensor::{DType, Storage, Tensor};
 use std::collections::HashMap;
@@ -48,53 +48,62 @@ pub(super) fn estimate(package: &Package, context: usize) -> Result<Memory, Fail
     let threads = alula_device::threads();
     let device = CpuDevice::new(Cpu::from_env()?, 1);
     let graph = package.model.graph();
-    let (mut memory, mut seen, mut strips, mut widest) = (Memory::default(), Vec::new(), HashMap::new(), 0);
+    let run = LoadOptions::default();
+    let tokens = run.step_tokens.min(context);
+    let quantized = |name: &str| Ok::<_, Fail>(dtype(package, name)?.format().codes.is_some());
+    let (mut memory, mut strips) = (Memory::default(), HashMap::new());
+    let mut seen = vec![false; graph.weights().len()];
+    // Query heads of a key head, and columns of a head; columns of quantised inputs, 512 bytes each; parts that are gathered; experts.
+    let (mut group, mut dim, mut blocks, mut parts, mut experts) = (1, 1, 0, 0, 0);
     for node in graph.nodes().iter().filter(|n| !matches!(n.op, Op::Embed(_))) {
-        for (i, w) in node.weights.iter().enumerate() {
-            if seen.contains(&w.0) {
+        for w in &node.weights {
+            if std::mem::replace(&mut seen[w.0], true) {
                 continue;
             }
-            seen.push(w.0);
             let weight = &graph.weights()[w.0];
-            memory.weights += match (&node.op, i, weight.shape.as_slice()) {
-                (Op::MatMul, 0, &[rows, cols]) => {
+            memory.weights += match weight.shape.as_slice() {
+                &[rows, cols] if node.matrices().contains(w) => {
                     let dtype = dtype(package, &weight.name)?;
                     let one = match strips.get(&(dtype, cols)) {
                         Some(&bytes) => bytes,
                         None => strip(&device, graph, dtype, cols)?.weights,
                     };
                     strips.insert((dtype, cols), one);
-                    if dtype.format().codes.is_some() {
-                        widest = widest.max(cols);
-                    }
                     one * rows.div_ceil(STRIP)
                 }
-                (_, _, shape) => shape.iter().product::<usize>() * 4,
+                shape => shape.iter().product::<usize>() * 4,
             };
+        }
+        let weight = |i: usize| &graph.weights()[node.weights[i].0];
+        match &node.op {
+            Op::MatMul if quantized(&weight(0).name)? => blocks = blocks.max(weight(0).shape[1].div_ceil(256)),
+            Op::Parts => {
+                let (count, cols) = (node.weights.len(), weight(0).shape[1]);
+                match quantized(&weight(0).name)? {
+                    true => blocks = blocks.max(count * cols.div_ceil(256)),
+                    false => parts = parts.max(count * cols * 4),
+                }
+            }
+            Op::Experts(_) => {
+                let count = node.weights.len() / 3;
+                let kinds = [quantized(&weight(0).name)?, quantized(&weight(2 * count).name)?];
+                let (sizes, used) = (&weight(0).shape, graph.shape(node.inputs[1]).cols / 2);
+                experts = experts.max(ExpertScratch::size(tokens, used, count, [sizes[1], sizes[0]], kinds));
+            }
+            Op::Attend { state, heads, .. } => {
+                let StateSpec::Paged { heads: kv, key_dim, value_dim, .. } = graph.states()[*state];
+                group = group.max(heads / kv.max(1));
+                dim = dim.max(key_dim).max(value_dim);
+            }
+            _ => {}
         }
     }
     let page = strip(&device, graph, DType::F32, 1)?.cache;
     memory.cache = page.saturating_mul(context.div_ceil(PAGE));
-    let run = LoadOptions::default();
-    let tokens = run.step_tokens.min(context);
-    let most = |f: &dyn Fn(&alula_model::Attention) -> usize| {
-        package
-            .model
-            .spec()
-            .layers
-            .iter()
-            .map(|l| match &l.mixer {
-                alula_model::Mixer::Attention(a) => f(a),
-            })
-            .max()
-            .unwrap_or(1)
-    };
-    let group = most(&|a| a.heads / a.kv_heads.max(1));
-    let dim = most(&|a| a.key_dim.max(a.value_dim));
     let scores = Scratch::size(threads, context, group, dim).unwrap_or(usize::MAX);
-    // Activations of the step; quantised inputs, 512 bytes for 256.
-    let blocks = tokens.max(run.outputs) * widest.div_ceil(256) * 512;
-    memory.work = (plan_arena(graph, tokens, run.outputs).len * 4 + blocks).saturating_add(scores);
+    let blocks = tokens.max(run.outputs) * blocks * 512;
+    let arena = plan_arena(graph, tokens, run.outputs).len * 4;
+    memory.work = (arena + blocks + parts * tokens).saturating_add(scores).saturating_add(experts);
     Ok(memory)
 }
 

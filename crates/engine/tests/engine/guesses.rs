@@ -1,0 +1,55 @@
+//! Guesses by a model's own layer for them change no token.
+
+use crate::toy::{Answer, finish};
+use alula_device::{CacheType, Cpu, CpuDevice};
+use alula_engine::local::{LoadOptions, Package};
+use alula_engine::{Engine, Options, Request, Sampling};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+#[test]
+fn a_model_that_guesses_says_the_same() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/parity/deepseek_v3_mtp");
+    let package = Package::open(&dir).unwrap();
+    let device = CpuDevice::new(Cpu::from_env().unwrap(), 2);
+    // Greedy, and drawn at random.
+    for (temperature, context) in [(0.0, 320), (0.7, 320)] {
+        let run = |guess| {
+            let options = LoadOptions {
+                context: Some(context),
+                guess,
+                cache: CacheType::F32,
+                sequences: 2,
+                ..LoadOptions::default()
+            };
+            let mut engine =
+                Engine::new(package.load(&device, options, &mut |_, _| ()).unwrap(), None, Options::default());
+            for prompt in [vec![3, 14, 15, 92, 65], vec![7; 40]] {
+                let sampling = Sampling { temperature, seed: Some(5), ..Sampling::default() };
+                let request =
+                    Request { prompt, max_tokens: Some(256), sampling, ignore_end: true, ..Request::default() };
+                engine.submit(request).unwrap();
+            }
+            let mut answers: BTreeMap<_, Answer> = BTreeMap::new();
+            finish(&mut engine, &mut answers);
+            let tokens: Vec<Vec<u32>> = answers.into_values().map(|a| a.tokens).collect();
+            (tokens, engine.guessed())
+        };
+        let (plain, guessed) = (run(false), run(true));
+        assert_eq!(plain.0, guessed.0);
+        assert_eq!(plain.0.iter().map(Vec::len).collect::<Vec<_>>(), [256, 256]);
+        let (tried, right) = guessed.1;
+        println!("temperature {temperature}: {right} of {tried} guesses were right");
+        assert!(plain.1 == (0, 0) && tried > 100);
+    }
+}
+
+#[test]
+fn a_model_without_the_layer_refuses() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/parity/qwen3");
+    let package = Package::open(&dir).unwrap();
+    let device = CpuDevice::new(Cpu::from_env().unwrap(), 1);
+    let options = LoadOptions { guess: true, ..LoadOptions::default() };
+    let error = package.load(&device, options, &mut |_, _| ()).err().unwrap().to_string();
+    assert!(error.contains("no layer for multi-token prediction"), "{error}");
+}
