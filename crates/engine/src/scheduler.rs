@@ -409,6 +409,7 @@ mod tests {
         known: usize,
         goal: usize,
         computed: usize,
+        guesses: usize,
     }
 
     /// Checks a step against what is known from outside, and commits it.
@@ -423,10 +424,12 @@ mod tests {
             assert!(share.start == w.computed || share.start == 0, "goes on where it was, or begins again");
             assert!(share.start + share.len <= w.known);
             assert_eq!(share.ends, share.start + share.len == w.known);
-            assert!(share.pages.len() >= pages_for(share.start + share.len));
+            let all = share.len + share.tried;
+            assert!(share.tried == 0 || share.ends && share.tried <= w.guesses && w.known + share.tried <= w.goal);
+            assert!(share.pages.len() >= pages_for(share.start + all));
             assert!(share.pages.iter().all(|&p| held.insert(p)), "a page in two tables");
-            total += share.len;
-            shares.push((share.id, share.start, share.len, share.ends));
+            total += all;
+            shares.push((share.id, share.start, share.len, share.ends, share.tried));
         }
         assert!(total <= budget && shares.len() <= max_running);
         assert!(shares.iter().map(|x| x.0).is_sorted(), "in order of arrival");
@@ -440,12 +443,16 @@ mod tests {
         );
         let oldest = seen.keys().next();
         assert_eq!(shares.first().map(|x| &x.0), oldest, "the oldest moves on");
-        for &(id, start, len, ends) in &shares {
+        for &(id, start, len, ends, tried) in &shares {
             let w = seen.get_mut(&id).unwrap();
-            w.computed = start + len;
-            let grow = usize::from(ends && w.known < w.goal);
+            // Every other guess is right.
+            let right = if (start + len) % 2 == 0 { tried } else { 0 };
+            let grow = if ends { (1 + right).min(w.goal - w.known) } else { 0 };
+            w.computed = start + len + grow.saturating_sub(1);
             w.known += grow;
             s.commit(id, grow);
+            w.guesses = (w.known + start) % 4 % 3;
+            s.expect(id, w.guesses);
             if ends && grow == 0 {
                 assert!(s.cancel(id));
                 seen.remove(&id);
@@ -453,7 +460,7 @@ mod tests {
         }
         for (id, w) in seen.iter_mut() {
             if !shares.iter().any(|x| x.0 == *id) && !s.line[..s.running].iter().any(|e| e.id == *id) {
-                w.computed = 0;
+                (w.computed, w.guesses) = (0, 0);
             }
         }
         total
@@ -478,7 +485,7 @@ mod tests {
                             Ok(id) => {
                                 prop_assert!(goal <= room);
                                 promised += goal;
-                                seen.insert(id, Watch { known, goal, computed: 0 });
+                                seen.insert(id, Watch { known, goal, computed: 0, guesses: 0 });
                             }
                             Err(e) => prop_assert_eq!(e, TooLong { longest: goal, room }),
                         }

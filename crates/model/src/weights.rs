@@ -175,6 +175,21 @@ impl Weights {
     }
 }
 
+impl Weights {
+    /// The type that a graph weight is read as; `Err` names one that is not read.
+    pub(crate) fn dtype(&self, name: &str) -> Result<DType, String> {
+        let recipe = self.recipes.get(name).ok_or("no such weight")?;
+        let info = self.store.info(&recipe.tensor).ok_or("no such tensor")?;
+        match info.dtype() {
+            _ if info.type_name() == fp8::TYPE => Ok(DType::F32),
+            None => Err(info.type_name().to_owned()),
+            // Quantised blocks cannot be transposed.
+            Some(t) if recipe.fix == Fix::PlusOne || t.format().codes.is_some() && recipe.transposed() => Ok(DType::F32),
+            Some(t) => Ok(t),
+        }
+    }
+}
+
 impl WeightSource for Weights {
     fn tensor(&self, name: &str) -> Result<Tensor, String> {
         let recipe = self.recipes.get(name).ok_or("no such weight")?;
@@ -197,6 +212,10 @@ impl WeightSource for Weights {
 }
 
 impl Recipe {
+    fn transposed(&self) -> bool {
+        self.fix == Fix::Transpose || matches!(self.rows, Rows::Transposed(_))
+    }
+
     /// The rows that are wanted, in the shape that is wanted.
     fn rows(&self, t: Tensor) -> Result<Tensor, alula_tensor::ShapeError> {
         let (n, k) = match *self.shape {

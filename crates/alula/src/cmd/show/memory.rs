@@ -6,7 +6,6 @@ use crate::Fail;
 use alula_device::{CacheType, Cpu, CpuDevice, Device, ExpertScratch, Limits, Memory, PAGE, Scratch};
 use alula_engine::local::{LoadOptions, Package};
 use alula_graph::{Graph, Index, Op, StateSpec, WeightSource, plan_arena};
-use alula_model::Files;
 use alula_tensor::{DType, Storage, Tensor};
 use std::collections::HashMap;
 
@@ -107,17 +106,10 @@ pub(super) fn estimate(package: &Package, context: usize) -> Result<Memory, Fail
     Ok(memory)
 }
 
-/// The type of a weight of the graph. A folder's matrices are of one type.
+/// The type of a weight of the graph.
 fn dtype(package: &Package, name: &str) -> Result<DType, Fail> {
-    let info = match package.model.files() {
-        Files::Gguf(g) => g.info(name.split('[').next().unwrap_or(name)),
-        Files::Folder(_, s) => s.tensors().filter(|t| t.shape().len() == 2).max_by_key(|t| t.elements()),
-    };
-    let known = info.and_then(|t| t.dtype());
-    known.ok_or_else(|| {
-        let of = info.map_or("?", |t| t.type_name());
-        format!("tensor `{name}` is of type {of}, which Alula does not read").into()
-    })
+    let wrong = |of| format!("tensor `{name}` is of type {of}, which Alula does not read").into();
+    package.model.dtype(name).map_err(wrong)
 }
 
 #[cfg(test)]
