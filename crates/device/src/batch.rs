@@ -6,12 +6,14 @@ pub const PAGE: usize = 64;
 /// One step's tokens, flat over the sequences that share the step.
 ///
 /// Rows of every activation in the step are indexed like `tokens`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Batch<'a> {
     /// Token ids, `[tokens]`.
     pub tokens: &'a [u32],
     /// Position of each token in its own sequence, `[tokens]`; ascending by one inside a sequence.
     pub positions: &'a [u32],
+    /// Type of each token, `[tokens]`, or nothing where all are 0.
+    pub types: &'a [u32],
     /// The sequences, in order; together they cover `0..tokens.len()` exactly.
     pub seqs: &'a [Seq<'a>],
     /// Ascending rows whose logits are wanted, `[outputs]`.

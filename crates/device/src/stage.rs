@@ -47,6 +47,7 @@ pub(crate) enum Step {
     Zip(kernels::Binary),
     Glu(kernels::Unary),
     Outputs,
+    Mean,
 }
 
 /// A matrix, what is added to its products, and where they go.

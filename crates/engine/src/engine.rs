@@ -193,7 +193,8 @@ impl<R: Runner> Engine<R> {
             return Ok(std::mem::take(&mut self.ready));
         }
         let (rows, vocab) = (outputs.len(), runner.vocab());
-        let logits = runner.run(&Batch { tokens, positions, seqs: &seqs, outputs }).map_err(StepError::Run)?;
+        let logits =
+            runner.run(&Batch { tokens, positions, types: &[], seqs: &seqs, outputs }).map_err(StepError::Run)?;
         if logits.len() != rows * vocab {
             return Err(StepError::Logits { rows, vocab, got: logits.len() });
         }

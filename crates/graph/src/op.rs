@@ -23,6 +23,8 @@ pub enum Index {
     Tokens,
     /// Positions in the sequence.
     Positions,
+    /// Types of tokens: which of two texts they are of (BERT).
+    Types,
 }
 
 /// A function of one number.
@@ -146,7 +148,7 @@ pub enum StateSpec {
         key_dim: usize,
         /// Elements of a value.
         value_dim: usize,
-        /// Tokens after which they are no longer read.
+        /// Tokens after which they are no longer read; where attention looks both ways, tokens that are read on each side.
         window: Option<usize>,
     },
 }
@@ -174,7 +176,7 @@ pub enum Op {
         /// Columns of a head.
         head_dim: usize,
     },
-    /// Causal attention with the layer's state, which first takes in k and v: inputs `[q, k, v]` →
+    /// Attention with the layer's state, which first takes in k and v: inputs `[q, k, v]` →
     /// `[Tokens, heads * value_dim]`.
     Attend {
         /// Index into the graph's states.
@@ -185,6 +187,8 @@ pub enum Op {
         scale: f32,
         /// c tanh(score / c).
         soft_cap: Option<f32>,
+        /// Tokens see those before them alone. Else they see all of their sequence, which must be whole in the step.
+        causal: bool,
     },
     /// A function of each element.
     Map(Unary),
@@ -194,6 +198,9 @@ pub enum Op {
     Glu(Unary),
     /// The rows whose results are wanted: `[Tokens, n]` → `[Outputs, n]`.
     Outputs,
+    /// For each row whose result is wanted, the mean of its sequence's rows, all of which must be in the step:
+    /// `[Tokens, n]` → `[Outputs, n]`.
+    Mean,
 }
 
 /// Shape of an op's output from those of its inputs and weights, or what is wrong with them.
@@ -223,9 +230,15 @@ pub static OPS: &[OpDef] = &[
     OpDef { name: "Zip", inputs: 2, weights: (0, 0), infer: same },
     OpDef { name: "Glu", inputs: 2, weights: (0, 0), infer: same },
     OpDef { name: "Outputs", inputs: 1, weights: (0, 0), infer: outputs },
+    OpDef { name: "Mean", inputs: 1, weights: (0, 0), infer: outputs },
 ];
 
 impl Op {
+    /// Whether a sequence must be whole in one step: its rows depend on later ones.
+    pub fn whole(&self) -> bool {
+        matches!(self, Op::Attend { causal: false, .. } | Op::Mean)
+    }
+
     /// The family's row.
     pub fn def(&self) -> &'static OpDef {
         &OPS[match self {
@@ -239,6 +252,7 @@ impl Op {
             Op::Zip(_) => 7,
             Op::Glu(_) => 8,
             Op::Outputs => 9,
+            Op::Mean => 10,
         }]
     }
 }

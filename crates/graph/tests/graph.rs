@@ -14,7 +14,7 @@ fn rope(head_dim: usize) -> Op {
 }
 
 fn attend(state: usize, heads: usize) -> Op {
-    Op::Attend { state, heads, scale: 1.0, soft_cap: None }
+    Op::Attend { state, heads, scale: 1.0, soft_cap: None, causal: true }
 }
 
 const NORM: Op = Op::Norm { kind: NormKind::Rms, eps: 1e-5 };
@@ -29,6 +29,7 @@ fn cases() -> Vec<Case> {
     vec![
         (Op::Embed(Index::Tokens), &[], &[&[10, 6]], Ok(6)),
         (Op::Embed(Index::Positions), &[], &[&[10, 6]], Ok(6)),
+        (Op::Embed(Index::Types), &[], &[&[2, 6]], Ok(6)),
         (Op::Embed(Index::Tokens), &[], &[&[10]], Err("2 dimensions and columns, not [10]")),
         (Op::Embed(Index::Tokens), &[], &[&[10, 0]], Err("2 dimensions and columns, not [10, 0]")),
         (Op::Embed(Index::Tokens), &[], &[], Err("takes 0 values and (1, 1) weights")),
@@ -81,6 +82,8 @@ fn cases() -> Vec<Case> {
         (Op::Glu(Unary::Silu), &[6, 6], &[&[6]], Err("takes 2 values and (0, 0) weights")),
         (Op::Outputs, &[6], &[], Ok(6)),
         (Op::Outputs, &[-6], &[], Err("rows are chosen already")),
+        (Op::Mean, &[6], &[], Ok(6)),
+        (Op::Mean, &[-6], &[], Err("rows are chosen already")),
     ]
 }
 
@@ -116,8 +119,11 @@ fn shapes_are_inferred_or_refused() {
         };
         match (got, want) {
             (Ok(shape), Ok(cols)) => {
-                let rows =
-                    if matches!(op, Op::Outputs) || inputs.iter().any(|&c| c < 0) { Dim::Outputs } else { Dim::Tokens };
+                let rows = if matches!(op, Op::Outputs | Op::Mean) || inputs.iter().any(|&c| c < 0) {
+                    Dim::Outputs
+                } else {
+                    Dim::Tokens
+                };
                 assert_eq!(shape, Shape::new(rows, cols), "{op:?}");
             }
             (Err(why), Err(want)) => assert!(why.contains(want), "{op:?}: {why}"),

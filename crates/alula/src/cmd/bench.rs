@@ -22,6 +22,7 @@ pub fn bench(a: &Bench) -> Result<(), Fail> {
         return Err("give at least one run of at least one token".into());
     }
     let package = models::need(&a.model)?.open()?;
+    package.writes()?;
     let spec = package.model.spec();
     // A step may have as many rows as a context has positions, and each sequence needs a row.
     let context = a.load.ctx.unwrap_or(longest.max(streams.min(spec.context)));
@@ -200,7 +201,13 @@ impl Streams {
                 .collect();
             let last = |&row: &u32| places[row as usize].1 + 1 == range.end;
             let outputs: Vec<u32> = (0..tokens.len() as u32).filter(last).collect();
-            self.model.run(&Batch { tokens: &tokens, positions: &positions, seqs: &seqs, outputs: &outputs })?;
+            self.model.run(&Batch {
+                tokens: &tokens,
+                positions: &positions,
+                types: &[],
+                seqs: &seqs,
+                outputs: &outputs,
+            })?;
         }
         Ok(())
     }
