@@ -1,13 +1,13 @@
 //! From a spec to a graph.
 
 use crate::weights::Weights;
-use crate::{Attention, Ffn, Mixer, ModelError, Norm, Place, Spec};
+use crate::{Attention, Classes, Ffn, Head, Mixer, ModelError, Norm, Place, Pool, Spec};
 use alula_graph::{Binary, Graph, Index, Op, StateSpec, Unary, ValueId, WeightId};
 
-/// The graph of a decoder: tokens and positions in, logits of the wanted rows out. Declares the weights it uses.
+/// The graph of a model: tokens and positions in, what its head makes of the wanted rows out. Declares the weights it uses.
 pub(crate) fn build(spec: &Spec, weights: &mut Weights) -> Result<Graph, ModelError> {
     let mut b = Builder { spec, weights, graph: Graph::new(), tables: Vec::new() };
-    b.decoder()?;
+    b.model()?;
     Ok(b.graph)
 }
 
@@ -58,7 +58,7 @@ impl Builder<'_> {
         self.push(name, Op::Zip(Binary::Add), &[a, b], &[])
     }
 
-    fn decoder(&mut self) -> Result<(), ModelError> {
+    fn model(&mut self) -> Result<(), ModelError> {
         let spec = self.spec;
         for (i, rope) in spec.ropes.iter().enumerate() {
             let table = self.push(format!("rope.{i}"), Op::RopeTable(rope.table.clone()), &[], &[])?;
@@ -69,16 +69,56 @@ impl Builder<'_> {
         if let Some(k) = spec.embed_scale {
             x = self.push("token_embd.scaled", Op::Map(Unary::Scale(k)), &[x], &[])?;
         }
+        if let Some(n) = spec.types {
+            let table = self.weight("token_types.weight", &[n, spec.width], None)?;
+            let t = self.push("token_types", Op::Embed(Index::Types), &[], &[table])?;
+            x = self.add("token_embd.typed".into(), x, t)?;
+        }
         if let Some(n) = spec.positions {
-            let table = self.weight("position_embd.weight", &[n, spec.width], None)?;
+            let first = Some(spec.first_position).filter(|first| *first > 0);
+            let table = self.weight("position_embd.weight", &[n, spec.width], first)?;
             let p = self.push("position_embd", Op::Embed(Index::Positions), &[], &[table])?;
             x = self.add("embd".into(), x, p)?;
+        }
+        if let Some(norm) = spec.embed_norm {
+            x = self.norm("token_embd_norm", norm, x, spec.width)?;
         }
         for i in 0..spec.layers.len() {
             x = self.layer(i, x)?;
         }
-        x = self.push("outputs", Op::Outputs, &[x], &[])?;
-        x = self.norm("output_norm", spec.norm, x, spec.width)?;
+        match spec.head {
+            Head::Vocabulary => self.logits(x),
+            Head::Hidden(pool) => self.hidden(pool, x).map(|_| ()),
+            Head::Classes(classes) => self.classes(classes, x),
+        }
+    }
+
+    /// The last hidden states of the wanted rows, or their sequences' means.
+    fn hidden(&mut self, pool: Pool, mut x: ValueId) -> Built {
+        let post = self.spec.layers.last().is_some_and(|l| l.place == Place::Post);
+        if pool == Pool::Token {
+            x = self.push("outputs", Op::Outputs, &[x], &[])?;
+        }
+        if !post {
+            x = self.norm("output_norm", self.spec.norm, x, self.spec.width)?;
+        }
+        if pool == Pool::Mean { self.push("mean", Op::Mean, &[x], &[]) } else { Ok(x) }
+    }
+
+    fn classes(&mut self, c: Classes, x: ValueId) -> Result<(), ModelError> {
+        let mut x = self.hidden(c.pool, x)?;
+        if let Some(act) = c.dense {
+            x = self.linear("cls", "cls", x, self.spec.width, None)?;
+            x = self.push("cls.act", Op::Map(act), &[x], &[])?;
+        }
+        if let Some(norm) = c.norm {
+            x = self.norm("cls.norm", norm, x, self.spec.width)?;
+        }
+        self.linear("cls.output", "cls.output", x, c.count, None).map(|_| ())
+    }
+
+    fn logits(&mut self, x: ValueId) -> Result<(), ModelError> {
+        let (spec, x) = (self.spec, self.hidden(Pool::Token, x)?);
         let head = if spec.tied { "token_embd" } else { "output" };
         let mut logits = {
             let mut w = vec![self.weight(&format!("{head}.weight"), &[spec.vocab, spec.width], None)?];
@@ -95,7 +135,10 @@ impl Builder<'_> {
     fn layer(&mut self, i: usize, x: ValueId) -> Built {
         let layer = &self.spec.layers[i];
         let (width, norm, at) = (self.spec.width, layer.norm, |part: &str| format!("blk.{i}.{part}"));
-        let h = self.norm(&at("attn_norm"), norm, x, width)?;
+        let h = match layer.place {
+            Place::Post | Place::Normed => x,
+            _ => self.norm(&at("attn_norm"), norm, x, width)?,
+        };
         let mut mixed = match &layer.mixer {
             Mixer::Attention(a) => self.attention(i, a, norm, h)?,
         };
@@ -108,6 +151,12 @@ impl Builder<'_> {
             mixed = self.norm(&at("post_attention_norm"), norm, mixed, width)?;
         }
         let x = self.add(at("attn_out"), x, mixed)?;
+        if layer.place == Place::Post {
+            let x = self.norm(&at("attn_output_norm"), norm, x, width)?;
+            let f = self.ffn(i, layer.ffn, x)?;
+            let sum = self.add(at("out"), x, f)?;
+            return self.norm(&at("layer_output_norm"), norm, sum, width);
+        }
         let h = self.norm(&at("ffn_norm"), norm, x, width)?;
         let mut f = self.ffn(i, layer.ffn, h)?;
         if layer.place == Place::Sandwich {
@@ -141,13 +190,12 @@ impl Builder<'_> {
                 *v = self.push(at(part), Op::Rope { style, head_dim: a.key_dim }, &[*v, table], &[])?;
             }
         }
-        let state = self.graph.state(StateSpec::Paged {
-            heads: a.kv_heads,
-            key_dim: a.key_dim,
-            value_dim: a.value_dim,
-            window: a.window,
-        });
-        let op = Op::Attend { state, heads: a.heads, scale: a.scale, soft_cap: a.soft_cap };
+        let state =
+            StateSpec::Paged { heads: a.kv_heads, key_dim: a.key_dim, value_dim: a.value_dim, window: a.window };
+        // A sequence that is whole in a step leaves nothing to the next one, so that layers can share a state.
+        let shared = self.graph.states().iter().position(|s| !a.causal && *s == state);
+        let state = shared.unwrap_or_else(|| self.graph.state(state));
+        let op = Op::Attend { state, heads: a.heads, scale: a.scale, soft_cap: a.soft_cap, causal: a.causal };
         let mixed = self.push(at("attn"), op, &qkv, &[])?;
         self.linear(&at("attn_output"), &at("attn_output"), mixed, self.spec.width, None)
     }

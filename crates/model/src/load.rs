@@ -2,7 +2,7 @@
 
 use crate::weights::{Store, Weights};
 use crate::zoo::{Arch, ZOO, known};
-use crate::{Config, Dialect, ModelError, Spec, build};
+use crate::{Config, Dialect, Head, ModelError, Spec, build};
 use alula_format::clip_to;
 use alula_format::gguf::Gguf;
 use alula_format::hf::Folder;
@@ -85,6 +85,16 @@ impl Model {
     fn new(row: &Arch, spec: Spec, mut weights: Weights, folder: Option<Folder>) -> Result<Model, ModelError> {
         let graph = build::build(&spec, &mut weights)?;
         Ok(Model { arch: row.gguf, spec, graph, weights, folder })
+    }
+
+    /// The same model with another head, which its file must have.
+    ///
+    /// # Errors
+    /// The file lacks a tensor.
+    pub fn with_head(mut self, head: Head) -> Result<Model, ModelError> {
+        self.spec.head = head;
+        self.graph = build::build(&self.spec, &mut self.weights)?;
+        Ok(self)
     }
 
     /// The architecture's GGUF name.

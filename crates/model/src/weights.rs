@@ -21,6 +21,8 @@ pub enum Fix {
     Transpose,
     /// Norm weights are stored less 1 (Gemma).
     PlusOne,
+    /// Of a fused matrix the halves stand the other way round (GTE).
+    Halves,
 }
 
 /// One row: a tensor's GGUF name and its name in a Hugging Face folder, without `.weight` or `.bias`. `{}` is the
@@ -80,11 +82,15 @@ impl Weights {
             None => (stem.to_owned(), ""),
         };
         // Base models are saved without the head model's prefix; multimodal ones add theirs.
-        self.names.iter().copied().flatten().filter(|n| n.0 == pattern).find_map(|row| {
+        let rows = self.names.iter().copied().flatten().filter(|n| n.0 == pattern);
+        // The first BERT files have TensorFlow's names of a norm's weights.
+        let suffixes = [suffix, if suffix == "weight" { "gamma" } else { "beta" }];
+        rows.flat_map(|row| suffixes.map(|suffix| (row, suffix))).find_map(|(row, suffix)| {
             let full = format!("{}.{suffix}", row.1.replace("{}", layer));
             let bare = full.split_once('.').map_or("", |(_, rest)| rest).to_owned();
             let nested = [format!("language_model.{full}"), format!("model.language_model.{bare}")];
-            let name = [full, bare].into_iter().chain(nested).find(|n| self.store.info(n).is_some())?;
+            let other = format!("roberta.{bare}"); // whose tensors are otherwise called as BERT's
+            let name = [full, bare].into_iter().chain(nested).chain([other]).find(|n| self.store.info(n).is_some())?;
             Some((name, row.2))
         })
     }
@@ -149,7 +155,12 @@ impl WeightSource for Weights {
             }
             _ => t,
         };
-        match &recipe.rows {
+        let half = if recipe.fix == Fix::Halves { t.shape().first().map_or(0, |n| n / 2) } else { 0 };
+        let rows = recipe.rows.clone().map(|r| match r.start < half {
+            true => r.start + half..r.end + half,
+            false => r.start - half..r.end - half,
+        });
+        match &rows {
             Some(r) if t.shape().len() == 1 => {
                 let column = t.reshape(vec![t.elements(), 1]).and_then(|t| t.slice_rows(r.clone()));
                 column.and_then(|t| t.reshape(vec![r.len()])).map_err(|e| e.to_string())

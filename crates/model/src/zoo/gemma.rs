@@ -106,6 +106,7 @@ fn gemma(
             window: window.filter(|_| windowed),
             scale: 1.0 / scalar.sqrt(),
             soft_cap,
+            causal: true,
         };
         Layer { norm, place: Place::Sandwich, mixer: Mixer::Attention(mixer), ffn }
     };
@@ -124,5 +125,6 @@ fn gemma(
         norm,
         tied: c.tied(),
         soft_cap: c.cap("final_logit_softcapping", caps.1)?,
+        ..Spec::default()
     })
 }

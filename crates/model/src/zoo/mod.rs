@@ -2,9 +2,12 @@
 //!
 //! To add one that resembles Llama: a file with its `Arch`, and its row in [`ZOO`].
 
+mod bert;
 mod gemma;
 mod gpt2;
 mod llama;
+mod modernbert;
+mod nomic;
 mod phi;
 mod qwen;
 
@@ -35,6 +38,12 @@ pub static ZOO: &[&Arch] = &[
     &gemma::GEMMA,
     &gemma::GEMMA2,
     &gemma::GEMMA3,
+    &bert::BERT,
+    &bert::ROBERTA,
+    &bert::DISTILBERT,
+    &nomic::NOMIC_BERT,
+    &nomic::GTE,
+    &modernbert::MODERN_BERT,
 ];
 
 /// The names that `known` models go by, for messages.
