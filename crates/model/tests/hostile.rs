@@ -173,7 +173,10 @@ fn messages_say_where_and_what() {
     let (said, names) = unknown.split_once("; supported are ").expect("names");
     assert_eq!(said, "config.json: the architecture `mammoth` is not supported");
     let names: Vec<&str> = names.split(", ").collect();
-    assert!(names.is_sorted() && ["llama", "gemma3_text", "xlm-roberta"].iter().all(|n| names.contains(n)), "{unknown}");
+    assert!(
+        names.is_sorted() && ["llama", "gemma3_text", "xlm-roberta"].iter().all(|n| names.contains(n)),
+        "{unknown}"
+    );
     assert_eq!(
         message("\"num_hidden_layers\": ", "\"num_hidden_layers\": 9000"),
         format!("config.json: `num_hidden_layers` is {}; expected 1 to 4096", message_layers(&text))
