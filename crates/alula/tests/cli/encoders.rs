@@ -213,3 +213,24 @@ fn modules_that_cannot_be_computed_are_refused() {
     let plain = alula(&["embed", path, "the bird"]).ok();
     assert_eq!(plain, alula(&["embed", &model("mean"), "the bird"]).ok());
 }
+
+/// A real model, all-MiniLM-L6-v2, where `ALULA_MINILM` names its folder (`tools/parity/minilm.py` says where to get it).
+#[test]
+fn the_vectors_of_minilm_equal_those_of_sentence_transformers() {
+    let Some(folder) = std::env::var_os("ALULA_MINILM") else {
+        println!("skipped: ALULA_MINILM does not name the folder of all-MiniLM-L6-v2");
+        return;
+    };
+    let golden = golden("minilm");
+    let golden = golden.as_array().unwrap();
+    let input: Vec<&str> = golden.iter().map(|t| t["text"].as_str().unwrap()).collect();
+    let ran = with_input(&["embed", folder.to_str().unwrap()], (input.join("\n") + "\n").as_bytes());
+    let all = lines(&ran.ok());
+    assert_eq!(all.len(), golden.len());
+    for (got, want) in all.iter().zip(golden) {
+        let (got, want) = (floats(&got["embedding"]), floats(&want["vector"]));
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        let cosine = dot(&got, &want) / (dot(&got, &got) * dot(&want, &want)).sqrt();
+        assert!(cosine >= 0.99999, "{cosine}");
+    }
+}

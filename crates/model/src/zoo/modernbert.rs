@@ -36,7 +36,7 @@ fn spec(c: &Config<'_>) -> Result<Spec, ModelError> {
     let span = if c.is_gguf() { c.window(None)? } else { Some(c.size("local_attention")?.unwrap_or(128)) };
     let every = c.size("attention.sliding_window_pattern")?.or(c.size("global_attn_every_n_layers")?);
     let every = every.filter(|n| *n > 0).unwrap_or(3);
-    let local = |i: usize| span.is_some() && i % every != 0;
+    let local = |i: usize| span.is_some() && !i.is_multiple_of(every);
     let windowed = if c.is_gguf() { (0..layers).map(local).collect() } else { c.windowed(layers, local)? };
     let layer = |(i, windowed): (usize, bool)| {
         let (window, rope, scale) =
