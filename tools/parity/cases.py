@@ -15,6 +15,10 @@ _MOE = dict(num_experts=7, num_experts_per_tok=3, moe_intermediate_size=24)
 _LATENT = {**_LLAMA, "num_key_value_heads": 4, "num_hidden_layers": 3, "q_lora_rank": 28, "kv_lora_rank": 20, "qk_nope_head_dim": 12,
            "qk_rope_head_dim": 8, "v_head_dim": 10, "n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 3,
            "moe_intermediate_size": 20, "first_k_dense_replace": 1}
+_BERT = dict(vocab_size=97, hidden_size=48, intermediate_size=56, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=128, pad_token_id=0)
+_ROBERTA = {**_BERT, "max_position_embeddings": 130, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+_DISTIL = dict(vocab_size=97, dim=48, hidden_dim=56, n_layers=2, n_heads=4, max_position_embeddings=128)
+_MODERN = {**_BERT, "num_hidden_layers": 4, "local_attention": 16, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
 FAMILIES = {
     "llama": ("LlamaConfig", "LlamaForCausalLM", _LLAMA),
     "mistral": ("MistralConfig", "MistralForCausalLM", {**_LLAMA, "sliding_window": None}),
@@ -33,7 +37,20 @@ FAMILIES = {
     "olmoe": ("OlmoeConfig", "OlmoeForCausalLM", {**_LLAMA, **_EXPERTS, "intermediate_size": 24}),
     "deepseek_v2": ("DeepseekV2Config", "DeepseekV2ForCausalLM", {**_LATENT, "topk_method": "greedy", "n_group": 1, "topk_group": 1}),
     "deepseek_v3": ("DeepseekV3Config", "DeepseekV3ForCausalLM", {**_LATENT, "n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5}),
+    # encoders: `_cls` ones score texts
+    "bert": ("BertConfig", "BertModel", _BERT),
+    "bert_cls": ("BertConfig", "BertForSequenceClassification", {**_BERT, "num_labels": 1}),
+    "roberta": ("RobertaConfig", "RobertaModel", _ROBERTA),
+    "xlm_roberta": ("XLMRobertaConfig", "XLMRobertaModel", {**_ROBERTA, "type_vocab_size": 1}),
+    "xlm_roberta_cls": ("XLMRobertaConfig", "XLMRobertaForSequenceClassification", {**_ROBERTA, "type_vocab_size": 1, "num_labels": 1}),
+    "distilbert": ("DistilBertConfig", "DistilBertModel", _DISTIL),
+    "distilbert_cls": ("DistilBertConfig", "DistilBertForSequenceClassification", {**_DISTIL, "num_labels": 1}),
+    "nomic": ("NomicBertConfig", "NomicBertModel", _BERT),
+    "gte": ("GteConfig", "GteModel", _BERT),
+    "modernbert": ("ModernBertConfig", "ModernBertModel", _MODERN),
+    "modernbert_cls": ("ModernBertConfig", "ModernBertForSequenceClassification", {**_MODERN, "num_labels": 1}),
 }
+ENCODERS = ("bert", "roberta", "xlm_roberta", "distilbert", "nomic", "gte", "modernbert")
 
 
 @dataclass
@@ -48,7 +65,8 @@ class Case:
     old: bool = False             # config.json in the dialect of transformers 4 and the hub
     drop: tuple = ()              # keys removed from config.json (hub files leave defaults out)
     add: dict = field(default_factory=dict)      # keys added to config.json
-    names: str = ""               # "bare": tensor names without the model prefix, with the mask buffers of the hub's gpt2
+    names: str = ""               # "bare": tensor names without the model prefix, with the mask buffers of the hub's gpt2; "gamma": TensorFlow's for norms
+    types: bool = False           # the second half of the prompt is of type 1
     gguf: str = ""                # type of the committed GGUF twin: f32, f16, bf16 or none
     note: str = ""
     extra: bool = False           # made only when asked for, not kept in the project
@@ -146,6 +164,31 @@ CASES = {
         sliding_attention=rope("default", 10000.0), full_attention=rope("linear", 1e6, factor=8.0))), old=True,
         drop=("num_attention_heads", "num_key_value_heads", "query_pre_attn_scalar", "rms_norm_eps", "rope_theta", "rope_local_base_freq", "tie_word_embeddings", "hidden_activation"),
         note="as the 4B on the hub, which leaves out what is the default"),
+    # BERT and its kin
+    "bert": Case("bert", dict(hidden_act="gelu"), gguf="f32", note="norms with 1e-12"),
+    "bert_types": Case("bert", dict(layer_norm_eps=3e-5, num_attention_heads=3, hidden_act="gelu_new", type_vocab_size=3), types=True, old=True, drop=("layer_norm_epsilon",)),
+    "bert_relu": Case("bert", dict(hidden_act="relu", hidden_size=40, num_attention_heads=5, intermediate_size=52, num_hidden_layers=3, layer_norm_eps=1e-6), shards=True, stored="float32"),
+    "bert_hub": Case("bert_cls", dict(num_labels=3), old=True, names="gamma", types=True, add={"position_embedding_type": "absolute", "gradient_checkpointing": False},
+                     note="gamma and beta, as the first files; three scores"),
+    "bert_cls": Case("bert_cls", dict(layer_norm_eps=1e-6), types=True),
+    "roberta": Case("roberta", dict(layer_norm_eps=1e-5), old=True, gguf="bf16", note="positions begin at 2"),
+    "roberta_pad": Case("roberta", dict(pad_token_id=2, eos_token_id=1, max_position_embeddings=100, type_vocab_size=1, hidden_act="silu"), note="positions begin at 3"),
+    "xlm_roberta": Case("xlm_roberta", dict(num_attention_heads=6, intermediate_size=44), gguf="f16"),
+    "xlm_roberta_cls": Case("xlm_roberta_cls", dict(layer_norm_eps=1e-5), gguf="f32"),
+    "distilbert": Case("distilbert", dict(n_heads=3), gguf="f16"),
+    "distilbert_relu": Case("distilbert", dict(activation="relu", n_layers=1, hidden_dim=100, sinusoidal_pos_embds=True), old=True),
+    "distilbert_cls": Case("distilbert_cls", dict(n_layers=1, num_labels=2)),
+    "nomic": Case("nomic", dict(rope_parameters=rope("default", 1000.0), layer_norm_eps=1e-12), note="with transformers' configuration"),
+    "nomic_hub": Case("nomic", dict(rope_parameters=rope("default", 777.0), layer_norm_eps=3e-6, num_attention_heads=3, max_position_embeddings=8192), old=True, gguf="f32", note="with the hub's configuration"),
+    "gte": Case("gte", dict(rope_parameters=rope("default", 20000.0), type_vocab_size=1)),
+    "gte_ntk": Case("gte", dict(rope_parameters=rope("linear", 160000.0, factor=2.0), type_vocab_size=0, num_attention_heads=6, layer_norm_eps=1e-6, hidden_act="silu"), old=True),
+    "modernbert": Case("modernbert", dict(), gguf="f32", add={"global_attn_every_n_layers": 3}, note="global layers 0 and 3"),
+    "modernbert_bias": Case("modernbert", dict(norm_bias=True, attention_bias=True, mlp_bias=True, norm_eps=3e-6, local_attention=9, num_attention_heads=6, hidden_activation="silu",
+                            layer_types=["sliding_attention", "full_attention", "sliding_attention", "sliding_attention"],
+                            rope_parameters=dict(full_attention=rope("default", 50000.0), sliding_attention=rope("default", 700.0))), note="an odd window, half of it on each side"),
+    "modernbert_hub": Case("modernbert", dict(num_hidden_layers=3, num_attention_heads=3, local_attention=6, global_attn_every_n_layers=2), old=True, stored="float32"),
+    "modernbert_cls": Case("modernbert_cls", dict(num_hidden_layers=2, classifier_pooling="mean", classifier_bias=True)),
+    "modernbert_first": Case("modernbert_cls", dict(num_hidden_layers=2, classifier_pooling="cls", classifier_activation="silu", num_labels=2), old=True),
     "gemma3_cap": Case("gemma3", dict(num_hidden_layers=3, head_dim=20, query_pre_attn_scalar=20, final_logit_softcapping=1.3, attn_logit_softcapping=4.0, intermediate_size=40,
                        num_key_value_heads=4, layer_types=["full_attention", "sliding_attention", "full_attention"]), extra=True),
     # Mixtures of experts
@@ -181,9 +224,37 @@ CASES = {
 CASES["gemma3_linear"].config["layer_types"] = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
 
 
+def draw_encoder(family, rng: random.Random) -> Case:
+    one, kind = rng.choice, family.removesuffix("_cls")
+    heads, layers, eps = one([1, 2, 3, 4, 6]), one([1, 2, 3, 5]), one([1e-12, 1e-5, 1e-6, 3e-6, 1e-4])
+    width, wide, act = heads * one([8, 12, 16, 20]), one([40, 52, 72, 100]), one(["gelu", "gelu_new", "relu", "silu"])
+    c = dict(hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=wide, vocab_size=one([96, 97, 128]))
+    types = False
+    if kind == "distilbert":
+        c = dict(dim=width, n_layers=layers, n_heads=heads, hidden_dim=wide, activation=one(["gelu", "relu", "silu"]))
+    elif kind == "modernbert":
+        c.update(norm_eps=one([1e-5, 1e-6, 1e-4]), hidden_activation=one(["gelu", "silu"]), local_attention=one([2, 5, 16, 31, 128]), norm_bias=one([True, False]),
+                 attention_bias=one([True, False]), mlp_bias=one([True, False]), global_attn_every_n_layers=one([1, 2, 3]),
+                 rope_parameters=dict(full_attention=rope("default", one([160000.0, 5000.0])), sliding_attention=rope("default", one([10000.0, 300.0]))))
+        if family != kind:
+            c.update(classifier_pooling=one(["cls", "mean"]), classifier_bias=one([True, False]))
+    else:
+        c.update(layer_norm_eps=eps, type_vocab_size=one([1, 2, 3]))
+        types = c["type_vocab_size"] > 1 and kind == "bert"
+        if kind in ("nomic", "gte"):
+            c.update(rope_parameters=rope("default", one([1000.0, 10000.0])), **({"hidden_act": one(["gelu", "silu"])} if kind == "gte" else {}))
+        else:
+            c.update(hidden_act=act)
+    if family != kind:
+        c.update(num_labels=one([1, 1, 2, 4]))
+    return Case(family, c, stored=one(["bfloat16", "float16", "float32"]), shards=one([True, False, False]), old=one([True, False]), types=types)
+
+
 def draw(family, rng: random.Random) -> Case:
     """A random row of `family`: the options of the table in random combination."""
     one = rng.choice
+    if family.removesuffix("_cls") in ENCODERS:
+        return draw_encoder(family, rng)
     heads = one([1, 2, 3, 4, 6, 8])
     kv = one([d for d in range(1, heads + 1) if heads % d == 0])
     hd = one([8, 12, 16, 20, 32])

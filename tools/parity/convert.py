@@ -31,6 +31,8 @@ def converter(root):
 def convert(package, gguf, folder, path, kind):
     base = importlib.import_module("conversion.base").ModelBase
     hparams = base.load_hparams(folder, False)
+    if hparams.get("model_type") == "nomic_bert":        # transformers adds its own keys beside the hub's
+        hparams = json.loads((folder / "config.json").read_text())
     found = package.get_model_class(package.get_model_architecture(hparams, package.ModelType.TEXT))
 
     class Twin(found):
@@ -52,7 +54,7 @@ def convert(package, gguf, folder, path, kind):
         for f in folder.iterdir():
             if f.suffix in (".json", ".safetensors"):
                 (copy / f.name).symlink_to(f.resolve())
-        (copy / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {str(i): i for i in range(hparams["vocab_size"])}}, "added_tokens": []}))
+        (copy / "tokenizer.json").write_text(json.dumps({"model": {"type": "WordPiece", "vocab": {str(i): i for i in range(hparams["vocab_size"])}}, "added_tokens": []}))
         with torch.inference_mode():
             Twin(copy, ftype, path, model_name=folder.name).write()
 

@@ -7,7 +7,9 @@ usage: make.py OUT [NAME ...]          rows of cases.py (without names: those th
 
 Writes OUT/NAME/: a Hugging Face folder (config.json, safetensors; no tokenizer) and
   tokens.json        the prompt: 48 ids
-  ref.bin            logits [48, vocabulary], little-endian f32, rounded from transformers run in float64
+  ref.bin            logits [48, vocabulary], little-endian f32, rounded from transformers run in float64; of encoders, hidden
+                     states [48, width], or the text's scores [1, scores]; they have no greedy ids
+  types.json         token types, where a row has them
   greedy.json        the 64 ids that greedy decoding adds; the whole context is computed anew for each
   greedy_cached.json only where transformers' own cache gives other ids (RoPE scalings that depend on the length)
   case.json          what the row was, and how sharp the test is
@@ -22,7 +24,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from cases import CASES, FAMILIES, Case, draw
+from cases import CASES, ENCODERS, FAMILIES, Case, draw
 
 PROMPT, STEPS, GAP = 48, 64, 1e-3
 SEED = int(os.environ.get("SEED", "1"))
@@ -66,7 +68,23 @@ def randomise(model, case, seed):
 def old_dialect(c, case):
     """config.json as transformers 4 and the hub write it."""
     c = dict(c)
+    c.setdefault("dtype", None)
     p = c.pop("rope_parameters", None)
+    if case.family.startswith("modernbert"):
+        c["global_rope_theta"], c["local_rope_theta"] = (p[k]["rope_theta"] for k in ("full_attention", "sliding_attention"))
+        c.setdefault("global_attn_every_n_layers", case.config.get("global_attn_every_n_layers", 3))
+        p = None
+    if case.family == "nomic":
+        # the names of nomic-embed-text's own code
+        for new, old in (("hidden_size", "n_embd"), ("num_hidden_layers", "n_layer"), ("num_attention_heads", "n_head"), ("intermediate_size", "n_inner"),
+                         ("max_position_embeddings", "n_positions"), ("layer_norm_eps", "layer_norm_epsilon")):
+            c[old] = c.pop(new)
+        for key in ("hidden_act", "head_dim"):
+            c.pop(key, None)
+        c.update(activation_function="swiglu", rotary_emb_base=p["rope_theta"], rotary_emb_fraction=1.0, rotary_emb_interleaved=False, rotary_emb_scale_base=None,
+                 rotary_scaling_factor=None, prenorm=False, causal=False, qkv_proj_bias=False, mlp_fc1_bias=False, mlp_fc2_bias=False, max_trained_positions=2048,
+                 parallel_block=False, use_rms_norm=False)
+        p = None
     if p and "full_attention" in p:
         c["rope_local_base_freq"] = p["sliding_attention"]["rope_theta"]
         p = p["full_attention"]
@@ -99,6 +117,8 @@ def rename(folder, case):
         for i in range(case.config["n_layer"]):
             t[f"h.{i}.attn.bias"] = torch.ones(n, n, dtype=torch.uint8).tril().reshape(1, 1, n, n)
             t[f"h.{i}.attn.masked_bias"] = torch.tensor(-1e4)
+    elif case.names == "gamma":
+        t = {k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v for k, v in t.items()}
     elif case.names == "inv_freq":
         for i in range(2):
             t[f"model.layers.{i}.self_attn.rotary_emb.inv_freq"] = 1.0 / 10000.0 ** (torch.arange(0, 12, 2).float() / 12)
@@ -177,8 +197,22 @@ def guesses(truth, ids):
     return mtp._project_to_logits(out)[0].numpy()
 
 
-def load(model_class, folder, dtype):
-    return model_class.from_pretrained(folder, dtype=dtype, attn_implementation="eager", experts_implementation="eager").eval()
+def load(model_class, folder, dtype, config=None):
+    more = {"config": config} if config is not None else {}
+    return model_class.from_pretrained(folder, dtype=dtype, attn_implementation="eager", experts_implementation="eager", **more).eval()
+
+
+@torch.no_grad()
+def forward(model, ids, types):
+    """Logits, hidden states or scores of a prompt, [rows, columns]."""
+    if not encodes(model):
+        return model(ids, use_cache=False).logits[0].numpy()
+    o = model(ids) if types is None else model(ids, token_type_ids=types)
+    return (o.logits if hasattr(o, "logits") else o.last_hidden_state[0]).numpy()
+
+
+def encodes(model):
+    return any(model.config.model_type.replace("-", "_").replace("nomic_bert", "nomic") == e for e in ENCODERS)
 
 
 @torch.no_grad()
@@ -196,6 +230,19 @@ def greedy(model, ids, cached):
     return out, gap
 
 
+def keep(name, case, folder, seed, ids, types, ref, single, truth):
+    """Write what belongs to an encoder."""
+    largest = float(np.abs(ref).max())
+    ref.astype("<f4").tofile(folder / "ref.bin")
+    (folder / "tokens.json").write_text(json.dumps(ids[0].tolist()) + "\n")
+    if types is not None:
+        (folder / "types.json").write_text(json.dumps(types[0].tolist()) + "\n")
+    info = dict(family=case.family, stored=case.stored, dialect="old" if case.old else "new", shards=len(list(folder.glob("*.safetensors"))), note=case.note, seed=seed,
+                max_value=largest, float32_error=float(np.abs(single - ref).max() / largest), parameters=sum(p.numel() for p in truth.parameters()))
+    (folder / "case.json").write_text(json.dumps(info, indent=1) + "\n")
+    print(f"{name:24s} {info['parameters']:7d} params  max {largest:8.3f}  f32 {info['float32_error']:.1e}  seed {seed}", flush=True)
+
+
 def make(name, case, out):
     folder = out / name
     for attempt in range(40):
@@ -205,20 +252,22 @@ def make(name, case, out):
         model, model_class = build(case)
         ids = torch.randint(3, model.config.vocab_size, (1, PROMPT), generator=torch.Generator().manual_seed(seed + 7))
         randomise(model, case, seed)
-        with torch.no_grad():
-            built = model.double()(ids, use_cache=False).logits[0].numpy()
+        types = (torch.arange(PROMPT) >= PROMPT // 2).long().reshape(1, -1) if case.types else None
+        built = forward(model.double(), ids, types)
         store(model.float(), folder, case)
         if case.mtp:
             add_mtp(model, folder, case, seed)
         stored = to_fp8(folder, case) if case.fp8 else None
-        truth = load(model_class, folder, torch.float64)
-        with torch.no_grad():
-            ref = truth(ids, use_cache=False).logits[0].numpy()
-            single = load(model_class, folder, torch.float32)(ids, use_cache=False).logits[0].numpy()
+        known = model.config if case.family == "nomic" and case.old else None     # transformers does not read the hub's keys
+        truth = load(model_class, folder, torch.float64, known)
+        ref = forward(truth, ids, types)
+        single = forward(load(model_class, folder, torch.float32, known), ids, types)
         largest = np.abs(ref).max()
         assert np.isfinite(ref).all(), f"{name}: not finite"
         assert case.fp8 or np.abs(ref - built).max() <= 1e-5 * largest, f"{name}: the folder reads back as another model"
         assert all(p.abs().max() > 0 for p in truth.parameters())
+        if encodes(truth):
+            return keep(name, case, folder, seed, ids, types, ref, single, truth)
         chosen, gap = greedy(truth, ids, cached=False)
         # An expert that another precision would not choose makes another model.
         close = np.abs(single - ref).max() <= 5e-6 * largest

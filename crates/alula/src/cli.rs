@@ -54,6 +54,12 @@ pub enum Command {
     Run(Run),
     /// Talk to a model
     Chat(Chat),
+    /// Texts to vectors
+    #[command(after_help = EMBED_EXAMPLES)]
+    Embed(Embed),
+    /// Sort documents by how well they answer a query
+    #[command(after_help = RERANK_EXAMPLES)]
+    Rerank(Rerank),
     /// List the models at hand
     List(List),
     /// Show what a model is and what it needs
@@ -86,6 +92,22 @@ Examples:
 With one positional argument, it is MODEL if it names a file, a folder or a known model, else
 PROMPT for `builtin`. Sampling goes in this order: logit bias, penalties, top-k, typical-p,
 top-p, min-p, temperature.";
+
+const EMBED_EXAMPLES: &str = "\
+Examples:
+  alula embed ./all-MiniLM-L6-v2 \"A feather\" \"A wing\"
+  alula embed ./all-MiniLM-L6-v2 < lines.txt > vectors.jsonl
+  alula embed ./nomic-embed-text-v1.5 --dimensions 256 \"search_query: birds\"
+
+One JSON object a line: index, tokens, cut (tokens that did not fit), embedding. Pooling, length and longest text are
+those that the model's files say (modules.json and what it names; pooling_type in GGUF).";
+
+const RERANK_EXAMPLES: &str = "\
+Examples:
+  alula rerank ./bge-reranker-base \"What do feathers do?\" \"They carry birds.\" \"The sea is wide.\"
+  alula rerank ./bge-reranker-base \"What do feathers do?\" --top 10 < documents.txt
+
+MODEL is a cross-encoder: a classifier with one score. Scores are its logits.";
 
 /// How tokens are chosen.
 #[derive(Args, Debug, Clone)]
@@ -250,6 +272,70 @@ pub struct Chat {
     pub load: LoadArgs,
 }
 
+/// `alula embed`.
+#[derive(Args, Debug)]
+pub struct Embed {
+    /// Model
+    pub model: String,
+    /// Texts; the lines of standard input when absent or `-`
+    #[arg(value_name = "TEXT")]
+    pub texts: Vec<String>,
+    /// What becomes the vector; by default what the model's files say
+    #[arg(long, env = "ALULA_POOLING", value_enum)]
+    pub pooling: Option<Pooling>,
+    /// Leave vectors as long as they are
+    #[arg(long, env = "ALULA_NO_NORMALIZE")]
+    pub no_normalize: bool,
+    /// Keep the first N elements of a vector
+    #[arg(long, env = "ALULA_DIMENSIONS", value_name = "N")]
+    pub dimensions: Option<usize>,
+    /// Longest text; what is beyond is cut off
+    #[arg(long, short = 'c', env = "ALULA_CTX", value_name = "TOKENS")]
+    pub ctx: Option<usize>,
+    /// Print one JSON object for all texts
+    #[arg(long, env = "ALULA_JSON")]
+    pub json: bool,
+    /// Print speeds to standard error
+    #[arg(long, env = "ALULA_STATS")]
+    pub stats: bool,
+    #[command(flatten)]
+    pub load: EvalLoad,
+}
+
+/// Which hidden states become a text's vector.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// Their mean.
+    Mean,
+    /// The first token's.
+    Cls,
+    /// The last token's.
+    Last,
+}
+
+/// `alula rerank`.
+#[derive(Args, Debug)]
+pub struct Rerank {
+    /// Model
+    pub model: String,
+    /// What is asked
+    pub query: String,
+    /// Documents; the lines of standard input when absent or `-`
+    #[arg(value_name = "DOCUMENT")]
+    pub documents: Vec<String>,
+    /// Show the N best
+    #[arg(long, env = "ALULA_TOP", value_name = "N")]
+    pub top: Option<usize>,
+    /// Longest pair; what is beyond is cut off the longer text
+    #[arg(long, short = 'c', env = "ALULA_CTX", value_name = "TOKENS")]
+    pub ctx: Option<usize>,
+    /// Print one JSON object
+    #[arg(long, env = "ALULA_JSON")]
+    pub json: bool,
+    #[command(flatten)]
+    pub load: EvalLoad,
+}
+
 /// `alula list`.
 #[derive(Args, Debug)]
 pub struct List {
@@ -305,7 +391,7 @@ pub struct Detokenize {
 /// `alula eval`.
 #[derive(Subcommand, Debug)]
 pub enum Eval {
-    /// Write the logits of every position to a safetensors file
+    /// Write the logits of every position to a safetensors file; of an encoder, its hidden states or scores
     Logits(Logits),
     /// Print the ids that greedy decoding adds
     Greedy(Greedy),
@@ -335,7 +421,7 @@ pub struct Logits {
     /// Token ids, separated by commas; taken as they are
     #[arg(long, env = "ALULA_IDS", value_delimiter = ',', required = true, value_name = "IDS", value_parser = id)]
     pub ids: Vec<u32>,
-    /// File to write: tensor `logits`, [tokens, vocabulary], F32
+    /// File to write: tensor `logits`, [tokens, vocabulary] or what an encoder makes, F32
     #[arg(long, env = "ALULA_OUT", value_name = "F")]
     pub out: PathBuf,
     /// Tokens per step

@@ -4,7 +4,7 @@ use crate::cli::{Cache, Compute, Numerics, SamplingArgs};
 use crate::{Fail, models, say};
 use alula_device::{CacheType, Cpu, CpuDevice};
 use alula_engine::Sampling;
-use alula_engine::local::{LoadOptions, Local, Package, Words};
+use alula_engine::local::{DEFAULT_CONTEXT, LoadOptions, Local, Package, Words};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
@@ -102,6 +102,34 @@ pub fn text(argument: Option<&str>) -> Result<String, Fail> {
             }
             Ok(text)
         }
+    }
+}
+
+/// Text arguments, or the lines of standard input where there are none or the only one is `-`.
+pub fn lines(arguments: &[String]) -> Result<Vec<String>, Fail> {
+    if !arguments.is_empty() && arguments != ["-"] {
+        return Ok(arguments.to_vec());
+    }
+    let text = text(None)?;
+    let lines = text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line).to_owned());
+    Ok(if text.is_empty() { Vec::new() } else { lines.collect() })
+}
+
+/// Tokens of a text at most: as asked for, or `own`, at most as many as are taken unasked.
+pub fn longest(package: &Package, own: usize, asked: Option<usize>) -> Result<usize, Fail> {
+    let most = package.model.spec().context;
+    match asked {
+        None => Ok(own.min(DEFAULT_CONTEXT)),
+        Some(n) if (1..=most).contains(&n) => Ok(n),
+        Some(n) => Err(format!("--ctx is {n}; the model reads texts of 1 to {most} tokens").into()),
+    }
+}
+
+/// Says how many texts were cut.
+pub fn cut(n: usize, all: usize, longest: usize) {
+    if n > 0 {
+        let were = if n == 1 { "was" } else { "were" };
+        say(format_args!("alula: {n} of {all} texts {were} longer than {longest} tokens, and cut there"));
     }
 }
 

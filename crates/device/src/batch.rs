@@ -12,6 +12,8 @@ pub struct Batch<'a> {
     pub tokens: &'a [u32],
     /// Position of each token in its own sequence, `[tokens]`; ascending by one inside a sequence.
     pub positions: &'a [u32],
+    /// Type of each token, `[tokens]`, or nothing where all are 0.
+    pub types: &'a [u32],
     /// The sequences, in order; together they cover `0..tokens.len()` exactly.
     pub seqs: &'a [Seq<'a>],
     /// Ascending rows whose logits are wanted, `[outputs]`.

@@ -127,11 +127,12 @@ impl Device for CpuDevice {
                     },
                     head_dim: *head_dim,
                 },
-                Op::Attend { state, heads, scale, soft_cap } => {
+                Op::Attend { state, heads, scale, soft_cap, causal } => {
                     let StateSpec::Paged { heads: kv, window, key_dim, value_dim, .. } = graph.states()[*state];
                     group = group.max(heads / kv);
                     dim = dim.max(key_dim).max(value_dim);
-                    let attend = kernels::Attend { heads: *heads, scale: *scale, window, soft_cap: *soft_cap };
+                    let (heads, scale, soft_cap, causal) = (*heads, *scale, *soft_cap, *causal);
+                    let attend = kernels::Attend { heads, scale, window, soft_cap, causal };
                     Step::Attend { state: *state, attend }
                 }
                 Op::Map(f) => Step::Map(unary(*f)),
@@ -165,6 +166,7 @@ impl Device for CpuDevice {
                     Step::Input
                 }
                 Op::Concat { heads } => Step::Concat(*heads),
+                Op::Mean => Step::Mean,
             };
             let stage = Stage { step, inputs, output, blocks: false };
             if let Some(stage) = join(stages.last_mut(), stage, limits) {
@@ -223,6 +225,7 @@ impl Device for CpuDevice {
             input,
             kept: graph.kept().iter().map(|&v| place(v)).collect(),
             ran: (0, 0),
+            whole: graph.nodes().iter().any(|n| n.op.whole()),
             saving,
         }))
     }
@@ -368,6 +371,8 @@ struct CpuPlan {
     kept: Vec<Place>,
     /// Tokens and outputs of the last run.
     ran: (usize, usize),
+    /// Sequences must be whole in a step.
+    whole: bool,
     /// Held until the packed weights are kept.
     #[expect(dead_code, reason = "it is there to be dropped")]
     saving: Option<Saving>,
@@ -380,6 +385,7 @@ impl CpuPlan {
         let require = |ok: bool, why: &str| if ok { Ok(()) } else { Err(why.to_owned()) };
         require(n > 0 && n <= limits.tokens, "the number of tokens is 0 or over the plan's limit")?;
         require(batch.positions.len() == n, "there must be one position per token")?;
+        require(batch.types.is_empty() || batch.types.len() == n, "there must be one type per token, or none")?;
         require(batch.outputs.len() <= limits.outputs, "there are more outputs than the plan's limit")?;
         require(batch.outputs.iter().all(|&o| (o as usize) < n), "an output is not a row")?;
         require(batch.hidden.len() == n * self.input, "the given values are not a row of the graph's input per token")?;
@@ -392,6 +398,7 @@ impl CpuPlan {
             require(ascending, "positions must ascend by one")?;
             let end = first as usize + s.len;
             require(s.length >= end, "a sequence is longer than its length")?;
+            require(!self.whole || s.len == s.length, "the model looks both ways: a sequence must be whole in a step")?;
             require(end <= limits.context, "a position is past the context")?;
             require(s.pages.len() * PAGE >= end, "a page table is too short")?;
             require(s.pages.iter().all(|&p| (p as usize) < limits.pages), "a page does not exist")?;
@@ -482,8 +489,10 @@ impl Plan for CpuPlan {
                     let ids = match index {
                         Index::Tokens => batch.tokens,
                         Index::Positions => batch.positions,
+                        Index::Types => batch.types,
                     };
-                    for (&id, out) in ids.iter().zip(out.chunks_exact_mut(output.cols)) {
+                    let ids = ids.iter().chain(std::iter::repeat(&0)); // all types may be 0
+                    for (&id, out) in ids.zip(out.chunks_exact_mut(output.cols)) {
                         if id as usize >= table.rows() {
                             return Err(DeviceError::Batch(format!("id {id} is not below {}", table.rows())));
                         }
@@ -533,6 +542,13 @@ impl Plan for CpuPlan {
                     kernels::parts(ctx, all, input(0), self.gathered.floats_mut(), &mut self.blocks, out);
                 }
                 Step::Concat(heads) => kernels::concat(*heads, rows_made, input(0), input(1), out),
+                Step::Mean => {
+                    let x = input(0);
+                    for (&row, out) in batch.outputs.iter().zip(out.chunks_exact_mut(output.cols)) {
+                        let s = &batch.seqs[self.row_seq[row as usize] as usize];
+                        kernels::mean(&x[s.start * output.cols..][..s.len * output.cols], out);
+                    }
+                }
             }
         }
         match self.stages.last() {

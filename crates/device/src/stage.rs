@@ -57,6 +57,7 @@ pub(crate) enum Step {
     Parts(Vec<Arc<Packed>>),
     Concat(usize),
     Input,
+    Mean,
 }
 
 /// The networks of an `Experts` step.

@@ -5,8 +5,10 @@
 //! The rest are its parts, each of which works and is tested alone: [`scheduler`] (who computes how many tokens),
 //! [`pages`] (who holds which cache pages), [`sample`] (from logits to a token), [`stop`] (when it is over),
 //! [`rng`] (random numbers without state), [`text`] (tokens to text), [`local`] (a model's files made ready on this machine).
+//! Encoders need none of these but the last: [`embed`] makes vectors and scores of texts.
 #![forbid(unsafe_code)]
 
+pub mod embed;
 mod engine;
 pub mod local;
 pub mod pages;

@@ -5,7 +5,7 @@ pub use crate::text::Words;
 use alula_device::{Batch, CacheType, Device, DeviceError, Keep, Limits, Memory, PAGE, Plan, kept};
 use alula_format::gguf::Gguf;
 use alula_format::hf::Folder;
-use alula_model::{Files, Model, ModelError, Spec};
+use alula_model::{Files, Head, Model, ModelError, Spec};
 use alula_template::Template;
 use alula_tensor::Storage;
 use alula_tokenizer::Tokenizer;
@@ -74,6 +74,8 @@ pub struct LoadOptions {
     pub outputs: usize,
     /// Element type of the cache.
     pub cache: CacheType,
+    /// Cache pages; `None`: as many as `sequences` of the whole context need.
+    pub pages: Option<usize>,
     /// Folder where packed weights are kept from one start to the next; `None`: nowhere.
     pub keep: Option<PathBuf>,
     /// Whether the model's layer for it guesses tokens, so that right guesses are computed beside those before them.
@@ -92,6 +94,7 @@ impl Default for LoadOptions {
             step_tokens: 512,
             outputs: 8,
             cache: CacheType::F16,
+            pages: None,
             keep: None,
             guess: false,
         }
@@ -123,6 +126,26 @@ impl Package {
     pub fn from_bytes(bytes: &'static [u8], name: &str) -> Result<Package, LoadError> {
         let gguf = Gguf::from_bytes(bytes, name)?;
         Ok(Package { name: name.to_owned(), model: Model::from_gguf(gguf, name)?, path: None })
+    }
+
+    /// The same model with another head.
+    ///
+    /// # Errors
+    /// As [`Model::with_head`].
+    pub fn with_head(self, head: Head) -> Result<Package, LoadError> {
+        Ok(Package { model: self.model.with_head(head)?, ..self })
+    }
+
+    /// Says so if the model writes no text.
+    ///
+    /// # Errors
+    /// It is an encoder.
+    pub fn writes(&self) -> Result<(), LoadError> {
+        if self.model.spec().head == Head::Vocabulary {
+            return Ok(());
+        }
+        let why = "is an encoder, which writes no text; use it with `alula embed` or `alula rerank`".into();
+        Err(LoadError::Model(ModelError::Path { path: self.name.clone(), why }))
     }
 
     /// Its tokenizer.
@@ -187,10 +210,10 @@ impl Package {
             return Err(LoadError::Context { file: self.name.clone(), asked: context, longest });
         }
         let limits = Limits {
-            tokens: options.step_tokens.min(context).max(1),
+            tokens: options.step_tokens.min(context.saturating_mul(options.sequences)).max(1),
             outputs: options.outputs,
             context,
-            pages: context.div_ceil(PAGE) * options.sequences,
+            pages: options.pages.unwrap_or(context.div_ceil(PAGE) * options.sequences),
             cache: options.cache,
         };
         let keep = options.keep.and_then(|folder| self.keep(folder));
@@ -224,6 +247,9 @@ impl Package {
         let mut facts = env!("CARGO_PKG_VERSION").as_bytes().to_vec();
         if let Files::Folder(f, _) = self.model.files() {
             facts.extend(f.config().ok()?.to_string().bytes());
+        }
+        if self.model.spec().head != Head::Vocabulary {
+            facts.extend(format!("{:?}", self.model.spec().head).bytes());
         }
         for (file, head) in &heads {
             let stamp = file.stamp()?;
@@ -276,6 +302,11 @@ impl Local {
     pub fn memory(&self) -> Memory {
         let (a, b) = (self.plan.memory(), self.guess.as_ref().map_or(Memory::default(), |g| g.memory()));
         Memory { weights: a.weights + b.weights, cache: a.cache + b.cache, work: a.work + b.work }
+    }
+
+    /// The model as data.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
     }
 
     /// The sizes it was made for.

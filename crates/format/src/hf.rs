@@ -1,6 +1,6 @@
 //! Folders as Hugging Face lays them out: configuration, tokenizer files, safetensors.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
@@ -73,6 +73,18 @@ impl Folder {
     /// If the folder has none.
     pub fn config(&self) -> Result<&Value, Error> {
         self.config.as_ref().ok_or_else(|| self.lacks("config.json", "config.json"))
+    }
+
+    /// A JSON file in the folder or in one inside it, `None` if there is none.
+    ///
+    /// # Errors
+    /// If it cannot be read or is no JSON, or if `file` leads out of the folder.
+    pub fn json(&self, file: &str) -> Result<Option<Value>, Error> {
+        if !Path::new(file).components().all(|c| matches!(c, Component::Normal(_))) {
+            let what = format!("names the file `{}`", crate::clip_to(file, 96));
+            return Err(Error::unsupported(&self.path.display().to_string(), "", what, "name one inside the folder"));
+        }
+        json::value(&self.path.join(file))
     }
 
     /// Where `tokenizer.json` is.

@@ -41,9 +41,21 @@ pub(crate) fn object(path: &Path) -> Result<Option<Value>, Error> {
     parse_object(&bytes, &path.display().to_string()).map(Some)
 }
 
-/// Parses a JSON object. Python's bare `Infinity`, `-Infinity` and `NaN` become `{"__float__": "Infinity"}` and so
-/// on, which is how newer writers spell them.
+/// Reads a JSON file; `None` if there is no such file.
+pub(crate) fn value(path: &Path) -> Result<Option<Value>, Error> {
+    let Some(bytes) = read(path, MAX_BYTES)? else { return Ok(None) };
+    parse(&bytes, &path.display().to_string()).map(Some)
+}
+
+/// Parses a JSON object, as [`parse`] does.
 pub(crate) fn parse_object(bytes: &[u8], file: &str) -> Result<Value, Error> {
+    let value = parse(bytes, file)?;
+    if value.is_object() { Ok(value) } else { Err(Error::malformed(file, "", "holds no JSON object")) }
+}
+
+/// Parses JSON. Python's bare `Infinity`, `-Infinity` and `NaN` become `{"__float__": "Infinity"}` and so
+/// on, which is how newer writers spell them.
+fn parse(bytes: &[u8], file: &str) -> Result<Value, Error> {
     let values = bytes.iter().filter(|b| matches!(b, b',' | b'[' | b'{')).count();
     if values > MAX_VALUES {
         return Err(Error::unsupported(
@@ -54,11 +66,7 @@ pub(crate) fn parse_object(bytes: &[u8], file: &str) -> Result<Value, Error> {
         ));
     }
     let bytes = strict(bytes);
-    let value: Value = serde_json::from_slice(&bytes).map_err(|e| syntax(file, &bytes, 0, &e))?;
-    if !value.is_object() {
-        return Err(Error::malformed(file, "", "holds no JSON object"));
-    }
-    Ok(value)
+    serde_json::from_slice(&bytes).map_err(|e| syntax(file, &bytes, 0, &e))
 }
 
 /// An error of the JSON parser, with its place in the file; `start` is where `bytes` begin there.

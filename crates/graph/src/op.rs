@@ -23,6 +23,8 @@ pub enum Index {
     Tokens,
     /// Positions in the sequence.
     Positions,
+    /// Types of tokens: which of two texts they are of (BERT).
+    Types,
 }
 
 /// A function of one number.
@@ -150,7 +152,7 @@ pub enum StateSpec {
         value_dim: usize,
         /// Values are not kept: they are the first elements of the keys (latent attention).
         shared: bool,
-        /// Tokens after which they are no longer read.
+        /// Tokens after which they are no longer read; where attention looks both ways, tokens that are read on each side.
         window: Option<usize>,
     },
 }
@@ -207,7 +209,7 @@ pub enum Op {
         /// Columns of a head.
         head_dim: usize,
     },
-    /// Causal attention with the layer's state, which first takes in k and v: inputs `[q, k, v]` →
+    /// Attention with the layer's state, which first takes in k and v: inputs `[q, k, v]` →
     /// `[Tokens, heads * value_dim]`. Where values are shared, v is k.
     Attend {
         /// Index into the graph's states.
@@ -218,6 +220,8 @@ pub enum Op {
         scale: f32,
         /// c tanh(score / c).
         soft_cap: Option<f32>,
+        /// Tokens see those before them alone. Else they see all of their sequence, which must be whole in the step.
+        causal: bool,
     },
     /// A function of each element.
     Map(Unary),
@@ -245,6 +249,9 @@ pub enum Op {
         /// Heads.
         heads: usize,
     },
+    /// For each row whose result is wanted, the mean of its sequence's rows, all of which must be in the step:
+    /// `[Tokens, n]` → `[Outputs, n]`.
+    Mean,
 }
 
 /// Shape of an op's output from those of its inputs and weights, or what is wrong with them.
@@ -280,9 +287,15 @@ pub static OPS: &[OpDef] = &[
     OpDef { name: "Parts", inputs: 1, weights: (1, usize::MAX), infer: parts },
     OpDef { name: "Input", inputs: 0, weights: (0, 0), infer: input },
     OpDef { name: "Concat", inputs: 2, weights: (0, 0), infer: concat },
+    OpDef { name: "Mean", inputs: 1, weights: (0, 0), infer: outputs },
 ];
 
 impl Op {
+    /// Whether a sequence must be whole in one step: its rows depend on later ones.
+    pub fn whole(&self) -> bool {
+        matches!(self, Op::Attend { causal: false, .. } | Op::Mean)
+    }
+
     /// The family's row.
     pub fn def(&self) -> &'static OpDef {
         &OPS[match self {
@@ -302,6 +315,7 @@ impl Op {
             Op::Parts => 13,
             Op::Input(_) => 14,
             Op::Concat { .. } => 15,
+            Op::Mean => 16,
         }]
     }
 }

@@ -14,7 +14,7 @@ fn rope(head_dim: usize) -> Op {
 }
 
 fn attend(state: usize, heads: usize) -> Op {
-    Op::Attend { state, heads, scale: 1.0, soft_cap: None }
+    Op::Attend { state, heads, scale: 1.0, soft_cap: None, causal: true }
 }
 
 fn route(used: usize, groups: Option<(usize, usize, bool)>) -> Op {
@@ -34,6 +34,7 @@ fn cases() -> Vec<Case> {
     vec![
         (Op::Embed(Index::Tokens), &[], &[&[10, 6]], Ok(6)),
         (Op::Embed(Index::Positions), &[], &[&[10, 6]], Ok(6)),
+        (Op::Embed(Index::Types), &[], &[&[2, 6]], Ok(6)),
         (Op::Embed(Index::Tokens), &[], &[&[10]], Err("2 dimensions and columns, not [10]")),
         (Op::Embed(Index::Tokens), &[], &[&[10, 0]], Err("2 dimensions and columns, not [10, 0]")),
         (Op::Embed(Index::Tokens), &[], &[], Err("takes 0 values and (1, 1) weights")),
@@ -128,6 +129,8 @@ fn cases() -> Vec<Case> {
         (Op::Concat { heads: 4 }, &[6, 4], &[], Err("6 and 4 columns are not those of 4 heads")),
         (Op::Concat { heads: 0 }, &[6, 4], &[], Err("not those of 0 heads")),
         (Op::Concat { heads: 2 }, &[6, -4], &[], Err("not those of 2 heads")),
+        (Op::Mean, &[6], &[], Ok(6)),
+        (Op::Mean, &[-6], &[], Err("rows are chosen already")),
     ]
 }
 
@@ -166,8 +169,11 @@ fn shapes_are_inferred_or_refused() {
         };
         match (got, want) {
             (Ok(shape), Ok(cols)) => {
-                let rows =
-                    if matches!(op, Op::Outputs) || inputs.iter().any(|&c| c < 0) { Dim::Outputs } else { Dim::Tokens };
+                let rows = if matches!(op, Op::Outputs | Op::Mean) || inputs.iter().any(|&c| c < 0) {
+                    Dim::Outputs
+                } else {
+                    Dim::Tokens
+                };
                 assert_eq!(shape, Shape::new(rows, cols), "{op:?}");
             }
             (Err(why), Err(want)) => assert!(why.contains(want), "{op:?}: {why}"),

@@ -1,4 +1,4 @@
-//! Causal attention over a paged cache, with grouped heads (Ainslie et al. 2023, arXiv:2305.13245), sliding windows
+//! Attention over a paged cache, causal or both ways, with grouped heads (Ainslie et al. 2023, arXiv:2305.13245), sliding windows
 //! and soft caps.
 //!
 //! A score has one accumulator over the head's elements, its lanes are positions; an output element has one
@@ -24,10 +24,12 @@ pub struct Attend {
     pub heads: usize,
     /// Factor on scores.
     pub scale: f32,
-    /// Keys that a query sees, itself among them.
+    /// Keys that a query sees, itself among them; where it looks both ways, on each side of itself.
     pub window: Option<usize>,
     /// c tanh(score / c).
     pub soft_cap: Option<f32>,
+    /// A query sees its own past. Else it sees its sequence up to the last row that the step has of it.
+    pub causal: bool,
 }
 
 /// Positions whose values are expanded at a time.
@@ -106,12 +108,14 @@ pub fn attend(ctx: Ctx<'_>, a: Attend, kv: &Kv, rows: Rows<'_>, q: &[f32], scrat
             let next = |r: &usize| rows.seqs[*r] == rows.seqs[row] && rows.positions[*r] as usize == first + r - row;
             let same = row..row + (row..end).take_while(next).count();
             row = same.end;
-            let pages = rows.pages[rows.seqs[same.start] as usize];
-            let (first, last) = (rows.positions[same.start] as usize + 1, rows.positions[same.end - 1] as usize + 1);
+            let seq = rows.seqs[same.start];
+            let pages = rows.pages[seq as usize];
+            let later = if a.causal { 0 } else { rows.seqs[row..].iter().take_while(|s| **s == seq).count() };
+            let last = rows.positions[same.end - 1] as usize + 1 + later;
             assert!(pages.len() * kv.page >= last);
             // SAFETY: one part per thread.
             let (expanded, scores) = unsafe { floats.part(thread * per_thread, per_thread) }.split_at_mut(block);
-            let task = Task { a, kv, head, group, pages, first, rows: same, q, out: &out };
+            let task = Task { a, kv, head, group, pages, first, last, rows: same, q, out: &out };
             ctx.cpu.run(All { task, expanded, scores });
         }
     });
@@ -124,8 +128,10 @@ struct Task<'a> {
     head: usize,
     group: usize,
     pages: &'a [u32],
-    /// Positions that the first row sees the end of; every next row sees one more.
+    /// Position of the first row; every next row is one further.
     first: usize,
+    /// Positions that the last row sees the end of.
+    last: usize,
     rows: Range<usize>,
     q: &'a [f32],
     out: &'a Shared<f32>,
@@ -241,8 +247,12 @@ struct Place {
 impl Task<'_> {
     /// The positions that a row sees.
     fn sees(&self, row: usize) -> Range<usize> {
-        let end = self.first + row;
-        self.a.window.map_or(0, |w| end.saturating_sub(w))..end
+        let at = self.first + row;
+        match (self.a.causal, self.a.window) {
+            (true, window) => window.map_or(0, |w| (at + 1).saturating_sub(w))..at + 1,
+            (false, None) => 0..self.last,
+            (false, Some(w)) => at.saturating_sub(w)..self.last.min(at.saturating_add(w).saturating_add(1)),
+        }
     }
 
     /// Page, head and block in the page of a block of the sequence.

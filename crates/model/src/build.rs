@@ -1,16 +1,16 @@
 //! From a spec to a graph.
 
 use crate::weights::{Rows, Weights};
-use crate::{Attention, Ffn, Layer, Mixer, ModelError, Norm, Place, Spec};
+use crate::{Attention, Classes, Ffn, Head, Layer, Mixer, ModelError, Norm, Place, Pool, Spec};
 use alula_graph::{Binary, Graph, Index, Op, StateSpec, Unary, ValueId, WeightId};
 
 mod experts;
 mod latent;
 
-/// The graph of a decoder: tokens and positions in, logits of the wanted rows out. Declares the weights it uses.
+/// The graph of a model: tokens and positions in, what its head makes of the wanted rows out. Declares the weights it uses.
 pub(crate) fn build(spec: &Spec, weights: &mut Weights) -> Result<Graph, ModelError> {
     let mut b = Builder { spec, weights, graph: Graph::new(), tables: Vec::new() };
-    b.decoder()?;
+    b.model()?;
     Ok(b.graph)
 }
 
@@ -85,11 +85,63 @@ impl Builder<'_> {
         }
     }
 
-    /// Logits of the wanted rows, which `norm` normalises.
-    fn head(&mut self, norm: &str, x: ValueId) -> Result<(), ModelError> {
+    fn model(&mut self) -> Result<(), ModelError> {
         let spec = self.spec;
-        let x = self.push("outputs", Op::Outputs, &[x], &[])?;
-        let x = self.norm(norm, spec.norm, x, spec.width)?;
+        let mut x = self.start()?;
+        if let Some(n) = spec.types {
+            let table = self.weight("token_types.weight", &[n, spec.width], Rows::All)?;
+            let t = self.push("token_types", Op::Embed(Index::Types), &[], &[table])?;
+            x = self.add("token_embd.typed".into(), x, t)?;
+        }
+        if let Some(n) = spec.positions {
+            let rows = if spec.first_position > 0 { Rows::From(spec.first_position) } else { Rows::All };
+            let table = self.weight("position_embd.weight", &[n, spec.width], rows)?;
+            let p = self.push("position_embd", Op::Embed(Index::Positions), &[], &[table])?;
+            x = self.add("embd".into(), x, p)?;
+        }
+        if let Some(norm) = spec.embed_norm {
+            x = self.norm("token_embd_norm", norm, x, spec.width)?;
+        }
+        for (i, layer) in spec.layers.iter().enumerate() {
+            x = self.layer(i, layer, x)?;
+        }
+        if spec.draft.is_some() {
+            self.graph.keep(x);
+        }
+        match spec.head {
+            Head::Vocabulary => self.logits("output_norm", x),
+            Head::Hidden(pool) => self.hidden(pool, "output_norm", x).map(|_| ()),
+            Head::Classes(classes) => self.classes(classes, x),
+        }
+    }
+
+    /// The last hidden states of the wanted rows, or their sequences' means.
+    fn hidden(&mut self, pool: Pool, norm: &str, mut x: ValueId) -> Built {
+        let post = self.spec.layers.last().is_some_and(|l| l.place == Place::Post);
+        if pool == Pool::Token {
+            x = self.push("outputs", Op::Outputs, &[x], &[])?;
+        }
+        if !post {
+            x = self.norm(norm, self.spec.norm, x, self.spec.width)?;
+        }
+        if pool == Pool::Mean { self.push("mean", Op::Mean, &[x], &[]) } else { Ok(x) }
+    }
+
+    fn classes(&mut self, c: Classes, x: ValueId) -> Result<(), ModelError> {
+        let mut x = self.hidden(c.pool, "output_norm", x)?;
+        if let Some(act) = c.dense {
+            x = self.linear("cls", "cls", x, self.spec.width, Rows::All)?;
+            x = self.push("cls.act", Op::Map(act), &[x], &[])?;
+        }
+        if let Some(norm) = c.norm {
+            x = self.norm("cls.norm", norm, x, self.spec.width)?;
+        }
+        self.linear("cls.output", "cls.output", x, c.count, Rows::All).map(|_| ())
+    }
+
+    /// Logits of the wanted rows, which `norm` normalises.
+    fn logits(&mut self, norm: &str, x: ValueId) -> Result<(), ModelError> {
+        let (spec, x) = (self.spec, self.hidden(Pool::Token, norm, x)?);
         let head = if spec.tied { "token_embd" } else { "output" };
         let mut w = vec![self.weight(&format!("{head}.weight"), &[spec.vocab, spec.width], Rows::All)?];
         w.extend(self.bias("output", spec.vocab, Rows::All)?);
@@ -98,23 +150,6 @@ impl Builder<'_> {
             self.push("logits.capped", Op::Map(Unary::SoftCap(c)), &[logits], &[])?;
         }
         Ok(())
-    }
-
-    fn decoder(&mut self) -> Result<(), ModelError> {
-        let spec = self.spec;
-        let mut x = self.start()?;
-        if let Some(n) = spec.positions {
-            let table = self.weight("position_embd.weight", &[n, spec.width], Rows::All)?;
-            let p = self.push("position_embd", Op::Embed(Index::Positions), &[], &[table])?;
-            x = self.add("embd".into(), x, p)?;
-        }
-        for (i, layer) in spec.layers.iter().enumerate() {
-            x = self.layer(i, layer, x)?;
-        }
-        if spec.draft.is_some() {
-            self.graph.keep(x);
-        }
-        self.head("output_norm", x)
     }
 
     fn guess(&mut self, layer: &Layer) -> Result<(), ModelError> {
@@ -128,12 +163,15 @@ impl Builder<'_> {
         let both = self.push(at("both"), Op::Concat { heads: 1 }, &[token, before], &[])?;
         let x = self.linear(&at("eh_proj"), &at("eh_proj"), both, width, Rows::All)?;
         let x = self.layer(i, layer, x)?;
-        self.head(&at("shared_head_norm"), x)
+        self.logits(&at("shared_head_norm"), x)
     }
 
     fn layer(&mut self, i: usize, layer: &Layer, x: ValueId) -> Built {
         let (width, norm, at) = (self.spec.width, layer.norm, |part: &str| format!("blk.{i}.{part}"));
-        let h = self.norm(&at("attn_norm"), norm, x, width)?;
+        let h = match layer.place {
+            Place::Post | Place::Normed => x,
+            _ => self.norm(&at("attn_norm"), norm, x, width)?,
+        };
         let mut mixed = match &layer.mixer {
             Mixer::Attention(a) => self.attention(i, a, norm, h)?,
             Mixer::Latent(a) => self.latent(i, a, norm, h)?,
@@ -147,6 +185,12 @@ impl Builder<'_> {
             mixed = self.norm(&at("post_attention_norm"), norm, mixed, width)?;
         }
         let x = self.add(at("attn_out"), x, mixed)?;
+        if layer.place == Place::Post {
+            let x = self.norm(&at("attn_output_norm"), norm, x, width)?;
+            let f = self.ffn(i, layer.ffn, x)?;
+            let sum = self.add(at("out"), x, f)?;
+            return self.norm(&at("layer_output_norm"), norm, sum, width);
+        }
         let h = self.norm(&at("ffn_norm"), norm, x, width)?;
         let mut f = self.ffn(i, layer.ffn, h)?;
         if layer.place == Place::Sandwich {
@@ -182,14 +226,12 @@ impl Builder<'_> {
                 *v = self.push(at(part), Op::Rope { style, head_dim: a.key_dim }, &[*v, table], &[])?;
             }
         }
-        let state = self.graph.state(StateSpec::Paged {
-            heads: a.kv_heads,
-            key_dim: a.key_dim,
-            value_dim: a.value_dim,
-            shared: false,
-            window: a.window,
-        });
-        let op = Op::Attend { state, heads: a.heads, scale: a.scale, soft_cap: a.soft_cap };
+        let Attention { kv_heads: heads, key_dim, value_dim, window, .. } = *a;
+        let state = StateSpec::Paged { heads, key_dim, value_dim, shared: false, window };
+        // A sequence that is whole in a step leaves nothing to the next one, so that layers can share a state.
+        let shared = self.graph.states().iter().position(|s| !a.causal && *s == state);
+        let state = shared.unwrap_or_else(|| self.graph.state(state));
+        let op = Op::Attend { state, heads: a.heads, scale: a.scale, soft_cap: a.soft_cap, causal: a.causal };
         let mixed = self.push(at("attn"), op, &qkv, &[])?;
         self.linear(&at("attn_output"), &at("attn_output"), mixed, self.spec.width, Rows::All)
     }

@@ -11,16 +11,16 @@ use serde_json::Value;
 
 /// GGUF key and its names in `config.json`, first match wins.
 const KEYS: &[(&str, &[&str])] = &[
-    ("block_count", &["num_hidden_layers", "n_layer"]),
+    ("block_count", &["num_hidden_layers", "n_layer", "n_layers"]),
     ("context_length", &["max_position_embeddings", "n_positions", "n_ctx"]),
-    ("embedding_length", &["hidden_size", "n_embd"]),
-    ("feed_forward_length", &["intermediate_size", "n_inner"]),
-    ("attention.head_count", &["num_attention_heads", "n_head"]),
+    ("embedding_length", &["hidden_size", "n_embd", "dim"]),
+    ("feed_forward_length", &["intermediate_size", "n_inner", "hidden_dim"]),
+    ("attention.head_count", &["num_attention_heads", "n_head", "n_heads"]),
     ("attention.head_count_kv", &["num_key_value_heads"]),
     ("attention.key_length", &["head_dim"]),
     ("attention.value_length", &["head_dim"]),
     ("attention.layer_norm_rms_epsilon", &["rms_norm_eps"]),
-    ("attention.layer_norm_epsilon", &["layer_norm_epsilon", "layer_norm_eps"]),
+    ("attention.layer_norm_epsilon", &["layer_norm_epsilon", "layer_norm_eps", "norm_eps"]),
     ("attention.sliding_window", &["sliding_window"]),
     ("attn_logit_softcapping", &["attn_logit_softcapping"]),
     ("final_logit_softcapping", &["final_logit_softcapping"]),
@@ -219,12 +219,26 @@ impl<'a> Config<'a> {
         types.iter().map(each).collect()
     }
 
-    /// The activation function that `config.json` names at `key`, or `default`.
+    /// A text, if the key is there.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn text(&self, key: &str) -> Result<Option<&'a str>, ModelError> {
+        match self.dialect {
+            Dialect::Gguf(meta, arch) => Ok(meta.find(&format!("{arch}.{key}"))?),
+            Dialect::Hf(_) => {
+                let text = |v: &'a Value| v.as_str().ok_or_else(|| self.error(key, format!("must be a text, not {v}")));
+                self.json(key).map(text).transpose()
+            }
+        }
+    }
+
+    /// The activation function that the configuration names at `key`, or `default`.
     ///
     /// # Errors
     /// An unknown name.
     pub fn activation(&self, key: &str, default: Unary) -> Result<Unary, ModelError> {
-        match self.json(key).map(|v| v.as_str().unwrap_or_default()) {
+        match self.text(key)? {
             None => Ok(default),
             Some("silu" | "swish") => Ok(Unary::Silu),
             Some("gelu" | "gelu_python") => Ok(Unary::Gelu),

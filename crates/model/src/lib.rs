@@ -18,4 +18,4 @@ pub mod zoo;
 pub use config::{Config, Dialect};
 pub use error::ModelError;
 pub use load::{Files, Model};
-pub use spec::{Attention, Experts, Ffn, Latent, Layer, Mixer, Norm, Place, Rope, Spec};
+pub use spec::{Attention, Classes, Experts, Ffn, Head, Latent, Layer, Mixer, Norm, Place, Pool, Rope, Spec};

@@ -2,7 +2,7 @@
 
 use crate::weights::{Store, Weights};
 use crate::zoo::{Arch, ZOO, known};
-use crate::{Config, Dialect, Ffn, ModelError, Spec, build};
+use crate::{Config, Dialect, Ffn, Head, ModelError, Spec, build};
 use alula_format::clip_to;
 use alula_format::gguf::Gguf;
 use alula_format::hf::Folder;
@@ -95,6 +95,16 @@ impl Model {
         let graph = build::build(&spec, &mut weights)?;
         let draft = build::draft(&spec, &mut weights)?;
         Ok(Model { arch: row.gguf, spec, graph, draft, weights, folder })
+    }
+
+    /// The same model with another head, which its file must have.
+    ///
+    /// # Errors
+    /// The file lacks a tensor.
+    pub fn with_head(mut self, head: Head) -> Result<Model, ModelError> {
+        self.spec.head = head;
+        self.graph = build::build(&self.spec, &mut self.weights)?;
+        Ok(self)
     }
 
     /// The architecture's GGUF name.

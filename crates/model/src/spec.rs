@@ -2,9 +2,9 @@
 
 use alula_graph::{Change, NormKind, Past, RopeStyle, RopeTable, Route, Unary};
 
-/// Everything that distinguishes one decoder from another. Biases, and norms of queries and keys, are not listed:
+/// Everything that distinguishes one transformer from another. Biases, and norms of queries and keys, are not listed:
 /// a model has them where its file has their tensors.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Spec {
     /// Columns of the hidden state.
     pub width: usize,
@@ -16,18 +16,60 @@ pub struct Spec {
     pub embed_scale: Option<f32>,
     /// Entries of a learned position embedding (GPT-2).
     pub positions: Option<usize>,
+    /// Rows of its table before that of the first position (RoBERTa).
+    pub first_position: usize,
+    /// Entries of an embedding of token types (BERT).
+    pub types: Option<usize>,
+    /// A norm of the embeddings (BERT).
+    pub embed_norm: Option<Norm>,
     /// The layers, first to last.
     pub layers: Vec<Layer>,
     /// Rotary embeddings that layers refer to.
     pub ropes: Vec<Rope>,
-    /// The norm before the head.
+    /// The norm before the head, unless layers end with norms of their own ([`Place::Post`]).
     pub norm: Norm,
+    /// What is made of the last hidden states.
+    pub head: Head,
     /// The head is the token embedding.
     pub tied: bool,
     /// c tanh(logit / c).
     pub soft_cap: Option<f32>,
     /// The layer that guesses the token after the next one (multi-token prediction, DeepSeek-V3, arXiv:2412.19437).
     pub draft: Option<Layer>,
+}
+
+/// What is made of the last hidden states.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Head {
+    /// Logits over the vocabulary, for each token that is asked for.
+    #[default]
+    Vocabulary,
+    /// Nothing.
+    Hidden(Pool),
+    /// Scores of the text that the token which is asked for belongs to.
+    Classes(Classes),
+}
+
+/// Which hidden states stand for the token that is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pool {
+    /// Its own.
+    Token,
+    /// The mean of its whole sequence.
+    Mean,
+}
+
+/// A head that scores texts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Classes {
+    /// What it scores.
+    pub pool: Pool,
+    /// It begins with a layer of the model's width with this function.
+    pub dense: Option<Unary>,
+    /// Then there is a norm.
+    pub norm: Option<Norm>,
+    /// Scores.
+    pub count: usize,
 }
 
 /// One layer.
@@ -61,12 +103,16 @@ pub enum Place {
     Parallel,
     /// x += norm(mixer(norm x)); x += norm(ffn(norm x)).
     Sandwich,
+    /// x = norm(x + mixer x); x = norm(x + ffn x).
+    Post,
+    /// x += mixer x; x += ffn(norm x): x is normalised already.
+    Normed,
 }
 
 /// What mixes tokens.
 #[derive(Clone, Debug)]
 pub enum Mixer {
-    /// Causal attention.
+    /// Attention.
     Attention(Attention),
     /// Multi-head latent attention.
     Latent(Latent),
@@ -95,7 +141,7 @@ pub struct Latent {
     pub scale: f32,
 }
 
-/// Causal attention with grouped heads.
+/// Attention with grouped heads.
 #[derive(Clone, Debug)]
 pub struct Attention {
     /// Query heads.
@@ -108,12 +154,14 @@ pub struct Attention {
     pub value_dim: usize,
     /// Index into [`Spec::ropes`].
     pub rope: Option<usize>,
-    /// Keys that a query sees, itself among them.
+    /// Keys that a query sees, itself among them; where it looks both ways, on each side of itself.
     pub window: Option<usize>,
     /// Factor on scores.
     pub scale: f32,
     /// c tanh(score / c).
     pub soft_cap: Option<f32>,
+    /// A query sees its past alone.
+    pub causal: bool,
 }
 
 /// What works on each token alone.
@@ -161,6 +209,13 @@ pub struct Rope {
     pub table: RopeTable,
     /// Which elements of a head form a pair.
     pub style: RopeStyle,
+}
+
+impl Default for Norm {
+    /// Root mean square with 1e-5.
+    fn default() -> Norm {
+        Norm { kind: NormKind::Rms, eps: 1e-5 }
+    }
 }
 
 impl Spec {

@@ -20,6 +20,8 @@ pub enum Fix {
     Transpose,
     /// Norm weights are stored less 1 (Gemma).
     PlusOne,
+    /// Of a fused matrix the halves stand the other way round (GTE).
+    Halves,
 }
 
 /// One row: a tensor's GGUF name and its name in a Hugging Face folder, without `.weight` or `.bias`, which not all have
@@ -100,14 +102,16 @@ impl Weights {
             _ => (pattern.clone(), ""),
         };
         // Base models are saved without the head model's prefix; multimodal ones add theirs.
-        self.names.iter().copied().flatten().filter(|n| n.0 == pattern).find_map(|row| {
-            let stem = row.1.replacen("{}", layer, 1).replacen("{}", expert, 1);
-            let candidates = [format!("{stem}.{suffix}"), stem].into_iter().flat_map(|full| {
-                let bare = full.split_once('.').map_or("", |(_, rest)| rest).to_owned();
-                let nested = [format!("language_model.{full}"), format!("model.language_model.{bare}")];
-                [full, bare].into_iter().chain(nested)
-            });
-            let name = candidates.into_iter().find(|n| self.store.info(n).is_some())?;
+        let rows = self.names.iter().copied().flatten().filter(|n| n.0 == pattern);
+        // The first BERT files have TensorFlow's names of a norm's weights; some tensors have no suffix at all.
+        let old = if suffix == "weight" { ".gamma" } else { ".beta" };
+        let suffixes = [format!(".{suffix}"), old.to_owned(), String::new()];
+        rows.flat_map(|row| suffixes.iter().map(move |suffix| (row, suffix))).find_map(|(row, suffix)| {
+            let full = format!("{}{suffix}", row.1.replacen("{}", layer, 1).replacen("{}", expert, 1));
+            let bare = full.split_once('.').map_or("", |(_, rest)| rest).to_owned();
+            let nested = [format!("language_model.{full}"), format!("model.language_model.{bare}")];
+            let other = format!("roberta.{bare}"); // whose tensors are otherwise called as BERT's
+            let name = [full, bare].into_iter().chain(nested).chain([other]).find(|n| self.store.info(n).is_some())?;
             Some((name, row.2))
         })
     }
@@ -184,7 +188,9 @@ impl Weights {
             _ if info.type_name() == fp8::TYPE => Ok(DType::F32),
             None => Err(info.type_name().to_owned()),
             // Quantised blocks cannot be transposed.
-            Some(t) if recipe.fix == Fix::PlusOne || t.format().codes.is_some() && recipe.transposed() => Ok(DType::F32),
+            Some(t) if recipe.fix == Fix::PlusOne || t.format().codes.is_some() && recipe.transposed() => {
+                Ok(DType::F32)
+            }
             Some(t) => Ok(t),
         }
     }
@@ -229,7 +235,12 @@ impl Recipe {
         match self.rows {
             Rows::All if t.shape() == self.shape => Ok(t),
             Rows::All => t.reshape(self.shape.clone()),
-            Rows::From(first) => flat(t, k)?.slice_rows(first..first + n)?.reshape(self.shape.clone()),
+            Rows::From(first) => {
+                // The halves stand the other way round.
+                let half = if self.fix == Fix::Halves { t.shape().first().map_or(0, |n| n / 2) } else { 0 };
+                let first = if first < half { first + half } else { first - half };
+                flat(t, k)?.slice_rows(first..first + n)?.reshape(self.shape.clone())
+            }
             Rows::Each { first, len, of } => {
                 let t = flat(t, k)?;
                 let row = t.bytes().len() / t.rows().max(1);

@@ -9,6 +9,7 @@
 mod bpe;
 mod charsmap;
 mod error;
+mod framed;
 mod gguf;
 mod hash;
 mod json;
@@ -20,6 +21,7 @@ mod unigram;
 mod vocab;
 
 pub use error::Error;
+pub use framed::Framed;
 pub use stream::{Stream, StreamState};
 
 use alula_format::gguf::Metadata;
@@ -103,6 +105,23 @@ impl Tokenizer {
         match &self.engine {
             Engine::Gguf(engine) => engine.encode(&self.parts.vocab, text, add_special, parse_special),
             Engine::Json(engine) => engine.encode(&self.parts.vocab, text, add_special, parse_special),
+        }
+    }
+
+    /// A text, or two, as an encoder reads them: with special tokens around them, special tokens that are written in
+    /// them read, and tokens cut off the end of the longer one where there would be more than `longest` in all.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn frame(&self, first: &str, second: Option<&str>, longest: usize) -> Result<Framed, Error> {
+        for text in [first].into_iter().chain(second) {
+            if text.len() > MAX_TEXT {
+                return Err(Error::TooLong { bytes: text.len(), max: MAX_TEXT });
+            }
+        }
+        match &self.engine {
+            Engine::Gguf(engine) => engine.frame(&self.parts.vocab, first, second, longest),
+            Engine::Json(engine) => engine.frame(first, second, longest),
         }
     }
 

@@ -25,6 +25,7 @@ pub fn bench(a: &Bench) -> Result<(), Fail> {
         return Err("give at least one run of at least one token".into());
     }
     let package = models::need(&a.model)?.open()?;
+    package.writes()?;
     let spec = package.model.spec();
     // A step may have as many rows as a context has positions, and each sequence needs a row.
     let context = a.load.ctx.unwrap_or(longest.max(streams.min(spec.context)));

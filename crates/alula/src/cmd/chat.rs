@@ -59,6 +59,7 @@ pub fn chat(a: Chat) -> Result<(), Fail> {
         interrupt.listen()?;
     }
     let package = models::need(&a.model)?.open()?;
+    package.writes()?;
     let options = LoadOptions {
         context: a.load.ctx,
         cache: open::cache(a.load.cache_type),

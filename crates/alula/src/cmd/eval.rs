@@ -55,16 +55,19 @@ fn forward(model: &mut Local, ids: &[u32], step: usize, mut each: impl FnMut(usi
 
 fn logits(a: &Logits) -> Result<(), Fail> {
     let package = models::need(&a.model)?.open()?;
-    let vocab = package.model.spec().vocab;
-    check(&a.ids, vocab)?;
-    let mut model = load(&package, &a.load, a.ids.len(), a.step)?;
-    let mut all = Vec::with_capacity(a.ids.len() * vocab);
-    forward(&mut model, &a.ids, a.step, |_, rows| all.extend_from_slice(rows))?;
-    Ok(alula_format::safetensors::write(&a.out, &[("logits", &[a.ids.len(), vocab], &all)])?)
+    check(&a.ids, package.model.spec().vocab)?;
+    // What looks both ways is computed at once.
+    let whole = package.model.graph().nodes().iter().any(|n| n.op.whole());
+    let step = if whole { a.ids.len() } else { a.step };
+    let mut model = load(&package, &a.load, a.ids.len(), step)?;
+    let mut all = Vec::with_capacity(a.ids.len() * model.vocab());
+    forward(&mut model, &a.ids, step, |_, rows| all.extend_from_slice(rows))?;
+    Ok(alula_format::safetensors::write(&a.out, &[("logits", &[a.ids.len(), model.vocab()], &all)])?)
 }
 
 fn greedy(a: &Greedy) -> Result<(), Fail> {
     let package = models::need(&a.model)?.open()?;
+    package.writes()?;
     // A sequence has room for at least one token beyond its prompt.
     let model = load(&package, &a.load, a.ids.len().saturating_add(a.max_tokens.max(1)), 64)?;
     let mut engine = Engine::new(model, None, Options::default());
@@ -92,6 +95,7 @@ fn greedy(a: &Greedy) -> Result<(), Fail> {
 /// each begins with the model's first token in place of its own, and the second half of each is scored.
 fn perplexity(a: &Perplexity) -> Result<(), Fail> {
     let package = models::need(&a.model)?.open()?;
+    package.writes()?;
     let file = a.file.display().to_string();
     let text = open::utf8(std::fs::read(&a.file).map_err(|e| format!("{file}: {e}"))?, &file)?;
     let tokenizer = package.tokenizer()?;

@@ -3,9 +3,11 @@
 mod bench;
 mod cache;
 mod chat;
+mod embed;
 mod eval;
 mod list;
 mod pages;
+mod rerank;
 mod run;
 mod show;
 mod tokenize;
@@ -22,6 +24,8 @@ pub fn run(command: Command) -> Result<(), Fail> {
         Command::Show(a) => show::show(&a),
         Command::Tokenize(a) => tokenize::tokenize(&a),
         Command::Detokenize(a) => tokenize::detokenize(&a),
+        Command::Embed(a) => embed::embed(&a),
+        Command::Rerank(a) => rerank::rerank(&a),
         Command::Eval(a) => eval::eval(&a),
         Command::Bench(a) => bench::bench(&a),
         Command::Cache(a) => cache::cache(&a),

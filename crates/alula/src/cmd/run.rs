@@ -28,6 +28,7 @@ pub fn run(a: Run) -> Result<(), Fail> {
     let start = Instant::now();
     let (place, prompt) = arguments(a.model, a.prompt)?;
     let package = place.open()?;
+    package.writes()?;
     let (tokenizer, words) = open::words(&package)?;
     let prompt = open::text(prompt.as_deref())?;
     let mut stop = a.stop;

@@ -7,7 +7,7 @@ use crate::cli::Show;
 use crate::{Fail, models};
 use alula_device::Memory;
 use alula_engine::local::{DEFAULT_CONTEXT, Package};
-use alula_model::{Attention, Experts, Ffn, Latent, Mixer, Spec};
+use alula_model::{Attention, Experts, Ffn, Head, Latent, Mixer, Spec};
 use alula_template::Template;
 use alula_tokenizer::Tokenizer;
 use header::{Header, human, one_line};
@@ -255,7 +255,11 @@ fn shape(spec: &Spec) -> Map<String, Value> {
     all.append(&mut out);
     all.insert("context".to_owned(), spec.context.into());
     all.insert("vocabulary".to_owned(), spec.vocab.into());
-    all.insert("tied".to_owned(), spec.tied.into());
+    match spec.head {
+        Head::Vocabulary => _ = all.insert("tied".to_owned(), spec.tied.into()),
+        Head::Hidden(_) => _ = all.insert("makes".to_owned(), "vectors of texts".into()),
+        Head::Classes(c) => _ = all.insert("makes".to_owned(), format!("scores of texts ({})", c.count).into()),
+    }
     all
 }
 

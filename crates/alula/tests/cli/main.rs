@@ -4,6 +4,7 @@
 mod cache;
 mod chat;
 mod common;
+mod encoders;
 mod errors;
 mod files;
 mod run;

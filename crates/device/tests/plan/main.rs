@@ -1,6 +1,7 @@
 //! Plans of the CPU device: a graph of every op against double precision, bits that depend on nothing but the
 //! sequence, batches that break a rule, sizes and memory.
 
+mod encoder;
 mod kept;
 mod memory;
 mod mixture;
@@ -121,7 +122,7 @@ fn model(matrices: DType) -> (Graph, Weights) {
         let q = b.push(Op::Rope { style, head_dim: dk }, &[q, table], &[]);
         let k = b.push(Op::Rope { style, head_dim: dk }, &[k, table], &[]);
         let state = b.graph.state(StateSpec::Paged { heads: kv, key_dim: dk, value_dim: dv, shared: false, window });
-        let a = b.push(Op::Attend { state, heads, scale: 0.25, soft_cap }, &[q, k, v], &[]);
+        let a = b.push(Op::Attend { state, heads, scale: 0.25, soft_cap, causal: true }, &[q, k, v], &[]);
         let a = b.matmul(a, &name("o"), WIDTH, false);
         let a = b.push(Op::Map(Unary::Scale(0.1)), &[a], &[]);
         x = b.push(Op::Zip(Binary::Add), &[x, a], &[]);
@@ -160,6 +161,7 @@ struct Run {
 struct Step {
     tokens: Vec<u32>,
     positions: Vec<u32>,
+    types: Vec<u32>,
     runs: Vec<Run>,
     outputs: Vec<u32>,
 }
@@ -178,7 +180,8 @@ impl Step {
         let seqs: Vec<Seq<'_>> =
             self.runs.iter().map(|r| Seq { start: r.start, len: r.len, length: r.length, pages: &r.pages }).collect();
         let (tokens, positions, outputs) = (&self.tokens[..], &self.positions[..], &self.outputs[..]);
-        plan.run(&Batch { tokens, positions, seqs: &seqs, outputs, ..Batch::default() }).map(<[f32]>::to_vec)
+        let types = &self.types;
+        plan.run(&Batch { tokens, positions, types, seqs: &seqs, outputs, hidden: &[] }).map(<[f32]>::to_vec)
     }
 }
 

@@ -60,7 +60,7 @@ fn latent(b: &mut Builder, x: ValueId) -> ValueId {
     let k_rope = b.push(rope, &[k_rope, table], &[]);
     let k = b.push(Op::Concat { heads: 1 }, &[k, k_rope], &[]);
     let state = b.graph.state(StateSpec::Paged { heads: 1, key_dim: 40, value_dim: 32, shared: true, window: None });
-    let a = b.push(Op::Attend { state, heads: 4, scale: 0.02, soft_cap: None }, &[q, k, k], &[]);
+    let a = b.push(Op::Attend { state, heads: 4, scale: 0.02, soft_cap: None, causal: true }, &[q, k, k], &[]);
     let w = parts(b, "v_b", [16, 32]);
     b.push(Op::Parts, &[a], &w)
 }
@@ -108,7 +108,7 @@ fn they_mean_what_they_say() {
             let mut step = Step::default();
             step.add(tokens, 0..tokens.len(), pages);
             let got = step.run(&mut *plan).expect("a result");
-            let want = reference(&graph, &weights, tokens).concat();
+            let want = reference(&graph, &weights, tokens, &[]).concat();
             let error: f64 = got.iter().zip(&want).map(|(&g, w)| (f64::from(g) - w).powi(2)).sum();
             let nmse = error / want.iter().map(|w| w * w).sum::<f64>();
             assert!(got.len() == want.len() && nmse <= bound, "{matrices}, {cache:?}: NMSE {nmse:e} over {bound:e}");
@@ -183,8 +183,14 @@ fn values_go_in_and_come_out() {
     let mut plan = device.compile(&b.graph, &weights, LIMITS, None, &mut |_, _| ()).expect("a plan");
     let hidden: Vec<f32> = crate::floats(5, 3 * WIDTH).collect();
     let seqs = [alula_device::Seq { start: 0, len: 3, length: 3, pages: &[0] }];
-    let mut batch =
-        alula_device::Batch { tokens: &[4, 0, 2], positions: &[0, 1, 2], seqs: &seqs, outputs: &[2], hidden: &hidden };
+    let mut batch = alula_device::Batch {
+        tokens: &[4, 0, 2],
+        positions: &[0, 1, 2],
+        seqs: &seqs,
+        outputs: &[2],
+        hidden: &hidden,
+        types: &[],
+    };
     plan.run(&batch).expect("a result");
     let table = weights.tensor("tokens").expect("a table").to_f32();
     let want = |row: usize, id: usize| {

@@ -20,7 +20,7 @@ fn unary(f: Unary, x: f64) -> f64 {
 }
 
 /// The result for every token of one sequence, computed from its start.
-pub(crate) fn reference(graph: &Graph, weights: &Weights, tokens: &[u32]) -> Rows {
+pub(crate) fn reference(graph: &Graph, weights: &Weights, tokens: &[u32], types: &[u32]) -> Rows {
     let n = tokens.len();
     let mut values: Vec<Rows> = Vec::new();
     for node in graph.nodes() {
@@ -38,7 +38,11 @@ pub(crate) fn reference(graph: &Graph, weights: &Weights, tokens: &[u32]) -> Row
         let out: Rows = match &node.op {
             Op::Embed(index) => {
                 let table = w(0).expect("a table");
-                let id = |i: usize| if *index == Index::Tokens { tokens[i] as usize } else { i };
+                let id = |i: usize| match index {
+                    Index::Tokens => tokens[i] as usize,
+                    Index::Positions => i,
+                    Index::Types => types[i] as usize,
+                };
                 (0..n).map(|i| table[id(i) * cols..][..cols].to_vec()).collect()
             }
             Op::MatMul => {
@@ -91,11 +95,14 @@ pub(crate) fn reference(graph: &Graph, weights: &Weights, tokens: &[u32]) -> Row
                 };
                 x(0).iter().zip(x(1)).map(|(row, table)| rotate(row, table)).collect()
             }
-            Op::Attend { state, heads, scale, soft_cap } => {
+            Op::Attend { state, heads, scale, soft_cap, causal } => {
                 let StateSpec::Paged { heads: kv, key_dim: dk, value_dim: dv, window, .. } = graph.states()[*state];
                 let mut out = vec![vec![0.0; heads * dv]; n];
                 for (row, out) in out.iter_mut().enumerate() {
-                    let seen = (row + 1).saturating_sub(window.unwrap_or(n))..=row;
+                    let seen = match causal {
+                        true => (row + 1).saturating_sub(window.unwrap_or(n))..=row,
+                        false => row.saturating_sub(window.unwrap_or(n))..=(n - 1).min(row + window.unwrap_or(n)),
+                    };
                     for (h, out) in out.chunks_mut(dv).enumerate() {
                         let g = h / (heads / kv);
                         let score = |j: usize| {
@@ -185,6 +192,10 @@ pub(crate) fn reference(graph: &Graph, weights: &Weights, tokens: &[u32]) -> Row
                 })
                 .collect()
             }
+            Op::Mean => {
+                let column = |c: usize| x(0).iter().map(|row| row[c]).sum::<f64>() / n as f64;
+                vec![(0..cols).map(column).collect(); n]
+            }
         };
         values.push(out);
     }
@@ -219,7 +230,7 @@ fn a_graph_of_every_op_means_what_it_says() {
             let mut step = Step::default();
             step.add(tokens, 0..tokens.len(), pages);
             let got = step.run(&mut *plan).expect("a result");
-            let want = reference(&graph, &weights, tokens).concat();
+            let want = reference(&graph, &weights, tokens, &[]).concat();
             assert_eq!(got.len(), want.len());
             let error: f64 = got.iter().zip(&want).map(|(&g, w)| (f64::from(g) - w).powi(2)).sum();
             let nmse = error / want.iter().map(|w| w * w).sum::<f64>();

@@ -43,7 +43,7 @@ struct Scene {
 
 impl Case {
     fn spec(&self) -> Attend {
-        Attend { heads: self.0, scale: 1.0 / (self.2 as f32).sqrt(), window: self.4, soft_cap: self.5 }
+        Attend { heads: self.0, scale: 1.0 / (self.2 as f32).sqrt(), window: self.4, soft_cap: self.5, causal: true }
     }
 
     fn scene(&self, r: &mut Rng) -> Scene {
@@ -94,6 +94,20 @@ impl Case {
         write: bool,
         range: std::ops::Range<usize>,
     ) -> Vec<f32> {
+        self.attend(ctx, self.spec(), s, tables, cache, write, range)
+    }
+
+    #[expect(clippy::too_many_arguments)]
+    fn attend(
+        &self,
+        ctx: Ctx<'_>,
+        spec: Attend,
+        s: &Scene,
+        tables: &[Vec<u32>],
+        cache: &mut Kv,
+        write: bool,
+        range: std::ops::Range<usize>,
+    ) -> Vec<f32> {
         let &Case(heads, kv, dk, dv, ..) = self;
         let tables: Vec<&[u32]> = tables.iter().map(Vec::as_slice).collect();
         let rows = Rows { positions: &s.positions[range.clone()], seqs: &s.seqs[range.clone()], pages: &tables };
@@ -104,12 +118,12 @@ impl Case {
         let context = LENGTHS[LENGTHS.len() - 1];
         let mut scratch = Scratch::new(ctx.pool.threads(), context, heads / kv, dk.max(dv)).expect("memory");
         let mut out = vec![f32::NAN; range.len() * heads * dv];
-        attend(ctx, self.spec(), cache, rows, &part(&s.q, heads * dk), &mut scratch, &mut out);
+        attend(ctx, spec, cache, rows, &part(&s.q, heads * dk), &mut scratch, &mut out);
         out
     }
 
     /// Double precision, straight from the definition; with each output its bound.
-    fn reference(&self, s: &Scene) -> Vec<(f64, f64)> {
+    fn reference(&self, s: &Scene, causal: bool) -> Vec<(f64, f64)> {
         let &Case(heads, kv, dk, dv, window, cap, kind, _) = self;
         let half = |x: f32| f64::from(alula_tensor::f16_to_f32(alula_simd::f32_to_f16(x)));
         // What the cache makes of 32 neighbours of a key or value.
@@ -135,7 +149,13 @@ impl Case {
         let mut out = Vec::new();
         for row in 0..s.seqs.len() {
             let context = s.positions[row] as usize + 1;
-            let seen: Vec<usize> = (row + 1 - context.min(window.unwrap_or(context))..=row).collect();
+            let seen: Vec<usize> = match causal {
+                true => (row + 1 - context.min(window.unwrap_or(context))..=row).collect(),
+                false => {
+                    let near = |j: &usize| s.seqs[*j] == s.seqs[row] && window.is_none_or(|w| row.abs_diff(*j) <= w);
+                    (0..s.seqs.len()).filter(near).collect()
+                }
+            };
             for head in 0..heads {
                 let g = head / (heads / kv);
                 let at = |x: &[f64], r: usize, dim: usize, d: usize| x[(r * kv + g) * dim + d];
@@ -179,7 +199,7 @@ fn rows_attend_to_their_own_past() {
         let (n, width) = (s.seqs.len(), heads * dv);
         let tables = case.pages(i);
         let want = scalar(|ctx| case.step(ctx, &s, &tables, &mut case.cache(ctx, &tables), true, 0..n));
-        within(&want, case.reference(&s), &what);
+        within(&want, case.reference(&s, true), &what);
         everywhere(|ctx, at| {
             // All at once, with the pages in another order; then alone, in pieces of several sizes.
             let tables = case.pages(i + 100);
@@ -199,6 +219,38 @@ fn rows_attend_to_their_own_past() {
                 if start == n {
                     break;
                 }
+            }
+        });
+    }
+}
+
+#[test]
+fn rows_that_look_both_ways_attend_to_their_sequence() {
+    let mut r = Rng::new(12);
+    for (i, case) in CASES.iter().enumerate() {
+        let Case(heads, kv, dk, dv, window, cap, kind, page) = case;
+        let what = format!(
+            "both ways, {heads} heads on {kv}, {dk}/{dv}, window {window:?}, cap {cap:?}, {kind:?}, page {page}"
+        );
+        let spec = Attend { causal: false, ..case.spec() };
+        let s = case.scene(&mut r);
+        let (n, width) = (s.seqs.len(), heads * dv);
+        let tables = case.pages(i);
+        let want = scalar(|ctx| case.attend(ctx, spec, &s, &tables, &mut case.cache(ctx, &tables), true, 0..n));
+        within(&want, case.reference(&s, false), &what);
+        everywhere(|ctx, at| {
+            let tables = case.pages(i + 100);
+            let mut cache = case.cache(ctx, &tables);
+            let all = case.attend(ctx, spec, &s, &tables, &mut cache, true, 0..n);
+            same(&all, &want, &format!("{what}, {at}"));
+            // Each sequence in a call of its own.
+            let mut start = 0;
+            for len in LENGTHS {
+                let range = start..start + len;
+                start = range.end;
+                let mut cache = case.cache(ctx, &tables);
+                let got = case.attend(ctx, spec, &s, &tables, &mut cache, true, range.clone());
+                same(&got, &want[range.start * width..range.end * width], &format!("{what}, rows {range:?}, {at}"));
             }
         });
     }
@@ -241,7 +293,7 @@ fn every_cache_keeps_a_nan() {
                 let rows = Rows { positions: &[0], seqs: &[0], pages: &[&[0]] };
                 store(ctx, &mut cache, rows, &[1.0; 40], &v);
                 let (mut scratch, mut out) = (Scratch::new(1, 1, 1, 40).expect("memory"), [0.0; 40]);
-                let one = Attend { heads: 1, scale: 1.0, window: None, soft_cap: None };
+                let one = Attend { heads: 1, scale: 1.0, window: None, soft_cap: None, causal: true };
                 attend(ctx, one, &cache, rows, &[1.0; 40], &mut scratch, &mut out);
                 out
             });
@@ -261,7 +313,7 @@ fn the_later_of_two_rows_in_one_place_stays() {
             store(ctx, &mut cache, rows, k, k);
             let rows = Rows { positions: &[0], seqs: &[0], pages: &[&[0]] };
             let (mut scratch, mut out) = (Scratch::new(ctx.pool.threads(), 1, 1, 40).expect("memory"), [f32::NAN; 80]);
-            let one = Attend { heads: 2, scale: 1.0, window: None, soft_cap: None };
+            let one = Attend { heads: 2, scale: 1.0, window: None, soft_cap: None, causal: true };
             attend(ctx, one, &cache, rows, &[1.0; 80], &mut scratch, &mut out);
             out
         };
@@ -299,7 +351,7 @@ fn sizes_that_do_not_fit_panic() {
                 let mut cache = Kv::new(F32, 2, 16, 2, 8, 8).expect("memory");
                 let rows = Rows { positions: &[0, 17], seqs: &[0, 0], pages: &[table] };
                 store(ctx, &mut cache, rows, &vec![0.0; k], &[0.0; 32]);
-                let a = Attend { heads, scale: 1.0, window: None, soft_cap: None };
+                let a = Attend { heads, scale: 1.0, window: None, soft_cap: None, causal: true };
                 let mut scratch = Scratch::new(1, 18, 2, dim).expect("memory");
                 attend(ctx, a, &cache, rows, &vec![0.0; q], &mut scratch, &mut [0.0; 64]);
             })

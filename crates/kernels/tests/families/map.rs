@@ -1,5 +1,5 @@
 use crate::{EPS, Rng, everywhere, same, scalar, within};
-use alula_kernels::{Binary, Ctx, Unary, glu, map, zip};
+use alula_kernels::{Binary, Ctx, Unary, glu, map, mean, zip};
 
 /// What each function is, and its bound: relative to the result, and relative to x.
 type Case = (Unary, fn(f64) -> f64, f64, f64);
@@ -104,4 +104,22 @@ fn nan_stays_nan_and_infinities_have_their_limits() {
 #[should_panic]
 fn other_lengths_panic() {
     scalar(|ctx| zip(ctx, Binary::Add, &[0.0; 3], &[0.0; 2], &mut [0.0; 3]));
+}
+
+#[test]
+fn means_are_those_of_rows() {
+    let mut r = Rng::new(40);
+    for (rows, cols) in [(1, 1), (1, 17), (2, 3), (100, 16), (513, 40)] {
+        let x = r.floats(rows * cols);
+        let mut out = vec![f32::NAN; cols];
+        mean(&x, &mut out);
+        let column = |c: usize| x.iter().skip(c).step_by(cols).map(|x| f64::from(*x));
+        let want = (0..cols).map(|c| {
+            let (sum, all) = (column(c).sum::<f64>(), column(c).map(f64::abs).sum::<f64>());
+            (sum / rows as f64, all * EPS * 1.1)
+        });
+        within(&out, want, &format!("{rows} rows of {cols}"));
+    }
+    assert!(std::panic::catch_unwind(|| mean(&[], &mut [0.0])).is_err());
+    assert!(std::panic::catch_unwind(|| mean(&[0.0; 3], &mut [0.0; 2])).is_err());
 }

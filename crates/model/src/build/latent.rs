@@ -50,7 +50,7 @@ impl Builder<'_> {
         let key_dim = rank + rope_dim;
         let state = StateSpec::Paged { heads: 1, key_dim, value_dim: rank, shared: true, window: None };
         let state = self.graph.state(state);
-        let op = Op::Attend { state, heads, scale: a.scale, soft_cap: None };
+        let op = Op::Attend { state, heads, scale: a.scale, soft_cap: None, causal: true };
         let mixed = self.push(at("attn"), op, &[q, k, k], &[])?;
         let mut w = Vec::with_capacity(heads);
         for head in 0..heads {

@@ -95,14 +95,12 @@ fn deepseek(c: &Config<'_>, v3: bool) -> Result<Spec, ModelError> {
         width,
         vocab,
         context: c.context(if v3 { 4096 } else { 2048 })?,
-        embed_scale: None,
-        positions: None,
         layers: (0..layers).map(|i| layer(if i < leading { dense } else { sparse })).collect(),
         ropes: vec![rope(c, defaults)?],
         norm,
         tied: c.tied(),
-        soft_cap: None,
         draft: c.shape(&format!("blk.{layers}.nextn.eh_proj.weight")).map(|_| layer(sparse)),
+        ..Spec::default()
     })
 }
 

@@ -108,6 +108,7 @@ fn gemma(
             window: window.filter(|_| windowed),
             scale: 1.0 / scalar.sqrt(),
             soft_cap,
+            causal: true,
         };
         Layer { norm, place: Place::Sandwich, mixer: Mixer::Attention(mixer), ffn }
     };
@@ -126,6 +127,6 @@ fn gemma(
         norm,
         tied: c.tied(),
         soft_cap: c.cap("final_logit_softcapping", caps.1)?,
-        draft: None,
+        ..Spec::default()
     })
 }

@@ -55,7 +55,17 @@ pub(super) fn like_llama(c: &Config<'_>, m: Llama) -> Result<Spec, ModelError> {
     let layer = |windowed: bool| {
         let window = m.window.filter(|_| windowed);
         let scale = 1.0 / (key_dim as f32).sqrt();
-        let mixer = Attention { heads, kv_heads, key_dim, value_dim, rope: Some(0), window, scale, soft_cap: None };
+        let mixer = Attention {
+            heads,
+            kv_heads,
+            key_dim,
+            value_dim,
+            rope: Some(0),
+            window,
+            scale,
+            soft_cap: None,
+            causal: true,
+        };
         Layer { norm, place: Place::Pre, mixer: Mixer::Attention(mixer), ffn }
     };
     Ok(Spec {
@@ -69,6 +79,6 @@ pub(super) fn like_llama(c: &Config<'_>, m: Llama) -> Result<Spec, ModelError> {
         norm,
         tied: c.tied(),
         soft_cap: None,
-        draft: None,
+        ..Spec::default()
     })
 }

@@ -2,11 +2,14 @@
 //!
 //! To add one that resembles Llama: a file with its `Arch`, and its row in [`ZOO`].
 
+mod bert;
 mod deepseek;
 mod gemma;
 mod gpt2;
 mod llama;
+mod modernbert;
 mod moe;
+mod nomic;
 mod phi;
 mod qwen;
 
@@ -43,6 +46,12 @@ pub static ZOO: &[&Arch] = &[
     &moe::OLMOE,
     &deepseek::DEEPSEEK2,
     &deepseek::DEEPSEEK3,
+    &bert::BERT,
+    &bert::ROBERTA,
+    &bert::DISTILBERT,
+    &nomic::NOMIC_BERT,
+    &nomic::GTE,
+    &modernbert::MODERN_BERT,
 ];
 
 /// The names that `known` models go by, for messages.

@@ -189,6 +189,7 @@ pub(crate) fn load(meta: &Metadata, file: &str) -> Result<Loaded, Error> {
         eos,
         sep,
         unk,
+        two_ends: name == "t5" || pre_name == "roberta-bpe",
         clean_spaces: name == "bert",
     };
     let adds_bos = bos.is_some() && (add_bos || name == "bert");

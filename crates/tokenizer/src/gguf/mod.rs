@@ -11,6 +11,7 @@ mod wordpiece;
 use crate::bpe::{Cache, Merges, NONE, Neighbours, Word, rank_of_score};
 use crate::charsmap::Charsmap;
 use crate::error::{Error, clip};
+use crate::framed::{Framed, shares};
 use crate::unicode::{byte_char, byte_token, char_byte};
 use crate::unigram;
 use crate::vocab::{Prefixes, Vocab};
@@ -53,6 +54,8 @@ pub(crate) struct Engine {
     eos: Option<u32>,
     sep: Option<u32>,
     unk: Option<u32>,
+    /// There are two ends between two texts (RoBERTa).
+    two_ends: bool,
     /// Decoding removes the spaces that WordPiece puts before punctuation.
     pub(crate) clean_spaces: bool,
 }
@@ -137,6 +140,34 @@ impl Engine {
             }
         }
         Ok(out)
+    }
+
+    pub(crate) fn frame(
+        &self,
+        vocab: &Vocab,
+        first: &str,
+        second: Option<&str>,
+        longest: usize,
+    ) -> Result<Framed, Error> {
+        let word_piece = matches!(self.model, Model::WordPiece { .. });
+        let (begin, end) = match word_piece {
+            true => (self.bos, self.sep),
+            false => (self.bos.filter(|_| self.add_bos), self.eos.filter(|_| self.add_eos)),
+        };
+        let between = end.filter(|_| self.two_ends && second.is_some());
+        let a = self.encode(vocab, first, false, true)?;
+        let b = second.map(|text| self.encode(vocab, text, false, true)).transpose()?;
+        let ends = (1 + usize::from(b.is_some())) * usize::from(end.is_some());
+        let around = usize::from(begin.is_some()) + ends + usize::from(between.is_some());
+        let all = a.len() + b.as_ref().map_or(0, Vec::len);
+        let (of_a, of_b) = shares(a.len(), all - a.len(), longest.saturating_sub(around));
+        let mut ids: Vec<u32> = begin.into_iter().chain(a.into_iter().take(of_a)).chain(end).chain(between).collect();
+        let mut types = vec![0; ids.len()];
+        if let Some(b) = b {
+            ids.extend(b.into_iter().take(of_b).chain(end));
+            types.resize(ids.len(), u32::from(word_piece));
+        }
+        Ok(Framed { ids, types, cut: all - of_a - of_b })
     }
 
     fn encode_text(

@@ -14,6 +14,7 @@ use tokenizers as hf;
 
 use crate::Parts;
 use crate::error::{Error, clip};
+use crate::framed::{Framed, shares};
 use crate::known::Known;
 use crate::vocab::Vocab;
 use outline::Outline;
@@ -208,16 +209,46 @@ impl Engine {
             })
         };
         let by_library = add_special && self.frame.is_none();
-        let failed = |what: String| Error::Malformed { file: self.file.clone(), field: "tokenizer.json".into(), what };
-        let encoding = guard(|| library.encode_fast(text, by_library))
-            .ok_or_else(|| failed("makes the tokenizers library fail".into()))?;
-        let encoding = encoding.map_err(|e| match e.to_string() {
-            e if e.contains("nk") => Error::Unknown { file: self.file.clone(), text: clip(text) },
-            e => failed(format!("cannot encode this text: {}", clip(&e))),
-        })?;
+        let encoding = self.ask(text, || library.encode_fast(text, by_library))?;
         let ids = encoding.get_ids();
         let (bos, eos) = self.frame.filter(|_| add_special).unwrap_or_default();
         Ok(bos.into_iter().chain(ids.iter().copied()).chain(eos).collect())
+    }
+
+    /// What the library makes of a text.
+    fn ask<T>(&self, text: &str, f: impl FnOnce() -> hf::Result<T>) -> Result<T, Error> {
+        let failed = |what: String| Error::Malformed { file: self.file.clone(), field: "tokenizer.json".into(), what };
+        let made = guard(f).ok_or_else(|| failed("makes the tokenizers library fail".into()))?;
+        made.map_err(|e| match e.to_string() {
+            e if e.contains("nk") => Error::Unknown { file: self.file.clone(), text: clip(text) },
+            e => failed(format!("cannot encode this text: {}", clip(&e))),
+        })
+    }
+
+    pub(crate) fn frame(&self, first: &str, second: Option<&str>, longest: usize) -> Result<Framed, Error> {
+        let own = self.frame.filter(|_| second.is_none());
+        let around = match (own, self.library.get_post_processor()) {
+            (Some((bos, eos)), _) => usize::from(bos.is_some()) + usize::from(eos.is_some()),
+            (None, Some(processor)) => hf::PostProcessor::added_tokens(processor, second.is_some()),
+            (None, None) => 0,
+        };
+        let bare = |text: &str| self.ask(text, || self.library.encode_fast(text, false));
+        let (mut a, mut b) = (bare(first)?, second.map(bare).transpose()?);
+        let (all, room) = (a.len() + b.as_ref().map_or(0, hf::Encoding::len), longest.saturating_sub(around));
+        let (of_a, of_b) = shares(a.len(), all - a.len(), room);
+        for (part, n) in [(Some(&mut a), of_a), (b.as_mut(), of_b)] {
+            if let Some(part) = part {
+                part.truncate(n, 0, hf::TruncationDirection::Right);
+                part.take_overflowing();
+            }
+        }
+        let cut = all - of_a - of_b;
+        if let Some((bos, eos)) = own {
+            let ids: Vec<u32> = bos.into_iter().chain(a.get_ids().iter().copied()).chain(eos).collect();
+            return Ok(Framed { types: vec![0; ids.len()], ids, cut });
+        }
+        let whole = self.ask(first, || self.library.post_process(a, b, true))?;
+        Ok(Framed { ids: whole.get_ids().to_vec(), types: whole.get_type_ids().to_vec(), cut })
     }
 
     /// Appends the bytes that a token stands for, taken alone.
