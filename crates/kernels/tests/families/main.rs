@@ -2,11 +2,13 @@
 //! batches. Each file has one table of cases.
 
 mod attend;
+mod conv;
 mod map;
 mod matmul;
 mod norm;
 mod quantize;
 mod rope;
+mod scan;
 
 use alula_kernels::{Ctx, Pool};
 use alula_simd::Cpu;
