@@ -31,6 +31,10 @@ def converter(root):
 def convert(package, gguf, folder, path, kind):
     base = importlib.import_module("conversion.base").ModelBase
     hparams = base.load_hparams(folder, False)
+    # The converter knows the hub's names of layer types, not those that transformers makes of them.
+    hub = {"linear_attention": "mamba", "full_attention": "attention"}
+    if "linear_attention" in (types := hparams.get("layer_types") or []):
+        hparams["layer_types"] = [hub[t] for t in types]
     found = package.get_model_class(package.get_model_architecture(hparams, package.ModelType.TEXT))
 
     class Twin(found):

@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 pub struct Options {
     /// Tokens in one step; never more than the runner takes.
     pub step_tokens: usize,
-    /// Requests that run at the same time; never more than the rows of logits that the runner gives in a step.
+    /// Requests that run at the same time; never more than the rows of logits that the runner gives in a step, nor than
+    /// the slots that it has.
     pub running: usize,
 }
 
@@ -73,7 +74,7 @@ impl<R: Runner> Engine<R> {
     pub fn new(runner: R, text: Option<Arc<dyn Text>>, options: Options) -> Self {
         let limits = scheduler::Limits {
             tokens: options.step_tokens.min(runner.max_tokens()),
-            running: options.running.min(runner.max_outputs()),
+            running: options.running.min(runner.max_outputs()).min(runner.slots()),
             pages: runner.pages(),
         };
         let scheduler = Scheduler::new(limits);
@@ -179,7 +180,7 @@ impl<R: Runner> Engine<R> {
             let range = share.start..share.start + share.len;
             let sequence = &active[at].sequence;
             let length = sequence.len();
-            seqs.push(Seq { start: tokens.len(), len: share.len, length, pages: share.pages });
+            seqs.push(Seq { start: tokens.len(), len: share.len, length, pages: share.pages, slot: share.slot });
             let turns = runner.regime(length) != runner.regime(length + 1);
             tokens.extend_from_slice(&sequence[range.clone()]);
             positions.extend(range.map(|p| p as u32));

@@ -1,5 +1,7 @@
 //! From a spec to a graph.
 
+mod ssm;
+
 use crate::weights::Weights;
 use crate::{Attention, Ffn, Mixer, ModelError, Norm, Place, Spec};
 use alula_graph::{Binary, Graph, Index, Op, StateSpec, Unary, ValueId, WeightId};
@@ -45,7 +47,17 @@ impl Builder<'_> {
         let k = self.graph.shape(x).cols;
         let mut w = vec![self.weight(&format!("{stem}.weight"), &[n, k], first)?];
         w.extend(self.bias(stem, n, first)?);
-        self.push(value, Op::MatMul, &[x], &w)
+        let y = self.push(value, Op::MatMul, &[x], &w)?;
+        self.scaled(value, y)
+    }
+
+    /// A value times its factor, if it has one.
+    fn scaled(&mut self, value: &str, x: ValueId) -> Built {
+        let part = value.rsplit('.').next().unwrap_or(value);
+        match self.spec.factors.iter().find(|f| f.0 == part && f.1 != 1.0) {
+            Some(&(_, k)) => self.push(format!("{value}.scaled"), Op::Map(Unary::Scale(k)), &[x], &[]),
+            None => Ok(x),
+        }
     }
 
     fn norm(&mut self, stem: &str, norm: Norm, x: ValueId, n: usize) -> Built {
@@ -85,6 +97,9 @@ impl Builder<'_> {
             w.extend(self.bias("output", spec.vocab, None)?);
             self.push("logits", Op::MatMul, &[x], &w)?
         };
+        if let Some(k) = spec.logit_scale {
+            logits = self.push("logits.scaled", Op::Map(Unary::Scale(k)), &[logits], &[])?;
+        }
         if let Some(c) = spec.soft_cap {
             logits = self.push("logits.capped", Op::Map(Unary::SoftCap(c)), &[logits], &[])?;
         }
@@ -98,6 +113,16 @@ impl Builder<'_> {
         let h = self.norm(&at("attn_norm"), norm, x, width)?;
         let mut mixed = match &layer.mixer {
             Mixer::Attention(a) => self.attention(i, a, norm, h)?,
+            Mixer::Ssm(s) => self.ssm(i, s, h)?,
+            Mixer::Both(a, s) => {
+                let (a_in, s_in) = (self.scaled(&at("attn_in"), h)?, self.scaled(&at("ssm_in"), h)?);
+                let (a, s) = (self.attention(i, a, norm, a_in)?, self.ssm(i, s, s_in)?);
+                self.add(at("attn_ssm"), a, s)?
+            }
+        };
+        let scale = match layer.place {
+            Place::Scaled(k) => Some(Op::Map(Unary::Scale(k))),
+            _ => None,
         };
         if layer.place == Place::Parallel {
             let f = self.ffn(i, layer.ffn, h)?;
@@ -107,11 +132,20 @@ impl Builder<'_> {
         if layer.place == Place::Sandwich {
             mixed = self.norm(&at("post_attention_norm"), norm, mixed, width)?;
         }
+        if let Some(scale) = &scale {
+            mixed = self.push(at("attn_scaled"), scale.clone(), &[mixed], &[])?;
+        }
         let x = self.add(at("attn_out"), x, mixed)?;
+        if matches!(layer.ffn, Ffn::None) {
+            return Ok(x);
+        }
         let h = self.norm(&at("ffn_norm"), norm, x, width)?;
         let mut f = self.ffn(i, layer.ffn, h)?;
         if layer.place == Place::Sandwich {
             f = self.norm(&at("post_ffw_norm"), norm, f, width)?;
+        }
+        if let Some(scale) = scale {
+            f = self.push(at("ffn_scaled"), scale, &[f], &[])?;
         }
         self.add(at("out"), x, f)
     }
@@ -155,6 +189,7 @@ impl Builder<'_> {
     fn ffn(&mut self, i: usize, ffn: Ffn, x: ValueId) -> Built {
         let at = |part: &str| format!("blk.{i}.{part}");
         let h = match ffn {
+            Ffn::None => return Ok(x),
             Ffn::Plain { act, width } => {
                 let up = self.linear(&at("ffn_up"), &at("ffn_up"), x, width, None)?;
                 self.push(at("ffn_act"), Op::Map(act), &[up], &[])?

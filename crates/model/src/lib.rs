@@ -17,4 +17,4 @@ pub mod zoo;
 pub use config::{Config, Dialect};
 pub use error::ModelError;
 pub use load::{Files, Model};
-pub use spec::{Attention, Ffn, Layer, Mixer, Norm, Place, Rope, Spec};
+pub use spec::{Attention, Ffn, GateNorm, Layer, Mixer, Norm, Place, Rope, Spec, Ssm, SsmKind};

@@ -126,7 +126,7 @@ fn spec(row: &Arch, dialect: Dialect<'_>, weights: &Weights) -> Result<Spec, Mod
     let config = Config { dialect, file: &weights.file, weights };
     // Mixtral's GGUF files say `llama`.
     match config.is_gguf().then(|| config.size("expert_count")).transpose()?.flatten() {
-        Some(n) if n > 0 => Err(config.error("expert_count", format!("is {n}; mixtures of experts do not run yet"))),
+        Some(n) if n > 1 => Err(config.error("expert_count", format!("is {n}; mixtures of experts do not run yet"))),
         _ => (row.spec)(&config),
     }
 }

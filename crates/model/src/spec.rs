@@ -26,6 +26,11 @@ pub struct Spec {
     pub tied: bool,
     /// c tanh(logit / c).
     pub soft_cap: Option<f32>,
+    /// Factor on logits.
+    pub logit_scale: Option<f32>,
+    /// Factors on further values, by what they are called in a layer: products such as `attn_k`, and `attn_in` and `ssm_in`,
+    /// what attention and a state space side by side begin with.
+    pub factors: Vec<(&'static str, f32)>,
 }
 
 /// One layer.
@@ -51,10 +56,12 @@ pub struct Norm {
 }
 
 /// Where a layer's norms stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Place {
     /// x += mixer(norm x); x += ffn(norm x).
     Pre,
+    /// x += k mixer(norm x); x += k ffn(norm x).
+    Scaled(f32),
     /// n = norm x; x += mixer(n) + ffn(n).
     Parallel,
     /// x += norm(mixer(norm x)); x += norm(ffn(norm x)).
@@ -66,6 +73,36 @@ pub enum Place {
 pub enum Mixer {
     /// Causal attention.
     Attention(Attention),
+    /// A selective state space.
+    Ssm(Ssm),
+    /// Both side by side, summed.
+    Both(Attention, Ssm),
+}
+
+impl Mixer {
+    /// Its attention, if it has one.
+    pub fn attention(&self) -> Option<&Attention> {
+        match self {
+            Mixer::Attention(a) | Mixer::Both(a, _) => Some(a),
+            Mixer::Ssm(_) => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn attention_mut(&mut self) -> Option<&mut Attention> {
+        match self {
+            Mixer::Attention(a) | Mixer::Both(a, _) => Some(a),
+            Mixer::Ssm(_) => None,
+        }
+    }
+
+    /// Its state space, if it has one.
+    pub fn ssm(&self) -> Option<&Ssm> {
+        match self {
+            Mixer::Ssm(s) | Mixer::Both(_, s) => Some(s),
+            Mixer::Attention(_) => None,
+        }
+    }
 }
 
 /// Causal attention with grouped heads.
@@ -89,9 +126,59 @@ pub struct Attention {
     pub soft_cap: Option<f32>,
 }
 
+/// A selective state space: columns are gated, convolved over time, and scanned. Which of its parts have biases is seen
+/// from the file.
+#[derive(Clone, Debug)]
+pub struct Ssm {
+    /// Columns that are scanned.
+    pub inner: usize,
+    /// Heads of equally many columns; each has a time step.
+    pub heads: usize,
+    /// Runs of heads that share B and C.
+    pub groups: usize,
+    /// Hidden numbers of a column.
+    pub state: usize,
+    /// Tokens that the convolution sees.
+    pub taps: usize,
+    /// Function after the convolution.
+    pub act: Unary,
+    /// Where time steps, B and C come from.
+    pub kind: SsmKind,
+}
+
+/// Two generations of state spaces.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum SsmKind {
+    /// From the convolved columns, time steps by way of `rank` columns (Mamba, arXiv:2312.00752).
+    Mamba {
+        /// Columns that time steps are made from.
+        rank: usize,
+        /// A norm of these columns, of B and of C; it has weights of 1 where the file has none.
+        norm: Option<Norm>,
+    },
+    /// From the layer's input; B and C are convolved too (Mamba-2, arXiv:2405.21060).
+    Mamba2 {
+        /// A norm of each group, and where it stands.
+        norm: Option<(Norm, GateNorm)>,
+        /// Least and largest time step.
+        limits: Option<(f32, f32)>,
+    },
+}
+
+/// Where a state space's norm stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GateNorm {
+    /// Before the gate.
+    Before,
+    /// After it.
+    After,
+}
+
 /// What works on each token alone.
 #[derive(Clone, Copy, Debug)]
 pub enum Ffn {
+    /// Nothing does.
+    None,
     /// down(f(up x)).
     Plain {
         /// Function.
@@ -124,8 +211,17 @@ impl Spec {
         self.ropes.iter().map(|r| r.table.regime(length)).max().unwrap_or(0)
     }
 
-    /// Whether sequences may be longer than [`context`](Spec::context): dynamic NTK has no limit of its own.
+    /// Whether any layer remembers more the longer a sequence is.
+    pub fn grows(&self) -> bool {
+        self.layers.iter().any(|l| l.mixer.attention().is_some())
+    }
+
+    /// Whether sequences may be longer than [`context`](Spec::context): dynamic NTK has no limit of its own, nor have state
+    /// spaces.
     pub fn endless(&self) -> bool {
+        if !self.grows() {
+            return self.positions.is_none();
+        }
         let ntk = |r: &Rope| matches!(&r.table.past, Some(Past { change: Change::Ntk { .. }, .. }));
         self.positions.is_none() && self.ropes.iter().any(ntk)
     }

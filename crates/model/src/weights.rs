@@ -21,10 +21,12 @@ pub enum Fix {
     Transpose,
     /// Norm weights are stored less 1 (Gemma).
     PlusOne,
+    /// Stored as the logarithm of what is subtracted (Mamba's A).
+    NegExp,
 }
 
-/// One row: a tensor's GGUF name and its name in a Hugging Face folder, without `.weight` or `.bias`. `{}` is the
-/// layer.
+/// One row: a tensor's GGUF name and its name in a Hugging Face folder, both without `.weight` or `.bias`, or both
+/// whole. `{}` is the layer.
 #[derive(Clone, Copy, Debug)]
 pub struct Name(pub &'static str, pub &'static str, pub Fix);
 
@@ -49,11 +51,27 @@ impl Store {
     }
 }
 
-/// A graph weight: rows of a tensor of the file.
-struct Recipe {
+/// A graph weight.
+enum Recipe {
+    Part(Part),
+    Ones(Vec<usize>),
+}
+
+/// A tensor of the file, or rows of it.
+struct Part {
     tensor: String,
     fix: Fix,
     rows: Option<Range<usize>>,
+    shape: Vec<usize>,
+}
+
+/// Whether numbers of one shape, in their order, are those of another: it differs by dimensions of 1, or one of them is a
+/// plain list.
+fn same_numbers(a: &[usize], b: &[usize]) -> bool {
+    let count = |s: &[usize]| s.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
+    let more = |s: &[usize]| s.iter().copied().filter(|d| *d != 1).collect::<Vec<_>>();
+    let (x, y) = (more(a), more(b));
+    x == y || (x.len() < 2 || y.len() < 2) && count(a).is_some() && count(a) == count(b)
 }
 
 /// A model's weights.
@@ -72,16 +90,18 @@ impl Weights {
     /// The file's name for a tensor, and its fix-up, if the file has it.
     fn locate(&self, name: &str) -> Option<(String, Fix)> {
         if let Store::Gguf(g) = &self.store {
-            return g.info(name).map(|_| (name.to_owned(), Fix::None));
+            // Some norms of Falcon-H1 lack the ending.
+            let found = [Some(name), name.strip_suffix(".weight")].into_iter().flatten().find(|n| g.info(n).is_some());
+            return found.map(|n| (n.to_owned(), Fix::None));
         }
-        let (stem, suffix) = name.rsplit_once('.')?;
-        let (pattern, layer) = match stem.strip_prefix("blk.").and_then(|r| r.split_once('.')) {
+        let (pattern, layer) = match name.strip_prefix("blk.").and_then(|r| r.split_once('.')) {
             Some((layer, rest)) => (format!("blk.{{}}.{rest}"), layer),
-            None => (stem.to_owned(), ""),
+            None => (name.to_owned(), ""),
         };
+        let (stem, _) = pattern.rsplit_once('.')?;
         // Base models are saved without the head model's prefix; multimodal ones add theirs.
-        self.names.iter().copied().flatten().filter(|n| n.0 == pattern).find_map(|row| {
-            let full = format!("{}.{suffix}", row.1.replace("{}", layer));
+        self.names.iter().copied().flatten().filter(|n| n.0 == pattern || n.0 == stem).find_map(|row| {
+            let full = format!("{}{}", row.1.replace("{}", layer), &pattern[row.0.len()..]);
             let bare = full.split_once('.').map_or("", |(_, rest)| rest).to_owned();
             let nested = [format!("language_model.{full}"), format!("model.language_model.{bare}")];
             let name = [full, bare].into_iter().chain(nested).find(|n| self.store.info(n).is_some())?;
@@ -115,6 +135,19 @@ impl Weights {
 
     /// Declares a graph weight: `shape`, from row `first` on of the tensor `name`. Returns its name in the graph.
     pub(crate) fn declare(&mut self, name: &str, shape: &[usize], first: Option<usize>) -> Result<String, ModelError> {
+        let (key, part) = self.part(name, shape, first)?;
+        self.recipes.insert(key.clone(), Recipe::Part(part));
+        Ok(key)
+    }
+
+    /// Declares a weight of ones.
+    pub(crate) fn ones(&mut self, shape: &[usize]) -> String {
+        let key = format!("ones{shape:?}");
+        self.recipes.insert(key.clone(), Recipe::Ones(shape.to_vec()));
+        key
+    }
+
+    fn part(&self, name: &str, shape: &[usize], first: Option<usize>) -> Result<(String, Part), ModelError> {
         let (Some((tensor, fix)), Some(mut have)) = (self.locate(name), self.shape(name)) else {
             return Err(self.missing(name));
         };
@@ -128,34 +161,43 @@ impl Weights {
         {
             *n = shape[0];
         }
-        if have != shape {
+        if !same_numbers(&have, shape) {
             let why = format!("has the shape {have:?}, but the configuration asks for {shape:?}");
             return Err(ModelError::Tensor { file: self.file.clone(), tensor, why });
         }
-        self.recipes.insert(key.clone(), Recipe { tensor, fix, rows });
-        Ok(key)
+        Ok((key, Part { tensor, fix, rows, shape: shape.to_vec() }))
+    }
+
+    fn read(&self, part: &Part) -> Result<Tensor, String> {
+        let t = self.store.tensor(&part.tensor).map_err(|e| e.to_string())?;
+        let each = |f: fn(f32) -> f32| {
+            let values: Vec<f32> = t.to_f32().into_iter().map(f).collect();
+            Tensor::from_f32(t.shape().to_vec(), &values)
+        };
+        let t = match part.fix {
+            Fix::Transpose if t.shape().len() == 2 => transpose(&t),
+            Fix::PlusOne => each(|w| 1.0 + w),
+            Fix::NegExp => each(|w| -(libm::exp(f64::from(w)) as f32)),
+            _ => Ok(t),
+        };
+        let t = match &part.rows {
+            Some(r) => t.and_then(|t| {
+                let column = if t.shape().len() == 1 { t.reshape(vec![t.elements(), 1])? } else { t };
+                column.slice_rows(r.clone())
+            }),
+            None => t,
+        };
+        t.and_then(|t| t.reshape(part.shape.clone())).map_err(|e| e.to_string())
     }
 }
 
 impl WeightSource for Weights {
     fn tensor(&self, name: &str) -> Result<Tensor, String> {
-        let recipe = self.recipes.get(name).ok_or("no such weight")?;
-        let t = self.store.tensor(&recipe.tensor).map_err(|e| e.to_string())?;
-        let t = match recipe.fix {
-            Fix::Transpose if t.shape().len() == 2 => transpose(&t).map_err(|e| e.to_string())?,
-            Fix::PlusOne => {
-                let values: Vec<f32> = t.to_f32().iter().map(|w| 1.0 + w).collect();
-                Tensor::from_f32(t.shape().to_vec(), &values).map_err(|e| e.to_string())?
+        match self.recipes.get(name).ok_or("no such weight")? {
+            Recipe::Part(part) => self.read(part),
+            Recipe::Ones(shape) => {
+                Tensor::from_f32(shape.clone(), &vec![1.0; shape.iter().product()]).map_err(|e| e.to_string())
             }
-            _ => t,
-        };
-        match &recipe.rows {
-            Some(r) if t.shape().len() == 1 => {
-                let column = t.reshape(vec![t.elements(), 1]).and_then(|t| t.slice_rows(r.clone()));
-                column.and_then(|t| t.reshape(vec![r.len()])).map_err(|e| e.to_string())
-            }
-            Some(r) => t.slice_rows(r.clone()).map_err(|e| e.to_string()),
-            None => Ok(t),
         }
     }
 }

@@ -31,6 +31,9 @@ fn cases() -> Vec<Case> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/parity");
     let mut dirs: Vec<_> = std::fs::read_dir(root).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
     dirs.sort();
+    // ALULA_CASES=mamba runs those whose name contains it.
+    let part = std::env::var("ALULA_CASES").unwrap_or_default();
+    dirs.retain(|d| d.file_name().is_some_and(|n| n.to_string_lossy().contains(&part)));
     dirs.into_iter()
         .map(|dir| Case {
             name: dir.file_name().unwrap().to_string_lossy().into_owned(),
@@ -62,6 +65,7 @@ impl Runner {
             outputs: CONTEXT,
             context: CONTEXT,
             pages: 2 * CONTEXT / PAGE,
+            slots: 2,
             cache: CacheType::F32,
         };
         let device = CpuDevice::new(cpu, threads);
@@ -76,11 +80,11 @@ impl Runner {
             let mine = &tokens[start..tokens.len().min(start + piece)];
             let mut flat = mine.to_vec();
             let mut positions: Vec<u32> = (start as u32..).take(mine.len()).collect();
-            let mut seqs = vec![Seq { start: 0, len: mine.len(), length: tokens.len(), pages: &[2, 0] }];
+            let mut seqs = vec![Seq { start: 0, len: mine.len(), length: tokens.len(), pages: &[2, 0], slot: 1 }];
             if company {
                 flat.extend([5, 6, 7]);
                 positions.extend([0, 1, 2]);
-                seqs.push(Seq { start: mine.len(), len: 3, length: 3, pages: &[1] });
+                seqs.push(Seq { start: mine.len(), len: 3, length: 3, pages: &[1], slot: 0 });
             }
             let outputs: Vec<u32> = (0..mine.len() as u32).collect();
             let batch = Batch { tokens: &flat, positions: &positions, seqs: &seqs, outputs: &outputs };

@@ -6,7 +6,7 @@ mod memory;
 use crate::cli::Show;
 use crate::{Fail, models};
 use alula_device::Memory;
-use alula_engine::local::{DEFAULT_CONTEXT, Package};
+use alula_engine::local::{Package, usual_context};
 use alula_model::{Ffn, Mixer, Spec};
 use alula_template::Template;
 use alula_tokenizer::Tokenizer;
@@ -40,7 +40,7 @@ pub fn show(a: &Show) -> Result<(), Fail> {
         0 => Err("the file has no weights".into()),
         _ => place.open(),
     };
-    let context = |p: &Package| a.ctx.unwrap_or_else(|| p.model.spec().context.min(DEFAULT_CONTEXT));
+    let context = |p: &Package| a.ctx.unwrap_or_else(|| usual_context(p.model.spec()));
     let needs = match &package {
         Ok(p) => memory::estimate(p, context(p)).map(|m| (p, context(p), m)),
         Err(e) => Err(e.to_string().into()),
@@ -179,7 +179,8 @@ impl Report<'_> {
             let (longest, mb) = (p.model.spec().context, |bytes: usize| human(bytes as u64, "B"));
             line("memory", format!("at a context of {context} tokens"));
             line("  weights", mb(m.weights));
-            line("  cache", format!("{} (F16; twice that with --cache-type f32)", mb(m.cache)));
+            let type_matters = if p.model.spec().grows() { " (F16; twice that with --cache-type f32)" } else { "" };
+            line("  cache", format!("{}{type_matters}", mb(m.cache)));
             line("  work", format!("about {}", mb(m.work)));
             line("  together", format!("about {}", mb(total(m))));
             if *context > longest && !p.model.spec().endless() {
@@ -225,13 +226,16 @@ fn shape(spec: &Spec) -> Map<String, Value> {
             _ => {}
         }
     };
-    each("heads", &|Mixer::Attention(a), _| Some(a.heads));
-    each("kv_heads", &|Mixer::Attention(a), _| Some(a.kv_heads));
-    each("head_size", &|Mixer::Attention(a), _| Some(a.key_dim));
+    each("heads", &|m, _| Some(m.attention()?.heads));
+    each("kv_heads", &|m, _| Some(m.attention()?.kv_heads));
+    each("head_size", &|m, _| Some(m.attention()?.key_dim));
+    each("state_space", &|m, _| Some(m.ssm()?.inner));
+    each("state_size", &|m, _| Some(m.ssm()?.state));
     each("feed_forward", &|_, f| match f {
         Ffn::Plain { width, .. } | Ffn::Gated { width, .. } => Some(*width),
+        Ffn::None => None,
     });
-    each("window", &|Mixer::Attention(a), _| a.window);
+    each("window", &|m, _| m.attention()?.window);
     let sizes = [("layers", spec.layers.len()), ("width", spec.width)];
     let mut all: Map<String, Value> = sizes.into_iter().map(|(k, n)| (k.to_owned(), n.into())).collect();
     all.append(&mut out);

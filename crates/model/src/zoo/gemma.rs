@@ -37,8 +37,9 @@ fn gemma1(c: &Config<'_>) -> Result<Spec, ModelError> {
     let mut spec = gemma(c, 8192, |_| false, false, None, (None, None), &[("", 10_000.0)])?;
     for layer in &mut spec.layers {
         layer.place = Place::Pre;
-        let Mixer::Attention(a) = &mut layer.mixer;
-        (a.scale, a.soft_cap) = (1.0 / (a.key_dim as f32).sqrt(), None);
+        if let Some(a) = layer.mixer.attention_mut() {
+            (a.scale, a.soft_cap) = (1.0 / (a.key_dim as f32).sqrt(), None);
+        }
         // The first files say `gelu` and mean its approximation.
         if let Ffn::Gated { act: act @ Unary::Gelu, .. } = &mut layer.ffn {
             *act = Unary::GeluTanh;
@@ -67,8 +68,9 @@ fn gemma3(c: &Config<'_>) -> Result<Spec, ModelError> {
     let mut spec = gemma(c, 131_072, |i| (i + 1) % every != 0, wide, COUNTS, (None, None), &ropes)?;
     for layer in &mut spec.layers {
         // A cap on scores may stand in the configuration; transformers and llama.cpp ignore it here.
-        let Mixer::Attention(a) = &mut layer.mixer;
-        a.soft_cap = None;
+        if let Some(a) = layer.mixer.attention_mut() {
+            a.soft_cap = None;
+        }
     }
     Ok(spec)
 }
@@ -124,5 +126,7 @@ fn gemma(
         norm,
         tied: c.tied(),
         soft_cap: c.cap("final_logit_softcapping", caps.1)?,
+        logit_scale: None,
+        factors: vec![],
     })
 }

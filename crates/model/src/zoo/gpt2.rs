@@ -47,5 +47,7 @@ fn spec(c: &Config<'_>) -> Result<Spec, ModelError> {
         norm,
         tied: c.tied(),
         soft_cap: None,
+        logit_scale: None,
+        factors: vec![],
     })
 }

@@ -63,5 +63,7 @@ pub(super) fn like_llama(c: &Config<'_>, m: Llama) -> Result<Spec, ModelError> {
         norm,
         tied: c.tied(),
         soft_cap: None,
+        logit_scale: None,
+        factors: vec![],
     })
 }

@@ -2,9 +2,13 @@
 //!
 //! To add one that resembles Llama: a file with its `Arch`, and its row in [`ZOO`].
 
+mod falcon_h1;
 mod gemma;
 mod gpt2;
+mod granite;
+mod jamba;
 mod llama;
+mod mamba;
 mod phi;
 mod qwen;
 
@@ -35,6 +39,14 @@ pub static ZOO: &[&Arch] = &[
     &gemma::GEMMA,
     &gemma::GEMMA2,
     &gemma::GEMMA3,
+    &granite::GRANITE,
+    &granite::GRANITE_HYBRID,
+    &granite::BAMBA,
+    &mamba::MAMBA,
+    &mamba::FALCON_MAMBA,
+    &mamba::MAMBA2,
+    &jamba::JAMBA,
+    &falcon_h1::FALCON_H1,
 ];
 
 /// The names that `known` models go by, for messages.

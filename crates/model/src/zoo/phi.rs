@@ -46,5 +46,7 @@ fn phi2(c: &Config<'_>) -> Result<Spec, ModelError> {
         norm,
         tied: c.tied(),
         soft_cap: None,
+        logit_scale: None,
+        factors: vec![],
     })
 }

@@ -19,8 +19,9 @@ fn qwen(c: &Config<'_>, head_dim: Option<usize>) -> Result<Spec, ModelError> {
     if c.json("layer_types").is_none() {
         let first = c.size("max_window_layers")?.unwrap_or(28);
         for layer in spec.layers.iter_mut().take(first) {
-            let crate::Mixer::Attention(a) = &mut layer.mixer;
-            a.window = None;
+            if let Some(a) = layer.mixer.attention_mut() {
+                a.window = None;
+            }
         }
     }
     Ok(spec)

@@ -28,15 +28,20 @@ impl WeightSource for Zeros {
     }
 }
 
-/// What the device makes of a `[16, cols]` matrix, and of one cache page of the model.
-fn strip(device: &CpuDevice, model: &Graph, dtype: DType, cols: usize) -> Result<Memory, Fail> {
+/// What the device makes of a `[16, cols]` matrix, and of so many cache pages and slots of the model.
+fn strip(
+    device: &CpuDevice,
+    model: &Graph,
+    (dtype, cols): (DType, usize),
+    (pages, slots): (usize, usize),
+) -> Result<Memory, Fail> {
     let mut g = Graph::new();
     model.states().iter().for_each(|s| _ = g.state(*s));
     let table = g.weight(format!("1 {cols}"), &[1, cols]);
     let matrix = g.weight(format!("{STRIP} {cols}"), &[STRIP, cols]);
     let x = g.push("x", Op::Embed(Index::Tokens), &[], &[table])?;
     g.push("y", Op::MatMul, &[x], &[matrix])?;
-    let limits = Limits { tokens: 1, outputs: 1, context: 1, pages: 1, cache: CacheType::F16 };
+    let limits = Limits { tokens: 1, outputs: 1, context: 1, pages, slots, cache: CacheType::F16 };
     Ok(device.compile(&g, &Zeros(dtype), limits, None, &mut |_, _| {})?.memory())
 }
 
@@ -61,7 +66,7 @@ pub(super) fn estimate(package: &Package, context: usize) -> Result<Memory, Fail
                     let dtype = dtype(package, &weight.name)?;
                     let one = match strips.get(&(dtype, cols)) {
                         Some(&bytes) => bytes,
-                        None => strip(&device, graph, dtype, cols)?.weights,
+                        None => strip(&device, graph, (dtype, cols), (0, 0))?.weights,
                     };
                     strips.insert((dtype, cols), one);
                     if dtype.format().codes.is_some() {
@@ -73,25 +78,18 @@ pub(super) fn estimate(package: &Package, context: usize) -> Result<Memory, Fail
             };
         }
     }
-    let page = strip(&device, graph, DType::F32, 1)?.cache;
-    memory.cache = page.saturating_mul(context.div_ceil(PAGE));
     let run = LoadOptions::default();
+    let cache = |pages, slots| Ok::<_, Fail>(strip(&device, graph, (DType::F32, 1), (pages, slots))?.cache);
+    let pages = cache(1, 0)?.saturating_mul(context.div_ceil(PAGE));
+    memory.cache = pages.saturating_add(cache(0, 1)?.saturating_mul(run.sequences));
     let tokens = run.step_tokens.min(context);
     let most = |f: &dyn Fn(&alula_model::Attention) -> usize| {
-        package
-            .model
-            .spec()
-            .layers
-            .iter()
-            .map(|l| match &l.mixer {
-                alula_model::Mixer::Attention(a) => f(a),
-            })
-            .max()
-            .unwrap_or(1)
+        package.model.spec().layers.iter().filter_map(|l| l.mixer.attention().map(f)).max().unwrap_or(1)
     };
     let group = most(&|a| a.heads / a.kv_heads.max(1));
     let dim = most(&|a| a.key_dim.max(a.value_dim));
-    let scores = Scratch::size(threads, context, group, dim).unwrap_or(usize::MAX);
+    let seen = if package.model.spec().grows() { context } else { 0 };
+    let scores = Scratch::size(threads, seen, group, dim).unwrap_or(usize::MAX);
     // Activations of the step; quantised inputs, 512 bytes for 256.
     let blocks = tokens.max(run.outputs) * widest.div_ceil(256) * 512;
     memory.work = (plan_arena(graph, tokens, run.outputs).len * 4 + blocks).saturating_add(scores);
