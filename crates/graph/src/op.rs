@@ -3,6 +3,7 @@
 //! To add one: a variant, its row in [`OPS`], its arm in [`Op::def`], and its kernel on each device that supports it.
 
 use crate::Shape;
+use serde::Deserialize;
 use std::borrow::Cow;
 
 /// One dimension of a value.
@@ -26,7 +27,8 @@ pub enum Index {
 }
 
 /// A function of one number.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "snake_case")]
 pub enum Unary {
     /// max(x, 0).
     Relu,
@@ -56,7 +58,8 @@ pub enum Binary {
 }
 
 /// Which statistics a norm uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
 pub enum NormKind {
     /// Root mean square (arXiv:1910.07467).
     Rms,
@@ -65,7 +68,8 @@ pub enum NormKind {
 }
 
 /// Which elements of a head form a rotated pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
 pub enum RopeStyle {
     /// (i, i + dims/2).
     Halves,

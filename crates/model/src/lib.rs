@@ -12,6 +12,7 @@ mod load;
 mod rope;
 mod spec;
 mod weights;
+mod written;
 pub mod zoo;
 
 pub use config::{Config, Dialect};

@@ -2,7 +2,7 @@
 
 use crate::weights::{Store, Weights};
 use crate::zoo::{Arch, ZOO, known};
-use crate::{Config, Dialect, ModelError, Spec, build};
+use crate::{Config, Dialect, ModelError, Spec, build, written};
 use alula_format::clip_to;
 use alula_format::gguf::Gguf;
 use alula_format::hf::Folder;
@@ -30,7 +30,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a GGUF file (the first part of a split one) or a Hugging Face folder.
+    /// Opens a GGUF file (the first part of a split one), a Hugging Face folder, or a folder with a `spec.toml`.
     ///
     /// # Errors
     /// It cannot be read, is of an unknown architecture, or is not complete.
@@ -60,7 +60,7 @@ impl Model {
             Store::Gguf(g) => spec(row, Dialect::Gguf(&g.metadata, &arch), &weights)?,
             Store::Safe(_) => unreachable!("made two lines above"),
         };
-        Model::new(row, spec, weights, None)
+        Model::new(row.gguf, spec, weights, None)
     }
 
     /// A model from an open folder.
@@ -69,6 +69,11 @@ impl Model {
     /// As [`Model::open`].
     pub fn from_folder(folder: Folder) -> Result<Model, ModelError> {
         let name = folder.path().display().to_string();
+        let path = folder.path().join(written::FILE);
+        if path.is_file() {
+            let weights = Weights::new(path.display().to_string(), Store::Safe(folder.tensors()?), &[]);
+            return Model::new(written::FILE, written::read(&path)?, weights, Some(folder));
+        }
         let config = folder.config()?;
         let file = format!("{name}/config.json");
         let missing =
@@ -79,15 +84,15 @@ impl Model {
         // Multimodal models keep the decoder's configuration inside.
         let config = config.get("text_config").unwrap_or(config);
         let spec = spec(row, Dialect::Hf(config), &weights)?;
-        Model::new(row, spec, weights, Some(folder))
+        Model::new(row.gguf, spec, weights, Some(folder))
     }
 
-    fn new(row: &Arch, spec: Spec, mut weights: Weights, folder: Option<Folder>) -> Result<Model, ModelError> {
+    fn new(arch: &'static str, spec: Spec, mut weights: Weights, folder: Option<Folder>) -> Result<Model, ModelError> {
         let graph = build::build(&spec, &mut weights)?;
-        Ok(Model { arch: row.gguf, spec, graph, weights, folder })
+        Ok(Model { arch, spec, graph, weights, folder })
     }
 
-    /// The architecture's GGUF name.
+    /// The architecture's GGUF name, or `spec.toml`.
     pub fn arch(&self) -> &'static str {
         self.arch
     }

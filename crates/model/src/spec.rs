@@ -1,10 +1,12 @@
 //! A model as data.
 
 use alula_graph::{Change, NormKind, Past, RopeStyle, RopeTable, Unary};
+use serde::Deserialize;
 
 /// Everything that distinguishes one decoder from another. Biases, and norms of queries and keys, are not listed:
 /// a model has them where its file has their tensors.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Spec {
     /// Columns of the hidden state.
     pub width: usize,
@@ -19,6 +21,7 @@ pub struct Spec {
     /// The layers, first to last.
     pub layers: Vec<Layer>,
     /// Rotary embeddings that layers refer to.
+    #[serde(default)]
     pub ropes: Vec<Rope>,
     /// The norm before the head.
     pub norm: Norm,
@@ -30,11 +33,13 @@ pub struct Spec {
     pub logit_scale: Option<f32>,
     /// Factors on further values, by what they are called in a layer: products such as `attn_k`, and `attn_in` and `ssm_in`,
     /// what attention and a state space side by side begin with.
+    #[serde(skip)]
     pub factors: Vec<(&'static str, f32)>,
 }
 
 /// One layer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Layer {
     /// All its norms.
     pub norm: Norm,
@@ -47,7 +52,8 @@ pub struct Layer {
 }
 
 /// A norm.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
 pub struct Norm {
     /// Statistics.
     pub kind: NormKind,
@@ -56,7 +62,8 @@ pub struct Norm {
 }
 
 /// Where a layer's norms stand.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Place {
     /// x += mixer(norm x); x += ffn(norm x).
     Pre,
@@ -69,7 +76,8 @@ pub enum Place {
 }
 
 /// What mixes tokens.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Mixer {
     /// Causal attention.
     Attention(Attention),
@@ -106,7 +114,8 @@ impl Mixer {
 }
 
 /// Causal attention with grouped heads.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Attention {
     /// Query heads.
     pub heads: usize,
@@ -128,7 +137,8 @@ pub struct Attention {
 
 /// A selective state space: columns are gated, convolved over time, and scanned. Which of its parts have biases is seen
 /// from the file.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Ssm {
     /// Columns that are scanned.
     pub inner: usize,
@@ -147,7 +157,8 @@ pub struct Ssm {
 }
 
 /// Two generations of state spaces.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum SsmKind {
     /// From the convolved columns, time steps by way of `rank` columns (Mamba, arXiv:2312.00752).
     Mamba {
@@ -166,7 +177,8 @@ pub enum SsmKind {
 }
 
 /// Where a state space's norm stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum GateNorm {
     /// Before the gate.
     Before,
@@ -175,7 +187,8 @@ pub enum GateNorm {
 }
 
 /// What works on each token alone.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Ffn {
     /// Nothing does.
     None,
@@ -196,7 +209,8 @@ pub enum Ffn {
 }
 
 /// A rotary embedding.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(try_from = "crate::written::Rotary")]
 pub struct Rope {
     /// Frequencies.
     pub table: RopeTable,

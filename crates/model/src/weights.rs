@@ -89,9 +89,10 @@ impl Weights {
 
     /// The file's name for a tensor, and its fix-up, if the file has it.
     fn locate(&self, name: &str) -> Option<(String, Fix)> {
-        if let Store::Gguf(g) = &self.store {
-            // Some norms of Falcon-H1 lack the ending.
-            let found = [Some(name), name.strip_suffix(".weight")].into_iter().flatten().find(|n| g.info(n).is_some());
+        if self.names.is_empty() {
+            // They are GGUF's own. Some norms of Falcon-H1 lack the ending.
+            let names = [Some(name), name.strip_suffix(".weight")];
+            let found = names.into_iter().flatten().find(|n| self.store.info(n).is_some());
             return found.map(|n| (n.to_owned(), Fix::None));
         }
         let (pattern, layer) = match name.strip_prefix("blk.").and_then(|r| r.split_once('.')) {
@@ -166,6 +167,17 @@ impl Weights {
             return Err(ModelError::Tensor { file: self.file.clone(), tensor, why });
         }
         Ok((key, Part { tensor, fix, rows, shape: shape.to_vec() }))
+    }
+
+    /// Whether the parts of a fused tensor, of `rows` rows together, are all of it.
+    pub(crate) fn whole(&self, name: &str, rows: usize) -> Result<(), ModelError> {
+        match (self.locate(name), self.shape(name)) {
+            (Some((tensor, _)), Some(have)) if have.first() != Some(&rows) => {
+                let why = format!("has the shape {have:?}, but the configuration asks for {rows} rows");
+                Err(ModelError::Tensor { file: self.file.clone(), tensor, why })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn read(&self, part: &Part) -> Result<Tensor, String> {

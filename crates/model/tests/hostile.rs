@@ -184,6 +184,50 @@ fn messages_say_where_and_what() {
     std::fs::remove_dir_all(folder("llama3", &text, "messages")).unwrap();
 }
 
+/// Specs written by hand: what is wrong is named, and absurd numbers are refused or run.
+#[test]
+fn specs_are_checked() {
+    let text = std::fs::read_to_string(root().join("spec_free/spec.toml")).unwrap();
+    let dir = std::env::temp_dir().join(format!("alula-hostile-{}-spec", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::copy(root().join("spec_free/model.safetensors"), dir.join("model.safetensors")).unwrap();
+    let open = |text: &str| {
+        std::fs::write(dir.join("spec.toml"), text).unwrap();
+        Model::open(&dir)
+    };
+    for (from, to, want) in [
+        ("kv_heads = 2", "kv_heads = 3", "`layers[1].kv_heads` is 3, which does not divide 4"),
+        ("kv_heads = 2", "kv_heads = 0", "`layers[1].kv_heads` is 0; expected 1 to 16777216"),
+        ("rope = 0", "rope = 1", "`layers[1].rope` is 1, but there are 1 ropes"),
+        ("window = 20", "window = 0", "`layers[1].window` is 0"),
+        ("groups = 2", "groups = 0", "`layers[0].groups` is 0"),
+        ("groups = 2", "groups = 3", "`layers[0].groups` is 3, which does not divide 4"),
+        ("groups = 2", "groups = 4", "tensor `blk.0.ssm_in.weight` has the shape"),
+        ("taps = 4", "taps = 99999999", "`layers[0].taps` is 99999999"),
+        ("rank = 5", "rank = 6", "tensor `blk.2.ssm_x.weight` has the shape"),
+        ("dims = 8", "dims = 7", "7 columns and base 20000; expected an even number"),
+        ("width = 40", "widht = 40", "line 2: unknown field `widht`"),
+        ("tied = false", "tied = maybe", "spec.toml: line 5: "),
+        ("context = 256", "context = 0", "`layers` and context must be there"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let error = open(&text.replacen(from, to, 1)).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(error.contains(want) && !error.contains('\n'), "{to}: {error:?}");
+    }
+    let refused = all("spec", |r| {
+        let mut parts: Vec<String> = text.split(' ').map(str::to_owned).collect();
+        let numbers: Vec<usize> =
+            (0..parts.len()).filter(|&i| parts[i].starts_with(|c: char| c.is_ascii_digit())).collect();
+        let at = numbers[r.below(numbers.len())];
+        let end = parts[at].find(|c: char| c == ',' || c.is_whitespace()).unwrap_or(parts[at].len());
+        parts[at]
+            .replace_range(..end, ["0", "1", "3", "-1", "1e30", "nan", "16777216", "18446744073709551615"][r.below(8)]);
+        open(&parts.join(" "))
+    });
+    assert!(refused > count() / 10, "only {refused} refused: the mutations do not bite");
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
 /// What state spaces and hybrids say of their sizes: each wrong one is named with its reason.
 #[test]
 fn sizes_of_state_spaces_are_checked() {
@@ -201,7 +245,7 @@ fn sizes_of_state_spaces_are_checked() {
             "tensor `backbone.layers.0.mixer.in_proj.weight`",
         ),
         ("mamba2_odd", "\"conv_kernel\": 5", "\"conv_kernel\": 0", "`conv_kernel` is 0"),
-        ("mamba2_odd", "\"conv_kernel\": 5", "\"conv_kernel\": 4", "conv1d.weight` has the shape [66, 1, 5]"),
+        ("mamba2_odd", "\"conv_kernel\": 5", "\"conv_kernel\": 4", "conv1d.weight` has the shape [120, 1, 5]"),
         ("mamba2_odd", "\"expand\": 3", "\"expand\": 1e30", "`expand` makes"),
         ("mamba2_odd", "\"expand\": 3", "\"expand\": 0", "`expand` makes 0 columns of 40"),
         ("mamba2_odd", "0.4,", "0.9,", "`time_step_limit` is [0.9,0.8]; expected a least and a largest time step"),

@@ -114,7 +114,7 @@ fn argmax(row: &[f32]) -> u32 {
 fn models(case: &Case) -> Vec<(String, Model)> {
     let gguf = case.dir.join("model.gguf");
     let mut all = Vec::new();
-    if case.dir.join("config.json").exists() {
+    if ["config.json", "spec.toml"].iter().any(|f| case.dir.join(f).exists()) {
         all.push((case.name.clone(), Model::open(&case.dir).unwrap_or_else(|e| panic!("{}: {e}", case.name))));
     }
     if gguf.exists() {

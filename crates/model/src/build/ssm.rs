@@ -8,7 +8,17 @@ impl Builder<'_> {
     /// A state space of `x`, the layer's normalised input.
     pub(super) fn ssm(&mut self, i: usize, s: &Ssm, x: ValueId) -> Built {
         let at = |part: &str| format!("blk.{i}.{part}");
-        let (input, shared) = (at("ssm_in"), s.groups.saturating_mul(s.state));
+        let (input, shared) = (at("ssm_in"), s.groups.saturating_mul(s.state).min(1 << 48));
+        // How many filters there are, and rows of the fused matrix beside those and the gate.
+        let (filters, rest) = match s.kind {
+            SsmKind::Mamba { rank, .. } => {
+                self.weights.whole(&at("ssm_x.weight"), rank.saturating_add(2 * shared))?;
+                (s.inner, 0)
+            }
+            SsmKind::Mamba2 { .. } => (s.inner.saturating_add(2 * shared), s.heads),
+        };
+        self.weights.whole(&at("ssm_in.weight"), s.inner.saturating_add(filters).saturating_add(rest))?;
+        self.weights.whole(&at("ssm_conv1d.weight"), filters)?;
         let (u, [dt, b, c], z) = match s.kind {
             SsmKind::Mamba { rank, norm } => {
                 let u = self.linear(&at("ssm_u"), &input, x, s.inner, Some(0))?;
