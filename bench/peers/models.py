@@ -33,6 +33,8 @@ MIXES = {
 SHAPES = {
     "tinyllama": dict(arch="llama", vocab="llama-spm", layers=22, d=2048, ff=5632, heads=32, kv=4, context=2048),
     "mistral-7b": dict(arch="llama", vocab="llama-spm", layers=32, d=4096, ff=14336, heads=32, kv=8, context=8192),
+    "mamba-1.4b": dict(arch="mamba", vocab="gpt-neox", layers=48, d=2048, inner=4096, state=16, rank=128, taps=4, context=1 << 20),
+    "mamba2-780m": dict(arch="mamba2", vocab="gpt-neox", layers=48, d=1536, inner=3072, state=128, rank=48, taps=4, groups=1, context=1 << 20),
     "distilgpt2": dict(arch="gpt2", vocab="gpt-2", layers=6, d=768, ff=3072, heads=12, kv=12, context=1024),
 }
 U32, F32, STRING, ARRAY = 4, 6, 8, 9
@@ -101,8 +103,8 @@ def work(path):
 def tensors(shape, mix):
     """Name, rows (0: a vector), columns and type of every tensor."""
     most, output, more = MIXES[mix]
-    d, ff, n = shape["d"], shape["ff"], shape["layers"]
-    kv = d // shape["heads"] * shape["kv"]
+    d, ff, n = shape["d"], shape.get("ff", 0), shape["layers"]
+    kv = d // shape["heads"] * shape["kv"] if ff else 0
     gpt2 = shape["arch"] == "gpt2"
 
     def norm(name):
@@ -120,6 +122,10 @@ def tensors(shape, mix):
     for i in range(n):
         b = f"blk.{i}."
         better = more if i < n // 8 or i >= 7 * n // 8 or (i - n // 8) % 3 == 2 else most
+        if not ff:
+            yield from norm(b + "attn_norm")
+            yield from state_space(b, shape, most)
+            continue
         yield from norm(b + "attn_norm") + norm(b + "ffn_norm")
         if gpt2:
             yield from linear(b + "attn_qkv", 3 * d, d)
@@ -127,6 +133,25 @@ def tensors(shape, mix):
             yield from linear(b + "attn_q", d, d) + linear(b + "attn_k", kv, d) + linear(b + "attn_v", kv, d, better)
             yield from linear(b + "ffn_gate", ff, d)
         yield from linear(b + "attn_output", d, d) + linear(b + "ffn_up", ff, d) + linear(b + "ffn_down", d, ff, better)
+
+
+def state_space(b, shape, kind):
+    """The same of a layer of Mamba or Mamba-2, whose heads are GGUF's rank."""
+    d, inner, state, rank, taps = (shape[k] for k in ("d", "inner", "state", "rank", "taps"))
+    first, groups = shape["arch"] == "mamba", shape.get("groups", 0)
+    conv = inner + 2 * groups * state
+    yield b + "ssm_in.weight", 2 * inner if first else inner + conv + rank, d, kind
+    yield b + "ssm_conv1d.weight", conv, taps, "F32"
+    yield b + "ssm_conv1d.bias", 0, conv, "F32"
+    if first:
+        yield b + "ssm_x.weight", rank + 2 * state, inner, kind
+        yield b + "ssm_dt.weight", inner, rank, kind
+    else:
+        yield b + "ssm_norm.weight", groups, inner // groups, "F32"
+    yield b + "ssm_dt.bias", 0, inner if first else rank, "F32"
+    yield b + "ssm_a", *((inner, state) if first else (rank, 1)), "F32"
+    yield b + "ssm_d", *((0, inner) if first else (rank, 1)), "F32"
+    yield b + "ssm_out.weight", d, inner, kind
 
 
 def noise(kind):
@@ -157,11 +182,15 @@ def make(name, folder, vocabularies):
     arch, gpt2 = shape["arch"], shape["arch"] == "gpt2"
     keys = {"context_length": "context", "embedding_length": "d", "block_count": "layers", "feed_forward_length": "ff"}
     keys |= {"vocab_size": "tokens", "attention.head_count": "heads", "attention.head_count_kv": "kv"}
-    numbers = {k: (U32, "I", shape[v]) for k, v in keys.items()}
+    keys |= {"ssm.inner_size": "inner", "ssm.state_size": "state", "ssm.time_step_rank": "rank", "ssm.conv_kernel": "taps"}
+    keys |= {"ssm.group_count": "groups"}
+    none = {"ff": 0, "heads": 0} if "inner" in shape else {}
+    numbers = {k: (U32, "I", (none | shape)[v]) for k, v in keys.items() if v in none | shape}
     if gpt2:
         numbers["attention.layer_norm_epsilon"] = (F32, "f", 1e-5)
     else:
         numbers["attention.layer_norm_rms_epsilon"] = (F32, "f", 1e-5)
+    if shape.get("heads") and not gpt2:
         numbers["rope.dimension_count"] = (U32, "I", shape["d"] // shape["heads"])
         numbers["rope.freq_base"] = (F32, "f", 10000.0)
     meta = [text(f"general.{k}") + struct.pack("<I", STRING) + text(v) for k, v in (("architecture", arch), ("name", f"random {name}"))]
@@ -173,23 +202,24 @@ def make(name, folder, vocabularies):
         sizes = [cols, n] if n else [cols]
         infos.append(text(tensor) + struct.pack(f"<I{len(sizes)}QIQ", len(sizes), *sizes, number, end))
         size = max(n, 1) * cols // block * width
-        rows.append((n, kind, size))
+        # Decays that forget, else noise; vectors are ones.
+        rows.append((n and not tensor.endswith("ssm_a"), kind, size, -1.0 if tensor.endswith("ssm_a") else 1.0))
         end += size + -size % 32
     if end + (1 << 30) > shutil.disk_usage(folder).free:
         raise OSError(f"{name} needs {end / 1e9:.1f} GB and one to spare in {folder}")
-    patterns = {kind: noise(kind) for kind in {kind for n, kind, _ in rows if n}}
+    patterns = {kind: noise(kind) for kind in {kind for n, kind, _, _ in rows if n}}
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
         with open(part, "wb") as f:
             f.write(b"GGUF" + struct.pack("<IQQ", 3, len(infos), len(meta)) + b"".join(meta) + b"".join(infos))
             f.write(bytes(-f.tell() % 32))
-            for n, kind, size in rows:
+            for n, kind, size, value in rows:
                 if n:
                     pattern = patterns[kind]
                     for at in range(0, size, len(pattern)):
                         f.write(pattern[: size - at])
                 else:
-                    f.write(struct.pack("<f", 1.0) * (size // 4))
+                    f.write(struct.pack("<f", value) * (size // 4))
                 f.write(bytes(-size % 32))
         part.rename(path)
     finally:

@@ -19,6 +19,9 @@ _BERT = dict(vocab_size=97, hidden_size=48, intermediate_size=56, num_hidden_lay
 _ROBERTA = {**_BERT, "max_position_embeddings": 130, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 _DISTIL = dict(vocab_size=97, dim=48, hidden_dim=56, n_layers=2, n_heads=4, max_position_embeddings=128)
 _MODERN = {**_BERT, "num_hidden_layers": 4, "local_attention": 16, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+_MAMBA = dict(vocab_size=97, hidden_size=32, state_size=8, num_hidden_layers=2, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+_MAMBA2 = dict(mamba_n_heads=8, mamba_d_head=12, mamba_n_groups=1, mamba_d_state=16, mamba_chunk_size=16)
+_FACTORS = dict(embedding_multiplier=5.5, attention_multiplier=0.11, residual_multiplier=0.3, logits_scaling=2.5)
 FAMILIES = {
     "llama": ("LlamaConfig", "LlamaForCausalLM", _LLAMA),
     "mistral": ("MistralConfig", "MistralForCausalLM", {**_LLAMA, "sliding_window": None}),
@@ -49,6 +52,17 @@ FAMILIES = {
     "gte": ("GteConfig", "GteModel", _BERT),
     "modernbert": ("ModernBertConfig", "ModernBertModel", _MODERN),
     "modernbert_cls": ("ModernBertConfig", "ModernBertForSequenceClassification", {**_MODERN, "num_labels": 1}),
+    "mamba": ("MambaConfig", "MambaForCausalLM", _MAMBA),
+    "falcon_mamba": ("FalconMambaConfig", "FalconMambaForCausalLM", _MAMBA),
+    "mamba2": ("Mamba2Config", "Mamba2ForCausalLM", {**_MAMBA, "state_size": 16, "num_heads": 8, "head_dim": 8, "n_groups": 2, "chunk_size": 16}),
+    "bamba": ("BambaConfig", "BambaForCausalLM", {**_LLAMA, **_MAMBA2, "num_hidden_layers": 3, "attn_layer_indices": [1]}),
+    "granite": ("GraniteConfig", "GraniteForCausalLM", {**_LLAMA, **_FACTORS}),
+    "granite_hybrid": ("GraniteMoeHybridConfig", "GraniteMoeHybridForCausalLM", {
+        **_LLAMA, **_MAMBA2, **_FACTORS, "num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        "num_local_experts": 0, "shared_intermediate_size": 56}),
+    "falcon_h1": ("FalconH1Config", "FalconH1ForCausalLM", {**_LLAMA, **_MAMBA2, "mamba_d_ssm": 96, "pad_token_id": 0}),
+    "jamba": ("JambaConfig", "JambaForCausalLM", {**_LLAMA, "num_hidden_layers": 3, "num_experts": 1, "attn_layer_period": 3, "attn_layer_offset": 1,
+                                                  "mamba_d_state": 8, "mamba_dt_rank": 4, "pad_token_id": 0}),
 }
 ENCODERS = ("bert", "roberta", "xlm_roberta", "distilbert", "nomic", "gte", "modernbert")
 
@@ -189,6 +203,42 @@ CASES = {
     "modernbert_hub": Case("modernbert", dict(num_hidden_layers=3, num_attention_heads=3, local_attention=6, global_attn_every_n_layers=2), old=True, stored="float32"),
     "modernbert_cls": Case("modernbert_cls", dict(num_hidden_layers=2, classifier_pooling="mean", classifier_bias=True)),
     "modernbert_first": Case("modernbert_cls", dict(num_hidden_layers=2, classifier_pooling="cls", classifier_activation="silu", num_labels=2), old=True),
+    # Mamba
+    "mamba": Case("mamba", dict(layer_norm_epsilon=3e-6), gguf="bf16"),
+    "mamba_odd": Case("mamba", dict(hidden_size=40, state_size=5, expand=3, conv_kernel=3, time_step_rank=7, use_bias=True, use_conv_bias=False,
+                                    layer_norm_epsilon=2e-4, tie_word_embeddings=False), old=True, note="three times as wide inside; biases where others have none, none where they do"),
+    "mamba_wide": Case("mamba", dict(hidden_size=24, state_size=19, num_hidden_layers=3, conv_kernel=2, hidden_act="gelu"), stored="float32", shards=True),
+    "falcon_mamba": Case("falcon_mamba", dict(layer_norm_epsilon=3e-5, mixer_rms_eps=3e-5), gguf="f16", note="GGUF has one epsilon for all norms"),
+    "falcon_mamba_eps": Case("falcon_mamba", dict(hidden_size=24, state_size=6, conv_kernel=3, layer_norm_epsilon=1e-6, mixer_rms_eps=3e-2, tie_word_embeddings=False), old=True),
+    # Mamba-2
+    "mamba2": Case("mamba2", dict(layer_norm_epsilon=3e-4), gguf="bf16"),
+    "mamba2_odd": Case("mamba2", dict(hidden_size=40, expand=3, num_heads=6, head_dim=20, n_groups=3, state_size=11, conv_kernel=5, use_bias=True, use_conv_bias=False,
+                                      chunk_size=7, time_step_limit=[0.4, 0.8], tie_word_embeddings=True)),
+    "mamba2_one": Case("mamba2", dict(hidden_size=24, num_heads=1, head_dim=48, n_groups=1, layer_norm_epsilon=1e-6), old=True, add={"time_step_limit": [0.0, float("inf")]},
+                       gguf="f32", note="one head; an infinity as Python writes it"),
+    # Bamba and Granite
+    "bamba": Case("bamba", dict(rms_norm_eps=3e-4), old=True, note="half of a head is rotated where nothing is said"),
+    "bamba_full": Case("bamba", dict(rope_parameters=rope("default", 20000.0, partial_rotary_factor=1.0), rms_norm_eps=1e-6), gguf="bf16"),
+    "bamba_odd": Case("bamba", dict(attn_layer_indices=[0, 2], num_attention_heads=6, num_key_value_heads=3, mamba_n_heads=4, mamba_d_head=24, mamba_n_groups=2, mamba_d_conv=3,
+                                    time_step_limit=[0.3, 0.9], mamba_proj_bias=True, mamba_conv_bias=False, mlp_bias=True, attention_bias=True, tie_word_embeddings=True)),
+    "granite": Case("granite", dict(num_hidden_layers=3), gguf="bf16"),
+    "granite_bias": Case("granite", dict(num_hidden_layers=1, attention_bias=True, mlp_bias=True, tie_word_embeddings=True, rms_norm_eps=3e-5,
+                         embedding_multiplier=1.0, attention_multiplier=1.0), old=True, drop=("embedding_multiplier", "attention_multiplier"), note="what is left out is 1"),
+    "granite_hybrid": Case("granite_hybrid", dict(rms_norm_eps=3e-5), add={"layer_types": ["mamba", "attention", "mamba"]}, old=True, gguf="bf16", note="layer types as on the hub"),
+    "granite_hybrid_rope": Case("granite_hybrid", dict(num_hidden_layers=2, layer_types=["full_attention", "linear_attention"], position_embedding_type="rope", mamba_n_heads=6, mamba_d_head=16,
+                                mamba_n_groups=3, mamba_d_state=7, residual_multiplier=1.0, tie_word_embeddings=True, rope_parameters=rope("default", 5000.0))),
+    # Falcon-H1
+    "falcon_h1": Case("falcon_h1", dict(rms_norm_eps=3e-6, embedding_multiplier=3.3, lm_head_multiplier=0.4, mlp_multipliers=[0.8, 1.3], key_multiplier=0.6, attention_in_multiplier=1.2,
+                      attention_out_multiplier=0.9, ssm_in_multiplier=1.1, ssm_out_multiplier=0.7, ssm_multipliers=[0.9, 1.2, 0.8, 1.1, 0.5], rope_parameters=rope("default", 30000.0))),
+    "falcon_h1_norm": Case("falcon_h1", dict(num_hidden_layers=1, mamba_rms_norm=True, mamba_n_groups=2, mamba_norm_before_gate=True, mamba_d_ssm=64, mamba_d_head=8, projectors_bias=True,
+                           mamba_proj_bias=True, attention_bias=True, mlp_bias=True, mamba_conv_bias=False, tie_word_embeddings=True, ssm_multipliers=[1.0, 1.0, 1.0, 1.0, 0.5],
+                           time_step_limit=[0.2, 0.7], head_dim=16), old=True),
+    "falcon_h1_gate": Case("falcon_h1", dict(num_hidden_layers=1, mamba_rms_norm=True, mamba_norm_before_gate=False, mamba_d_ssm=128, mamba_d_head=16, head_dim=12,
+                           mlp_multipliers=[1.0, 1.0], ssm_multipliers=[1.0, 1.0, 1.0, 1.0, 1.0]), gguf="bf16"),
+    # Jamba
+    "jamba": Case("jamba", dict(rms_norm_eps=3e-4), gguf="bf16"),
+    "jamba_odd": Case("jamba", dict(mamba_expand=3, mamba_d_conv=3, mamba_d_state=5, mamba_dt_rank="auto", mamba_conv_bias=False, mamba_proj_bias=True, attn_layer_period=2,
+                                    attn_layer_offset=0, num_key_value_heads=1, tie_word_embeddings=True), old=True, add={"mamba_dt_rank": "auto"}),
     "gemma3_cap": Case("gemma3", dict(num_hidden_layers=3, head_dim=20, query_pre_attn_scalar=20, final_logit_softcapping=1.3, attn_logit_softcapping=4.0, intermediate_size=40,
                        num_key_value_heads=4, layer_types=["full_attention", "sliding_attention", "full_attention"]), extra=True),
     # Mixtures of experts

@@ -33,6 +33,10 @@ def convert(package, gguf, folder, path, kind):
     hparams = base.load_hparams(folder, False)
     if hparams.get("model_type") == "nomic_bert":        # transformers adds its own keys beside the hub's
         hparams = json.loads((folder / "config.json").read_text())
+    # The converter knows the hub's names of layer types, not those that transformers makes of them.
+    hub = {"linear_attention": "mamba", "full_attention": "attention"}
+    if "linear_attention" in (types := hparams.get("layer_types") or []):
+        hparams["layer_types"] = [hub[t] for t in types]
     found = package.get_model_class(package.get_model_architecture(hparams, package.ModelType.TEXT))
 
     class Twin(found):

@@ -16,7 +16,7 @@ Writes OUT/NAME/: a Hugging Face folder (config.json, safetensors; no tokenizer)
 Every parameter is random, norms and biases too, so that a wrong epsilon, a missing bias or another activation shows.
 Weights are seeded again until no greedy choice is closer than 1e-3 of the largest logit.
 """
-import json, os, random, shutil, sys
+import inspect, json, os, random, shutil, sys
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,9 @@ def randomise(model, case, seed):
     biases = [(n, b) for n, b in model.named_buffers() if n.endswith("correction_bias")]
     for name, p in [*model.named_parameters(), *biases]:
         x = torch.randn(p.shape, generator=g)
-        if p.dim() == 1:
+        if name.endswith("A_log"):
+            x = 0.8 * x - 0.5
+        elif p.dim() == 1:
             x = 0.2 * x + (offset if "bias" not in name else 0.0)
         elif "embed" in name or "wte" in name or "wpe" in name:
             x = x * (0.06 if tied else 0.3)
@@ -219,9 +221,13 @@ def encodes(model):
 def greedy(model, ids, cached):
     """(the next ids, the smallest distance of first to second choice on the way)."""
     context, state, step, out, gap = ids, None, ids, [], float("inf")
+    takes = inspect.signature(model.forward).parameters
+    name = "cache_params" if "cache_params" in takes else "past_key_values"
     for _ in range(STEPS):
-        o = model(step, past_key_values=state, use_cache=True) if cached else model(context, use_cache=False)
-        state = o.past_key_values if cached else None
+        # Bamba counts positions from 0 in each call where they are not given.
+        more = {"position_ids": torch.arange(context.shape[1] - step.shape[1], context.shape[1])[None]} if "position_ids" in takes else {}
+        o = model(step, **{name: state}, **more, use_cache=True) if cached else model(context, use_cache=False)
+        state = getattr(o, name) if cached else None
         top = o.logits[0, -1].topk(2)
         gap = min(gap, float(top.values[0] - top.values[1]))
         step = top.indices[:1].reshape(1, 1)

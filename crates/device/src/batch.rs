@@ -32,6 +32,11 @@ pub struct Seq<'a> {
     /// Tokens of the whole sequence as far as it is known, at least up to this run's end. Some rotary embeddings
     /// depend on it; all runs of a sequence must then be computed with the same length.
     pub length: usize,
-    /// Page table: page `pages[p / PAGE]` holds position `p`; covers every position up to this run's last.
+    /// Page table: page `pages[p / PAGE]` holds position `p`; covers every position up to this run's last. Counts for
+    /// nothing where no layer keeps pages.
     pub pages: &'a [u32],
+    /// Where the states of fixed size are kept, a slot to a sequence; no other run of the batch has it. Counts for nothing
+    /// where there are none. A slot remembers the states before and after its last run, so a run begins where that one
+    /// ended, where it began (as often as wanted, which makes it undone), or at position 0.
+    pub slot: u32,
 }

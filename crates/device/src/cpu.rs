@@ -3,13 +3,14 @@
 use crate::cores::{bind, cores};
 use crate::kept::{Part, Saving};
 use crate::stage::{JOINED, Linear, Place, Stage, Step, join, link, networks};
+use crate::state::{Slots, State};
 use crate::{Batch, Device, DeviceError, Keep, Limits, Memory, PAGE, Plan};
 use alula_graph::{self as graph, Graph, Index, Op, StateSpec, ValueId, WeightId, WeightSource, plan_arena};
 use alula_kernels::{
-    self as kernels, BTile, Buf, Ceilings, Ctx, ExpertScratch, Input, Kv, Packed, Pool, Product, QBlock, Rows, Scratch,
-    Source, TILED,
+    self as kernels, BTile, Buf, Ceilings, Ctx, ExpertScratch, Input, Packed, Pool, Product, QBlock, Rows, Runs,
+    Scratch, Source, TILED,
 };
-use alula_simd::{Cpu, LANES};
+use alula_simd::Cpu;
 use alula_tensor::Tensor;
 use std::array::from_fn;
 use std::collections::HashMap;
@@ -116,6 +117,7 @@ impl Device for CpuDevice {
                         graph::NormKind::Layer => kernels::NormKind::Layer,
                     },
                     eps: *eps,
+                    width: loader.shape(node.weights[0]).last().copied().unwrap_or(1),
                     weight: loader.vector(node.weights[0])?,
                     bias: w(1).map(|b| loader.vector(b)).transpose()?,
                 },
@@ -128,7 +130,9 @@ impl Device for CpuDevice {
                     head_dim: *head_dim,
                 },
                 Op::Attend { state, heads, scale, soft_cap, causal } => {
-                    let StateSpec::Paged { heads: kv, window, key_dim, value_dim, .. } = graph.states()[*state];
+                    let StateSpec::Paged { heads: kv, window, key_dim, value_dim, .. } = graph.states()[*state] else {
+                        unreachable!("a graph's attention has pages")
+                    };
                     group = group.max(heads / kv);
                     dim = dim.max(key_dim).max(value_dim);
                     let (heads, scale, soft_cap, causal) = (*heads, *scale, *soft_cap, *causal);
@@ -167,6 +171,17 @@ impl Device for CpuDevice {
                 }
                 Op::Concat { heads } => Step::Concat(*heads),
                 Op::Mean => Step::Mean,
+                Op::Conv { state } => {
+                    let taps = loader.shape(node.weights[0])[1];
+                    let bias = w(1).map(|b| loader.vector(b)).transpose()?;
+                    let conv = kernels::Conv::new(taps, &loader.vector(node.weights[0])?, bias.as_deref());
+                    Step::Conv { state: *state, conv }
+                }
+                Op::Scan { state, heads, groups } => {
+                    let (a, d) = (loader.vector(node.weights[0])?, loader.vector(node.weights[1])?);
+                    let (dim, n) = (inputs[0].cols / heads, inputs[2].cols / groups);
+                    Step::Scan { state: *state, scan: kernels::Scan::new(*heads, *groups, dim, n, &a, &d) }
+                }
             };
             let stage = Stage { step, inputs, output, blocks: false };
             if let Some(stage) = join(stages.last_mut(), stage, limits) {
@@ -178,20 +193,20 @@ impl Device for CpuDevice {
         let mut uses = vec![0; graph.values().len()];
         graph.nodes().iter().flat_map(|n| &n.inputs).chain(graph.kept()).for_each(|v| uses[v.0] += 1);
         link(&mut stages, &uses);
-        let per_block = graph.states().iter().map(|&StateSpec::Paged { heads, key_dim, value_dim, shared, .. }| {
-            Kv::bytes_per_block(limits.cache, heads, key_dim, if shared { 0 } else { value_dim })
-        });
-        let cache = per_block.sum::<usize>().saturating_mul(PAGE / LANES).saturating_mul(limits.pages);
-        let none = || DeviceError::Memory { what: format!("a cache of {} pages ({cache} bytes)", limits.pages) };
-        let state = |&StateSpec::Paged { heads, key_dim, value_dim, shared, .. }: &_| {
-            let new = if shared { Kv::latent } else { Kv::new };
-            new(limits.cache, limits.pages, PAGE, heads, key_dim, value_dim).ok_or_else(none)
+        let cache = graph.states().iter().fold(0, |sum: usize, s| sum.saturating_add(State::bytes(*s, limits)));
+        let none = || {
+            let Limits { pages, slots, .. } = limits;
+            DeviceError::Memory { what: format!("a cache of {pages} pages and {slots} slots ({cache} bytes)") }
         };
-        let states = graph.states().iter().map(state).collect::<Result<Vec<Kv>, _>>()?;
-        let written = zeros(limits.pages).ok_or_else(none)?;
+        let states = graph.states().iter().map(|s| State::new(*s, limits).ok_or_else(none));
+        let states = states.collect::<Result<Vec<State>, _>>()?;
+        let paged = states.iter().any(|s| matches!(s, State::Paged(_)));
+        let written = zeros(if paged { limits.pages } else { 0 }).ok_or_else(none)?;
+        let fixed = states.iter().any(|s| matches!(s, State::Fixed(_)));
+        let slots = Slots::new(zeros(if fixed { limits.slots } else { 0 }).ok_or_else(none)?);
         let threads = self.pool.threads();
         let none = || DeviceError::Memory { what: format!("a context of {} positions", limits.context) };
-        let scratch = Scratch::new(threads, limits.context, group, dim).ok_or_else(none)?;
+        let scratch = Scratch::new(threads, if paged { limits.context } else { 0 }, group, dim).ok_or_else(none)?;
         let none = || DeviceError::Memory { what: format!("steps of {} tokens", limits.tokens) };
         let rows = limits.tokens.max(limits.outputs);
         let blocks: Vec<QBlock> = zeros(QBlock::count(rows, widest_blocks)).ok_or_else(none)?;
@@ -226,6 +241,8 @@ impl Device for CpuDevice {
             kept: graph.kept().iter().map(|&v| place(v)).collect(),
             ran: (0, 0),
             whole: graph.nodes().iter().any(|n| n.op.whole()),
+            paged,
+            slots: fixed.then_some(slots),
             saving,
         }))
     }
@@ -248,6 +265,8 @@ fn unary(f: graph::Unary) -> kernels::Unary {
         graph::Unary::GeluTanh => kernels::Unary::GeluTanh,
         graph::Unary::Scale(k) => kernels::Unary::Scale(k),
         graph::Unary::SoftCap(c) => kernels::Unary::SoftCap(c),
+        graph::Unary::Softplus => kernels::Unary::Softplus,
+        graph::Unary::Clamp(lo, hi) => kernels::Unary::Clamp(lo, hi),
     }
 }
 
@@ -289,6 +308,11 @@ impl<'a> Loader<'a> {
             vectors: HashMap::new(),
             weights,
         }
+    }
+
+    /// The shape that the graph says.
+    fn shape(&self, w: WeightId) -> &[usize] {
+        &self.graph.weights()[w.0].shape
     }
 
     /// The tensor, of the shape that the graph says.
@@ -354,7 +378,7 @@ struct CpuPlan {
     limits: Limits,
     memory: Memory,
     stages: Vec<Stage>,
-    states: Vec<Kv>,
+    states: Vec<State>,
     arena: Buf,
     blocks: Vec<QBlock>,
     tiles: Vec<BTile>,
@@ -373,6 +397,10 @@ struct CpuPlan {
     ran: (usize, usize),
     /// Sequences must be whole in a step.
     whole: bool,
+    /// Whether any layer keeps pages.
+    paged: bool,
+    /// Where layers keep states of fixed size.
+    slots: Option<Slots>,
     /// Held until the packed weights are kept.
     #[expect(dead_code, reason = "it is there to be dropped")]
     saving: Option<Saving>,
@@ -400,11 +428,16 @@ impl CpuPlan {
             require(s.length >= end, "a sequence is longer than its length")?;
             require(!self.whole || s.len == s.length, "the model looks both ways: a sequence must be whole in a step")?;
             require(end <= limits.context, "a position is past the context")?;
-            require(s.pages.len() * PAGE >= end, "a page table is too short")?;
-            require(s.pages.iter().all(|&p| (p as usize) < limits.pages), "a page does not exist")?;
+            if self.paged {
+                require(s.pages.len() * PAGE >= end, "a page table is too short")?;
+                require(s.pages.iter().all(|&p| (p as usize) < limits.pages), "a page does not exist")?;
+            }
             row += s.len;
         }
         require(row == n, "sequences must cover all rows")?;
+        if !self.paged {
+            return Ok(());
+        }
         let rows = || {
             batch.seqs.iter().flat_map(|s| batch.positions[s.start..][..s.len].iter().map(move |&p| (s, p as usize)))
         };
@@ -422,6 +455,7 @@ impl CpuPlan {
 impl Plan for CpuPlan {
     fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], DeviceError> {
         self.check(batch).map_err(DeviceError::Batch)?;
+        let runs = self.slots.as_mut().map_or(Ok(Runs::default()), |s| s.begin(batch)).map_err(DeviceError::Batch)?;
         self.ran = (batch.tokens.len(), batch.outputs.len());
         let ctx = Ctx { cpu: self.cpu, pool: &self.pool };
         self.row_seq.clear();
@@ -471,7 +505,7 @@ impl Plan for CpuPlan {
             let rows_made = out.len() / output.cols;
             if *as_blocks && !by_tiles(rows_made) {
                 let source = match step {
-                    Step::Norm { kind, eps, weight, bias } => {
+                    Step::Norm { kind, eps, weight, bias, .. } => {
                         let norm = kernels::Norm { kind: *kind, eps: *eps, weight, bias: bias.as_deref() };
                         Source::Norm(norm, input(0))
                     }
@@ -499,9 +533,9 @@ impl Plan for CpuPlan {
                         table.row_f32(id as usize, out);
                     }
                 }
-                Step::Norm { kind, eps, weight, bias } => {
+                Step::Norm { kind, eps, width, weight, bias } => {
                     let norm = kernels::Norm { kind: *kind, eps: *eps, weight, bias: bias.as_deref() };
-                    kernels::norm(ctx, norm, input(0), out);
+                    kernels::norm_groups(ctx, norm, *width, input(0), out);
                 }
                 Step::RopeTable(table) => {
                     for s in batch.seqs {
@@ -514,7 +548,7 @@ impl Plan for CpuPlan {
                     kernels::rope(ctx, *style, inputs[1].cols, *head_dim, input(0), input(1), out);
                 }
                 Step::Attend { state, attend } => {
-                    let kv = &mut self.states[*state];
+                    let State::Paged(kv) = &mut self.states[*state] else { unreachable!("attention has pages") };
                     kernels::store(ctx, kv, rows, input(1), input(2));
                     kernels::attend(ctx, *attend, kv, rows, input(0), &mut self.scratch, out);
                 }
@@ -549,7 +583,19 @@ impl Plan for CpuPlan {
                         kernels::mean(&x[s.start * output.cols..][..s.len * output.cols], out);
                     }
                 }
+                Step::Conv { state, conv } => {
+                    let State::Fixed(fixed) = &mut self.states[*state] else { unreachable!("its size is fixed") };
+                    kernels::conv(ctx, conv, fixed, &runs, input(0), out);
+                }
+                Step::Scan { state, scan } => {
+                    let State::Fixed(fixed) = &mut self.states[*state] else { unreachable!("its size is fixed") };
+                    let input = kernels::ScanInput { x: input(0), dt: input(1), b: input(2), c: input(3) };
+                    kernels::scan(ctx, scan, fixed, &runs, input, out);
+                }
             }
+        }
+        if let Some(slots) = &mut self.slots {
+            slots.end(batch);
         }
         match self.stages.last() {
             Some(last) => Ok(&self.arena.floats()[last.output.range(batch)]),

@@ -9,6 +9,7 @@ mod cores;
 mod cpu;
 pub mod kept;
 mod stage;
+mod state;
 
 pub use alula_kernels::{CacheType, Ceilings, ExpertScratch, Rate, Scratch};
 pub use alula_simd::{Cpu, IsaError};
@@ -70,6 +71,8 @@ pub struct Limits {
     pub context: usize,
     /// Cache pages of [`PAGE`] positions.
     pub pages: usize,
+    /// Sequences whose states of fixed size are kept at a time.
+    pub slots: usize,
     /// Element type of the cache.
     pub cache: CacheType,
 }
@@ -79,7 +82,7 @@ pub struct Limits {
 pub struct Memory {
     /// Weights as the device keeps them.
     pub weights: usize,
-    /// Cache, if every page were in use.
+    /// Cache, if every page and every slot were in use.
     pub cache: usize,
     /// Arena and scratch, if steps were as large as they may be.
     pub work: usize,

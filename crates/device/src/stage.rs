@@ -31,6 +31,8 @@ pub(crate) enum Step {
     Norm {
         kind: kernels::NormKind,
         eps: f32,
+        /// Columns of a run.
+        width: usize,
         weight: Arc<[f32]>,
         bias: Option<Arc<[f32]>>,
     },
@@ -47,6 +49,14 @@ pub(crate) enum Step {
     Zip(kernels::Binary),
     Glu(kernels::Unary),
     Outputs,
+    Conv {
+        state: usize,
+        conv: kernels::Conv,
+    },
+    Scan {
+        state: usize,
+        scan: kernels::Scan,
+    },
     Softmax,
     Route {
         route: kernels::Route,
@@ -112,7 +122,7 @@ pub(crate) fn link(stages: &mut [Stage], uses: &[usize]) {
                 *round = in_tiles != x;
                 in_tiles = x;
             }
-            Step::Norm { weight, .. } if weight.len() != stage.output.cols => {}
+            Step::Norm { width, .. } if *width != stage.output.cols => {}
             Step::Norm { .. } | Step::Map(_) | Step::Glu(_) => {
                 let made = stage.output.value;
                 stage.blocks = rest.first().is_some_and(|next| match &next.step {

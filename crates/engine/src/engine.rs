@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 pub struct Options {
     /// Tokens in one step; never more than the runner takes.
     pub step_tokens: usize,
-    /// Requests that run at the same time; never more than the rows of logits that the runner gives in a step.
+    /// Requests that run at the same time; never more than the rows of logits that the runner gives in a step, nor than
+    /// the slots that it has.
     pub running: usize,
 }
 
@@ -95,7 +96,8 @@ impl<R: Runner> Engine<R> {
         let limits = scheduler::Limits {
             tokens: options.step_tokens.min(runner.max_tokens()),
             // A guess has a row of logits too.
-            running: options.running.min(runner.max_outputs() / (1 + usize::from(runner.guesses()))),
+            running: (options.running.min(runner.slots()))
+                .min(runner.max_outputs() / (1 + usize::from(runner.guesses()))),
             pages: runner.pages(),
         };
         let scheduler = Scheduler::new(limits);
@@ -210,7 +212,7 @@ impl<R: Runner> Engine<R> {
             let Active { sequence, guess, times, .. } = &mut active[at];
             let guess = guess.filter(|_| share.tried > 0);
             let length = sequence.len();
-            seqs.push(Seq { start: row, len: all, length: length + share.tried, pages: share.pages });
+            seqs.push(Seq { start: row, len: all, length: length + share.tried, pages: share.pages, slot: share.slot });
             tokens.extend_from_slice(&sequence[share.start..share.start + share.len]);
             tokens.extend(guess);
             positions.extend((share.start..share.start + all).map(|p| p as u32));
@@ -282,7 +284,7 @@ impl<R: Runner> Engine<R> {
             let Some(at) = find(active, part.id) else { continue };
             let (sequence, start) = (&active[at].sequence, tokens.len());
             let pages = scheduler.table(part.id);
-            seqs.push(Seq { start, len: part.len, length: sequence.len(), pages });
+            seqs.push(Seq { start, len: part.len, length: sequence.len(), pages, slot: 0 });
             tokens.extend_from_slice(&sequence[part.start + 1..=part.start + part.len]);
             positions.extend((part.start..part.start + part.len).map(|p| p as u32));
             rows.extend((part.row..part.row + part.len).map(|r| r as u32));

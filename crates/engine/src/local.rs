@@ -62,11 +62,11 @@ impl From<alula_format::Error> for LoadError {
 /// How a model is made ready.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
-    /// Positions in a sequence; `None`: the model's own, at most [`DEFAULT_CONTEXT`].
+    /// Positions in a sequence; `None`: the model's own, at most [`DEFAULT_CONTEXT`] where the cache grows with it.
     pub context: Option<usize>,
     /// Whether the context may be longer than the model was made for, where its positions have no end of their own.
     pub stretch: bool,
-    /// Sequences for which the cache has room.
+    /// Sequences for which the cache has room, pages and slots.
     pub sequences: usize,
     /// Tokens in a step.
     pub step_tokens: usize,
@@ -82,8 +82,13 @@ pub struct LoadOptions {
     pub guess: bool,
 }
 
-/// The context where none is asked for and the model's own is longer.
+/// The context where none is asked for, the model's own is longer, and the cache grows with it.
 pub const DEFAULT_CONTEXT: usize = 8192;
+
+/// The context of a model where none is asked for.
+pub fn usual_context(spec: &Spec) -> usize {
+    if spec.grows() { spec.context.min(DEFAULT_CONTEXT) } else { spec.context }
+}
 
 impl Default for LoadOptions {
     fn default() -> Self {
@@ -204,7 +209,7 @@ impl Package {
     ) -> Result<Local, LoadError> {
         let spec = self.model.spec();
         let longest = spec.context;
-        let context = options.context.unwrap_or(longest.min(DEFAULT_CONTEXT));
+        let context = options.context.unwrap_or(usual_context(spec));
         let may_stretch = spec.endless() || options.stretch && spec.positions.is_none();
         if (context > longest && !may_stretch) || context == 0 {
             return Err(LoadError::Context { file: self.name.clone(), asked: context, longest });
@@ -214,6 +219,7 @@ impl Package {
             outputs: options.outputs,
             context,
             pages: options.pages.unwrap_or(context.div_ceil(PAGE) * options.sequences),
+            slots: options.sequences,
             cache: options.cache,
         };
         let keep = options.keep.and_then(|folder| self.keep(folder));
@@ -327,6 +333,10 @@ impl Runner for Local {
     }
     fn pages(&self) -> usize {
         self.plan.limits().pages
+    }
+    fn slots(&self) -> usize {
+        let fixed = self.spec.layers.iter().any(|l| l.mixer.ssm().is_some());
+        if fixed { self.plan.limits().slots } else { usize::MAX }
     }
     fn max_tokens(&self) -> usize {
         self.plan.limits().tokens

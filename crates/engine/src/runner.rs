@@ -8,7 +8,7 @@ pub type RunError = Box<dyn std::error::Error + Send + Sync>;
 /// A model with its cache, that computes one step at a time.
 ///
 /// A row's logits may depend only on the tokens of its own sequence up to its position, which the runner finds in
-/// its cache through the row's page table and in the batch itself.
+/// its cache through the row's page table and slot, and in the batch itself.
 pub trait Runner {
     /// Tokens in the vocabulary: the width of a row of logits.
     fn vocab(&self) -> usize;
@@ -21,6 +21,10 @@ pub trait Runner {
     }
     /// Cache pages, numbered from 0, of [`alula_device::PAGE`] positions each.
     fn pages(&self) -> usize;
+    /// Slots, numbered from 0: sequences that it can compute in turns, where it keeps more of them than pages.
+    fn slots(&self) -> usize {
+        usize::MAX
+    }
     /// Rows that one step may have, at least 1.
     fn max_tokens(&self) -> usize;
     /// Rows of logits that one step may give, at least 1.
@@ -29,7 +33,8 @@ pub trait Runner {
     }
     /// Computes one step. Returns logits `[batch.outputs.len(), vocab]`, row-major, valid until the next call.
     ///
-    /// After an error the same step may be asked for again: computing a position twice must be harmless.
+    /// After an error the same step may be asked for again: computing the positions of a sequence's last step twice must be
+    /// harmless.
     fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], RunError>;
     /// Whether it can guess tokens.
     fn guesses(&self) -> bool {
@@ -55,6 +60,9 @@ impl<R: Runner + ?Sized> Runner for Box<R> {
     }
     fn pages(&self) -> usize {
         (**self).pages()
+    }
+    fn slots(&self) -> usize {
+        (**self).slots()
     }
     fn max_tokens(&self) -> usize {
         (**self).max_tokens()

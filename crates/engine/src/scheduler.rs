@@ -8,7 +8,7 @@
 //! 2. What is left of the budget goes to the next in line, who joins if the free pages hold all its known tokens
 //!    and one more page for each that already runs; nobody overtakes.
 //! 3. Who runs and needs a page when none is free takes it from the youngest that runs, perhaps itself: that one gives back all
-//!    its pages, waits at the head of those who wait, and computes its tokens again later (preemption by recompute).
+//!    its pages and its slot, waits at the head of those who wait, and computes its tokens again later (preemption by recompute).
 //!
 //! 4. What is left then is for guesses: who computes its last known token may compute some that it is expected to have next,
 //!    if free pages hold them. Those that prove right are known and computed at once.
@@ -68,14 +68,18 @@ struct Entry {
     longest: usize,
     /// Covers `known` while it runs, empty while it waits.
     table: Vec<u32>,
+    /// Nobody else's while it runs.
+    slot: u32,
 }
 
-/// Decides every step. Owns the pages and the page tables.
+/// Decides every step. Owns the pages, the page tables and the slots.
 #[derive(Debug)]
 pub struct Scheduler {
     tokens: usize,
     max_running: usize,
     pages: Pages,
+    /// Slots that nobody has who runs; the last is taken first.
+    slots: Vec<u32>,
     /// In order of arrival, which is order of id: `line[..running]` run, the rest wait.
     line: Vec<Entry>,
     running: usize,
@@ -98,6 +102,8 @@ pub struct Share<'a> {
     pub ends: bool,
     /// Page table; covers `0..start + len + tried`.
     pub pages: &'a [u32],
+    /// Below [`Limits::running`], and of nobody else who runs. Its own from position 0 on.
+    pub slot: u32,
 }
 
 /// A map from request to number of tokens, in order of arrival.
@@ -116,6 +122,7 @@ impl<'a> Step<'a> {
             tried: e.tried,
             ends: e.computed + e.due == e.known,
             pages: &e.table,
+            slot: e.slot,
         })
     }
 }
@@ -124,10 +131,12 @@ impl Scheduler {
     /// An empty line. Limits below 1 count as 1.
     pub fn new(limits: Limits) -> Self {
         let tokens = limits.tokens.max(1);
+        let max_running = limits.running.clamp(1, tokens);
         Self {
             tokens,
-            max_running: limits.running.clamp(1, tokens),
+            max_running,
             pages: Pages::new(limits.pages),
+            slots: (0..max_running as u32).rev().collect(),
             line: Vec::new(),
             running: 0,
             next: 0,
@@ -144,7 +153,8 @@ impl Scheduler {
         }
         let id = Id(self.next);
         self.next += 1;
-        self.line.push(Entry { id, known, computed: 0, due: 0, guesses: 0, tried: 0, longest, table: Vec::new() });
+        let table = Vec::new();
+        self.line.push(Entry { id, known, computed: 0, due: 0, guesses: 0, tried: 0, longest, table, slot: 0 });
         Ok(id)
     }
 
@@ -177,6 +187,7 @@ impl Scheduler {
             {
                 break;
             }
+            entry.slot = self.slots.pop().expect("as many slots as may run");
             (entry.due, entry.tried) = (entry.known.min(left), 0);
             left -= entry.due;
             self.running += 1;
@@ -198,6 +209,7 @@ impl Scheduler {
         self.preemptions += 1;
         let entry = &mut self.line[self.running];
         self.pages.release(&mut entry.table);
+        self.slots.push(entry.slot);
         (entry.computed, entry.due, entry.guesses, entry.tried) = (0, 0, 0, 0);
     }
 
@@ -235,12 +247,15 @@ impl Scheduler {
         }
     }
 
-    /// Takes `id` out of the line, finished or not, and frees its pages; false if it is not there. May come at any time.
+    /// Takes `id` out of the line, finished or not, and frees its pages and slot; false if it is not there. May come at any time.
     pub fn cancel(&mut self, id: Id) -> bool {
         let Some(at) = self.find(id) else { return false };
         let mut entry = self.line.remove(at);
         self.pages.release(&mut entry.table);
-        self.running -= usize::from(at < self.running);
+        if at < self.running {
+            self.slots.push(entry.slot);
+            self.running -= 1;
+        }
         true
     }
 
@@ -410,6 +425,8 @@ mod tests {
         goal: usize,
         computed: usize,
         guesses: usize,
+        /// That it had in its last share.
+        slot: Option<u32>,
     }
 
     /// Checks a step against what is known from outside, and commits it.
@@ -417,7 +434,7 @@ mod tests {
         let preemptions = s.preemptions();
         let was_running: Vec<Id> = s.line[..s.running].iter().map(|e| e.id).collect();
         let step = s.step();
-        let (mut total, mut held, mut shares) = (0, BTreeSet::new(), Vec::new());
+        let (mut total, mut held, mut shares, mut slots) = (0, BTreeSet::new(), Vec::new(), BTreeSet::new());
         for share in step.shares() {
             let w = &seen[&share.id];
             assert!(share.len >= 1);
@@ -428,8 +445,10 @@ mod tests {
             assert!(share.tried == 0 || share.ends && share.tried <= w.guesses && w.known + share.tried <= w.goal);
             assert!(share.pages.len() >= pages_for(share.start + all));
             assert!(share.pages.iter().all(|&p| held.insert(p)), "a page in two tables");
+            assert!((share.slot as usize) < max_running && slots.insert(share.slot), "a slot of two who run");
+            assert!(share.start == 0 || seen[&share.id].slot == Some(share.slot), "another slot on the way");
             total += all;
-            shares.push((share.id, share.start, share.len, share.ends, share.tried));
+            shares.push((share.id, share.start, share.len, share.ends, share.tried, share.slot));
         }
         assert!(total <= budget && shares.len() <= max_running);
         assert!(shares.iter().map(|x| x.0).is_sorted(), "in order of arrival");
@@ -443,12 +462,12 @@ mod tests {
         );
         let oldest = seen.keys().next();
         assert_eq!(shares.first().map(|x| &x.0), oldest, "the oldest moves on");
-        for &(id, start, len, ends, tried) in &shares {
+        for &(id, start, len, ends, tried, slot) in &shares {
             let w = seen.get_mut(&id).unwrap();
             // Every other guess is right.
             let right = if (start + len) % 2 == 0 { tried } else { 0 };
             let grow = if ends { (1 + right).min(w.goal - w.known) } else { 0 };
-            w.computed = start + len + grow.saturating_sub(1);
+            (w.computed, w.slot) = (start + len + grow.saturating_sub(1), Some(slot));
             w.known += grow;
             s.commit(id, grow);
             w.guesses = (w.known + start) % 4 % 3;
@@ -485,7 +504,7 @@ mod tests {
                             Ok(id) => {
                                 prop_assert!(goal <= room);
                                 promised += goal;
-                                seen.insert(id, Watch { known, goal, computed: 0, guesses: 0 });
+                                seen.insert(id, Watch { known, goal, computed: 0, guesses: 0, slot: None });
                             }
                             Err(e) => prop_assert_eq!(e, TooLong { longest: goal, room }),
                         }
@@ -513,6 +532,7 @@ mod tests {
             }
             prop_assert!(seen.is_empty(), "somebody starved");
             prop_assert_eq!(s.pages().free(), total);
+            prop_assert_eq!(s.slots.len(), s.max_running);
             prop_assert_eq!(s.step().shares().count(), 0);
         }
     }

@@ -153,7 +153,7 @@ impl Graph {
         })
     }
 
-    /// A new state; its index is what [`Op::Attend`] names.
+    /// A new state; its index is what [`Op::Attend`], [`Op::Conv`] and [`Op::Scan`] name.
     pub fn state(&mut self, spec: StateSpec) -> usize {
         self.states.push(spec);
         self.states.len() - 1

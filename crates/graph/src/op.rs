@@ -3,6 +3,7 @@
 //! To add one: a variant, its row in [`OPS`], its arm in [`Op::def`], and its kernel on each device that supports it.
 
 use crate::Shape;
+use serde::Deserialize;
 use std::borrow::Cow;
 
 /// One dimension of a value.
@@ -28,7 +29,8 @@ pub enum Index {
 }
 
 /// A function of one number.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "snake_case")]
 pub enum Unary {
     /// max(x, 0).
     Relu,
@@ -44,6 +46,10 @@ pub enum Unary {
     Scale(f32),
     /// c tanh(x / c).
     SoftCap(f32),
+    /// ln(1 + eˣ).
+    Softplus,
+    /// min(max(x, lo), hi).
+    Clamp(f32, f32),
 }
 
 /// A function of two numbers.
@@ -56,7 +62,8 @@ pub enum Binary {
 }
 
 /// Which statistics a norm uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
 pub enum NormKind {
     /// Root mean square (arXiv:1910.07467).
     Rms,
@@ -65,7 +72,8 @@ pub enum NormKind {
 }
 
 /// Which elements of a head form a rotated pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
 pub enum RopeStyle {
     /// (i, i + dims/2).
     Halves,
@@ -155,10 +163,16 @@ pub enum StateSpec {
         /// Tokens after which they are no longer read; where attention looks both ways, tokens that are read on each side.
         window: Option<usize>,
     },
+    /// As many numbers however long the sequence is, all 0 before its first token.
+    Fixed {
+        /// Numbers in single precision.
+        len: usize,
+    },
 }
 
 /// How a token's scores become its experts (Shazeer et al. 2017, arXiv:1701.06538).
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
 pub struct Route {
     /// Experts of a token.
     pub used: usize,
@@ -171,7 +185,8 @@ pub struct Route {
 }
 
 /// Groups of neighbouring experts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
 pub struct Groups {
     /// Groups in all, at most [`Groups::MOST`].
     pub all: usize,
@@ -193,7 +208,8 @@ pub enum Op {
     Embed(Index),
     /// x · wᵀ + b: inputs `[x [rows, k]]`, weights `[w [n, k]]` or `[w, b [n]]` → `[rows, n]`.
     MatMul,
-    /// Normalises each run of `w.len()` columns: inputs `[x]`, weights `[w]` or `[w, b]` → like x.
+    /// Normalises each run of `n` columns: inputs `[x]`, weights `[w [n]]` or `[w, b]` → like x. Weights of shape
+    /// `[groups, n]` have a row for each of the `groups` runs that a row of x consists of.
     Norm {
         /// Statistics.
         kind: NormKind,
@@ -252,6 +268,24 @@ pub enum Op {
     /// For each row whose result is wanted, the mean of its sequence's rows, all of which must be in the step:
     /// `[Tokens, n]` → `[Outputs, n]`.
     Mean,
+    /// A convolution over time of each column with its own filter, the last tap being the token itself: inputs
+    /// `[x [Tokens, c]]`, weights `[w [c, taps]]` or `[w, b [c]]` → like x.
+    Conv {
+        /// Index into the graph's states: the last `taps - 1` rows of x, `(taps - 1) * c` numbers.
+        state: usize,
+    },
+    /// A selective scan (arXiv:2312.00752, arXiv:2405.21060): each column x of a head has `n` hidden numbers, which every
+    /// token changes by h = exp(dt A) h + dt B x and from which it reads y = C·h + D x. Inputs `[x [Tokens, heads * p],
+    /// dt [Tokens, heads], B [Tokens, groups * n], C [Tokens, groups * n]]`, weights `[A [heads], D [heads]]` → like x. Where
+    /// heads are single columns, A may be `[heads, n]`.
+    Scan {
+        /// Index into the graph's states: `heads * p * n` numbers.
+        state: usize,
+        /// Heads: columns that share dt, A and D.
+        heads: usize,
+        /// Runs of heads that share B and C.
+        groups: usize,
+    },
 }
 
 /// Shape of an op's output from those of its inputs and weights, or what is wrong with them.
@@ -288,6 +322,8 @@ pub static OPS: &[OpDef] = &[
     OpDef { name: "Input", inputs: 0, weights: (0, 0), infer: input },
     OpDef { name: "Concat", inputs: 2, weights: (0, 0), infer: concat },
     OpDef { name: "Mean", inputs: 1, weights: (0, 0), infer: outputs },
+    OpDef { name: "Conv", inputs: 1, weights: (1, 2), infer: conv },
+    OpDef { name: "Scan", inputs: 4, weights: (2, 2), infer: scan },
 ];
 
 impl Op {
@@ -316,6 +352,8 @@ impl Op {
             Op::Input(_) => 14,
             Op::Concat { .. } => 15,
             Op::Mean => 16,
+            Op::Conv { .. } => 17,
+            Op::Scan { .. } => 18,
         }]
     }
 }
@@ -348,9 +386,16 @@ fn matmul(_: &Op, inputs: &[&Shape], weights: &[&[usize]], _: &[StateSpec]) -> I
 }
 
 fn norm(_: &Op, inputs: &[&Shape], weights: &[&[usize]], _: &[StateSpec]) -> Inferred {
-    let [n] = *weights[0] else { return Err(format!("the weight must have 1 dimension, not {:?}", weights[0])) };
-    require(n > 0 && inputs[0].cols.is_multiple_of(n), || format!("{} columns in groups of {n}", inputs[0].cols))?;
-    require(weights.get(1).is_none_or(|b| **b == [n]), || format!("the bias is {:?}, not [{n}]", weights.get(1)))?;
+    let (cols, w) = (inputs[0].cols, weights[0]);
+    match *w {
+        [n] => require(n > 0 && cols.is_multiple_of(n), || format!("{cols} columns in groups of {n}"))?,
+        [groups, n] => {
+            let all = groups.checked_mul(n);
+            require(n > 0 && all == Some(cols), || format!("{cols} columns in {groups} groups of {n}"))?;
+        }
+        _ => return Err(format!("the weight must have 1 or 2 dimensions, not {w:?}")),
+    }
+    require(weights.get(1).is_none_or(|b| *b == w), || format!("the bias is {:?}, not {w:?}", weights.get(1)))?;
     Ok(*inputs[0])
 }
 
@@ -390,6 +435,44 @@ fn attend(op: &Op, inputs: &[&Shape], _: &[&[usize]], states: &[StateSpec]) -> I
     })?;
     tokens(inputs)?;
     Ok(Shape::new(Dim::Tokens, heads * value_dim))
+}
+
+/// The state's length is the one given, which must be a number at all.
+fn fixed(states: &[StateSpec], state: usize, len: Option<usize>) -> Result<(), String> {
+    let right = len.is_some_and(|len| states.get(state) == Some(&StateSpec::Fixed { len }));
+    require(right, || format!("state {state} is {:?}, not Fixed of {len:?}", states.get(state)))
+}
+
+fn conv(op: &Op, inputs: &[&Shape], weights: &[&[usize]], states: &[StateSpec]) -> Inferred {
+    let Op::Conv { state } = *op else { return Err("not a Conv".into()) };
+    let [c, taps] = *weights[0] else { return Err(format!("filters must have 2 dimensions, not {:?}", weights[0])) };
+    require(c > 0 && taps > 0 && inputs[0].cols == c, || {
+        format!("{} columns meet {c} filters of {taps} taps", inputs[0].cols)
+    })?;
+    let bias = weights.get(1);
+    require(bias.is_none_or(|b| **b == [c]), || format!("the bias is {bias:?}, not [{c}]"))?;
+    fixed(states, state, (taps - 1).checked_mul(c))?;
+    tokens(inputs)?;
+    Ok(*inputs[0])
+}
+
+fn scan(op: &Op, inputs: &[&Shape], weights: &[&[usize]], states: &[StateSpec]) -> Inferred {
+    let Op::Scan { state, heads, groups } = *op else { return Err("not a Scan".into()) };
+    let [x, dt, b, c] = [0, 1, 2, 3].map(|i| inputs[i].cols);
+    let split = groups > 0 && heads > 0 && heads.is_multiple_of(groups) && x > 0 && x.is_multiple_of(heads);
+    require(split && dt == heads && b == c && b > 0 && b.is_multiple_of(groups), || {
+        format!("x, dt, B and C have {x}, {dt}, {b} and {c} columns ({heads} heads, {groups} groups)")
+    })?;
+    let n = b / groups;
+    let (a, d) = (weights[0], weights[1]);
+    // Only heads of one column have a decay for each hidden number.
+    let or = if x == heads { format!(" or [{heads}, {n}]") } else { String::new() };
+    require((a == [heads] || x == heads && a == [heads, n]) && d == [heads], || {
+        format!("A is {a:?} and D {d:?}; expected [{heads}]{or}, and [{heads}]")
+    })?;
+    fixed(states, state, x.checked_mul(n))?;
+    tokens(inputs)?;
+    Ok(*inputs[0])
 }
 
 fn same(_: &Op, inputs: &[&Shape], _: &[&[usize]], _: &[StateSpec]) -> Inferred {

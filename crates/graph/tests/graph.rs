@@ -28,6 +28,10 @@ const NORM: Op = Op::Norm { kind: NormKind::Rms, eps: 1e-5 };
 /// columns or what is wrong.
 type Case = (Op, &'static [isize], &'static [&'static [usize]], Result<usize, &'static str>);
 
+fn scan(heads: usize, groups: usize) -> Op {
+    Op::Scan { state: 5, heads, groups }
+}
+
 fn cases() -> Vec<Case> {
     let long = |change| Some(Past { original: 8, change });
     let ntk = |original| Some(Past { original, change: Change::Ntk { base: 1e4, factor: 2.0 } });
@@ -50,7 +54,12 @@ fn cases() -> Vec<Case> {
         (NORM, &[6], &[&[3], &[3]], Ok(6)),
         (NORM, &[6], &[&[4]], Err("6 columns in groups of 4")),
         (NORM, &[6], &[&[0]], Err("6 columns in groups of 0")),
-        (NORM, &[6], &[&[6, 1]], Err("must have 1 dimension, not [6, 1]")),
+        (NORM, &[6], &[&[2, 3]], Ok(6)),
+        (NORM, &[6], &[&[6, 1], &[6, 1]], Ok(6)),
+        (NORM, &[6], &[&[1, 3]], Err("6 columns in 1 groups of 3")),
+        (NORM, &[6], &[&[usize::MAX, 6]], Err("6 columns in 18446744073709551615 groups of 6")),
+        (NORM, &[6], &[&[2, 3], &[6]], Err("the bias is Some([6]), not [2, 3]")),
+        (NORM, &[6], &[&[1, 2, 3]], Err("must have 1 or 2 dimensions, not [1, 2, 3]")),
         (NORM, &[6], &[&[6], &[3]], Err("the bias is Some([3]), not [6]")),
         (table(3, None), &[], &[], Ok(6)),
         (table(2, long(Change::Table(vec![0.1; 2]))), &[], &[], Ok(4)),
@@ -131,6 +140,35 @@ fn cases() -> Vec<Case> {
         (Op::Concat { heads: 2 }, &[6, -4], &[], Err("not those of 2 heads")),
         (Op::Mean, &[6], &[], Ok(6)),
         (Op::Mean, &[-6], &[], Err("rows are chosen already")),
+        // State 4: 18 numbers; 5: 60; 6: none.
+        (Op::Conv { state: 4 }, &[6], &[&[6, 4]], Ok(6)),
+        (Op::Conv { state: 4 }, &[6], &[&[6, 4], &[6]], Ok(6)),
+        (Op::Conv { state: 6 }, &[6], &[&[6, 1]], Ok(6)),
+        (Op::Conv { state: 4 }, &[6], &[&[6, 4], &[4]], Err("the bias is Some([4]), not [6]")),
+        (Op::Conv { state: 4 }, &[6], &[&[24]], Err("filters must have 2 dimensions, not [24]")),
+        (Op::Conv { state: 4 }, &[6], &[&[6, 0]], Err("6 columns meet 6 filters of 0 taps")),
+        (Op::Conv { state: 4 }, &[6], &[&[5, 4]], Err("6 columns meet 5 filters of 4 taps")),
+        (Op::Conv { state: 4 }, &[6], &[&[6, 3]], Err("state 4 is Some(Fixed { len: 18 }), not Fixed of Some(12)")),
+        (Op::Conv { state: 0 }, &[6], &[&[6, 4]], Err("state 0 is Some(Paged")),
+        (Op::Conv { state: 7 }, &[6], &[&[6, 4]], Err("state 7 is None")),
+        (Op::Conv { state: 4 }, &[6], &[&[6, usize::MAX]], Err("not Fixed of None")),
+        (Op::Conv { state: 4 }, &[-6], &[&[6, 4]], Err("rows are those of outputs")),
+        (scan(12, 1), &[12, 12, 5, 5], &[&[12, 5], &[12]], Ok(12)),
+        (scan(4, 2), &[12, 4, 10, 10], &[&[4], &[4]], Ok(12)),
+        (scan(4, 2), &[12, 4, 10, 10], &[&[4, 5], &[4]], Err("A is [4, 5] and D [4]; expected [4], and [4]")),
+        (scan(12, 1), &[12, 12, 5, 5], &[&[12, 4], &[12]], Err("expected [12] or [12, 5], and [12]")),
+        (scan(4, 2), &[12, 4, 10, 10], &[&[4], &[12]], Err("A is [4] and D [12]")),
+        (scan(4, 3), &[12, 4, 15, 15], &[&[4], &[4]], Err("(4 heads, 3 groups)")),
+        (scan(0, 2), &[12, 0, 10, 10], &[&[0], &[0]], Err("(0 heads, 2 groups)")),
+        (scan(4, 0), &[12, 4, 10, 10], &[&[4], &[4]], Err("(4 heads, 0 groups)")),
+        (scan(5, 1), &[12, 5, 5, 5], &[&[5], &[5]], Err("x, dt, B and C have 12, 5, 5 and 5 columns")),
+        (scan(4, 2), &[12, 5, 10, 10], &[&[4], &[4]], Err("12, 5, 10 and 10 columns")),
+        (scan(4, 2), &[12, 4, 10, 12], &[&[4], &[4]], Err("12, 4, 10 and 12 columns")),
+        (scan(4, 2), &[12, 4, 5, 5], &[&[4], &[4]], Err("12, 4, 5 and 5 columns")),
+        (scan(4, 2), &[0, 4, 10, 10], &[&[4], &[4]], Err("0, 4, 10 and 10 columns")),
+        (scan(4, 2), &[12, 4, 0, 0], &[&[4], &[4]], Err("12, 4, 0 and 0 columns")),
+        (scan(4, 2), &[12, 4, 8, 8], &[&[4], &[4]], Err("state 5 is Some(Fixed { len: 60 }), not Fixed of Some(48)")),
+        (scan(4, 2), &[12, -4, 10, 10], &[&[4], &[4]], Err("rows are those of outputs")),
     ]
 }
 
@@ -152,6 +190,9 @@ fn shapes_are_inferred_or_refused() {
         }
         for value_dim in [3, 5] {
             g.state(StateSpec::Paged { heads: 1, key_dim: 4, value_dim, shared: true, window: None });
+        }
+        for len in [18, 60, 0] {
+            g.state(StateSpec::Fixed { len });
         }
         // Shape inference is asked directly where an input of no columns is needed.
         let got = if inputs.contains(&0) {

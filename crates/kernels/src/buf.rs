@@ -114,6 +114,14 @@ impl<T> Shared<T> {
     }
 
     /// # Safety
+    /// The slice given to `new` is still borrowed, and nobody writes this part while it is read.
+    pub(crate) unsafe fn get(&self, start: usize, len: usize) -> &[T] {
+        assert!(start <= self.len && len <= self.len - start);
+        // SAFETY: within bounds by the assertion; not written by the contract.
+        unsafe { std::slice::from_raw_parts(self.ptr.add(start), len) }
+    }
+
+    /// # Safety
     /// The slice given to `new` is still borrowed, and no two live parts overlap.
     #[expect(clippy::mut_from_ref, reason = "disjoint parts of a slice, as the contract says")]
     pub(crate) unsafe fn part(&self, start: usize, len: usize) -> &mut [T] {

@@ -8,6 +8,7 @@
 mod attend;
 mod buf;
 mod cache;
+mod conv;
 mod dots;
 mod experts;
 mod fast;
@@ -23,24 +24,29 @@ mod place;
 mod pool;
 mod quantize;
 mod rope;
+mod scan;
 mod softmax;
+mod state;
 
 pub use attend::{Attend, Scratch, attend};
 pub use buf::Buf;
 pub use cache::{CacheType, Kv, Rows, store};
+pub use conv::{Conv, conv};
 pub use experts::{ExpertScratch, Experts, Groups, Route, experts, route};
 pub use fast::{BTile, round};
 pub use machine::{Ceilings, Rate, ceilings};
 pub use map::{Binary, Unary, glu, map, zip, zip_rows};
 pub use matmul::{Input, Product, TILED, matmul, matmuls};
 pub use mean::mean;
-pub use norm::{Norm, NormKind, norm};
+pub use norm::{Norm, NormKind, norm, norm_groups};
 pub use pack::Packed;
 pub use parts::{concat, parts, parts_scratch};
 pub use pool::Pool;
 pub use quantize::{QBlock, Source, quantize};
 pub use rope::{RopeStyle, rope, rope_table};
+pub use scan::{Scan, ScanInput, scan};
 pub use softmax::softmax;
+pub use state::{Fixed, Run, Runs};
 
 use alula_simd::{Cpu, Isa, LANES};
 

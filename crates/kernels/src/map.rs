@@ -21,6 +21,10 @@ pub enum Unary {
     Scale(f32),
     /// c tanh(x / c) (Gemma 2's soft cap).
     SoftCap(f32),
+    /// ln(1 + eˣ).
+    Softplus,
+    /// min(max(x, lo), hi).
+    Clamp(f32, f32),
 }
 
 /// A function of two numbers.
@@ -43,6 +47,8 @@ impl Unary {
             Unary::GeluTanh => math::gelu_tanh(isa, x),
             Unary::Scale(k) => isa.mul(x, isa.splat(k)),
             Unary::SoftCap(c) => isa.mul(math::tanh(isa, isa.div(x, isa.splat(c))), isa.splat(c)),
+            Unary::Softplus => math::softplus(isa, x),
+            Unary::Clamp(lo, hi) => isa.min(isa.splat(hi), isa.max(isa.splat(lo), x)), // NaN stays NaN
         }
     }
 }

@@ -32,13 +32,25 @@ pub struct Norm<'a> {
 /// # Panics
 /// If the lengths do not fit.
 pub fn norm(ctx: Ctx<'_>, norm: Norm<'_>, x: &[f32], out: &mut [f32]) {
-    let n = norm.weight.len();
-    assert!(n > 0 && x.len() == out.len() && x.len().is_multiple_of(n));
+    norm_groups(ctx, norm, norm.weight.len(), x, out);
+}
+
+/// The same with rows of `n` elements that take turns: the weights, and the biases, are those of as many rows as they have
+/// elements for, one after the other.
+///
+/// # Panics
+/// If the lengths do not fit.
+pub fn norm_groups(ctx: Ctx<'_>, norm: Norm<'_>, n: usize, x: &[f32], out: &mut [f32]) {
+    let all = norm.weight.len();
+    assert!(n > 0 && all > 0 && all.is_multiple_of(n) && x.len() == out.len() && x.len().is_multiple_of(all));
+    assert!(norm.bias.is_none_or(|b| b.len() == all));
     let shared = Shared::new(out);
     ctx.pool.run(x.len() / n, x.len() > WORTH_SPLITTING, |row, _| {
         // SAFETY: one task a row; rows are disjoint.
         #[allow(unsafe_code)]
         let out = unsafe { shared.part(row * n, n) };
+        let own = row * n % all..row * n % all + n;
+        let norm = Norm { weight: &norm.weight[own.clone()], bias: norm.bias.map(|b| &b[own]), ..norm };
         ctx.cpu.run(Row { norm, x: &x[row * n..][..n], out });
     });
 }

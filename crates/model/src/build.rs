@@ -1,5 +1,7 @@
 //! From a spec to a graph.
 
+mod ssm;
+
 use crate::weights::{Rows, Weights};
 use crate::{Attention, Classes, Ffn, Head, Layer, Mixer, ModelError, Norm, Place, Pool, Spec};
 use alula_graph::{Binary, Graph, Index, Op, StateSpec, Unary, ValueId, WeightId};
@@ -57,7 +59,17 @@ impl Builder<'_> {
         let k = self.graph.shape(x).cols;
         let mut w = vec![self.weight(&format!("{stem}.weight"), &[n, k], rows)?];
         w.extend(self.bias(stem, n, rows)?);
-        self.push(value, Op::MatMul, &[x], &w)
+        let y = self.push(value, Op::MatMul, &[x], &w)?;
+        self.scaled(value, y)
+    }
+
+    /// A value times its factor, if it has one.
+    fn scaled(&mut self, value: &str, x: ValueId) -> Built {
+        let part = value.rsplit('.').next().unwrap_or(value);
+        match self.spec.factors.iter().find(|f| f.0 == part && f.1 != 1.0) {
+            Some(&(_, k)) => self.push(format!("{value}.scaled"), Op::Map(Unary::Scale(k)), &[x], &[]),
+            None => Ok(x),
+        }
     }
 
     fn norm(&mut self, stem: &str, norm: Norm, x: ValueId, n: usize) -> Built {
@@ -145,7 +157,10 @@ impl Builder<'_> {
         let head = if spec.tied { "token_embd" } else { "output" };
         let mut w = vec![self.weight(&format!("{head}.weight"), &[spec.vocab, spec.width], Rows::All)?];
         w.extend(self.bias("output", spec.vocab, Rows::All)?);
-        let logits = self.push("logits", Op::MatMul, &[x], &w)?;
+        let mut logits = self.push("logits", Op::MatMul, &[x], &w)?;
+        if let Some(k) = spec.logit_scale {
+            logits = self.push("logits.scaled", Op::Map(Unary::Scale(k)), &[logits], &[])?;
+        }
         if let Some(c) = spec.soft_cap {
             self.push("logits.capped", Op::Map(Unary::SoftCap(c)), &[logits], &[])?;
         }
@@ -175,6 +190,16 @@ impl Builder<'_> {
         let mut mixed = match &layer.mixer {
             Mixer::Attention(a) => self.attention(i, a, norm, h)?,
             Mixer::Latent(a) => self.latent(i, a, norm, h)?,
+            Mixer::Ssm(s) => self.ssm(i, s, h)?,
+            Mixer::Both(a, s) => {
+                let (a_in, s_in) = (self.scaled(&at("attn_in"), h)?, self.scaled(&at("ssm_in"), h)?);
+                let (a, s) = (self.attention(i, a, norm, a_in)?, self.ssm(i, s, s_in)?);
+                self.add(at("attn_ssm"), a, s)?
+            }
+        };
+        let scale = match layer.place {
+            Place::Scaled(k) => Some(Op::Map(Unary::Scale(k))),
+            _ => None,
         };
         if layer.place == Place::Parallel {
             let f = self.ffn(i, layer.ffn, h)?;
@@ -184,6 +209,9 @@ impl Builder<'_> {
         if layer.place == Place::Sandwich {
             mixed = self.norm(&at("post_attention_norm"), norm, mixed, width)?;
         }
+        if let Some(scale) = &scale {
+            mixed = self.push(at("attn_scaled"), scale.clone(), &[mixed], &[])?;
+        }
         let x = self.add(at("attn_out"), x, mixed)?;
         if layer.place == Place::Post {
             let x = self.norm(&at("attn_output_norm"), norm, x, width)?;
@@ -191,10 +219,16 @@ impl Builder<'_> {
             let sum = self.add(at("out"), x, f)?;
             return self.norm(&at("layer_output_norm"), norm, sum, width);
         }
+        if matches!(layer.ffn, Ffn::None) {
+            return Ok(x);
+        }
         let h = self.norm(&at("ffn_norm"), norm, x, width)?;
         let mut f = self.ffn(i, layer.ffn, h)?;
         if layer.place == Place::Sandwich {
             f = self.norm(&at("post_ffw_norm"), norm, f, width)?;
+        }
+        if let Some(scale) = scale {
+            f = self.push(at("ffn_scaled"), scale, &[f], &[])?;
         }
         self.add(at("out"), x, f)
     }
@@ -239,6 +273,7 @@ impl Builder<'_> {
     fn ffn(&mut self, i: usize, ffn: Ffn, x: ValueId) -> Built {
         let at = |part: &str| format!("blk.{i}.{part}");
         match ffn {
+            Ffn::None => Ok(x),
             Ffn::Plain { act, width } => {
                 let up = self.linear(&at("ffn_up"), &at("ffn_up"), x, width, Rows::All)?;
                 let h = self.push(at("ffn_act"), Op::Map(act), &[up], &[])?;

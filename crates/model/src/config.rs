@@ -37,6 +37,18 @@ const KEYS: &[(&str, &[&str])] = &[
     ("attention.q_lora_rank", &["q_lora_rank"]),
     ("attention.kv_lora_rank", &["kv_lora_rank"]),
     ("nextn_predict_layers", &["num_nextn_predict_layers"]),
+    ("attention.scale", &["attention_multiplier"]),
+    ("embedding_scale", &["embedding_multiplier"]),
+    ("residual_scale", &["residual_multiplier"]),
+    ("logit_scale", &["logits_scaling"]),
+    ("ssm.conv_kernel", &["conv_kernel", "mamba_d_conv"]),
+    ("ssm.inner_size", &["mamba_d_ssm"]),
+    ("ssm.state_size", &["state_size", "mamba_d_state"]),
+    ("ssm.time_step_rank", &["time_step_rank", "mamba_dt_rank"]),
+    ("ssm.group_count", &["n_groups", "mamba_n_groups"]),
+    // Not in GGUF, where the first follows from sizes and the second is the rank of time steps.
+    ("ssm.expand", &["expand", "mamba_expand"]),
+    ("ssm.head_count", &["num_heads", "mamba_n_heads"]),
 ];
 
 /// Where a configuration comes from.
@@ -73,7 +85,10 @@ impl<'a> Config<'a> {
     fn name(&self, key: &str) -> String {
         match self.dialect {
             Dialect::Gguf(_, arch) => format!("{arch}.{key}"),
-            Dialect::Hf(_) => KEYS.iter().find(|k| k.0 == key).map_or(key, |k| k.1[0]).to_owned(),
+            Dialect::Hf(root) => {
+                let names = KEYS.iter().find(|k| k.0 == key).map_or(std::slice::from_ref(&key), |k| k.1);
+                (*names.iter().find(|n| root.get(n).is_some()).unwrap_or(&names[0])).to_owned()
+            }
         }
     }
 
@@ -219,6 +234,38 @@ impl<'a> Config<'a> {
         types.iter().map(each).collect()
     }
 
+    /// Which layers are recurrent: in GGUF those that have no key heads, in `config.json` as `layer_types` says, else by
+    /// `rule`.
+    ///
+    /// # Errors
+    /// An unknown type, or not one per layer.
+    pub fn recurrent(&self, layers: usize, rule: impl Fn(usize) -> bool) -> Result<Vec<bool>, ModelError> {
+        let all = |key, ok: bool| if ok { Ok(()) } else { Err(self.error(key, format!("must list {layers} layers"))) };
+        if let Some(counts) = self.key_heads()? {
+            all("attention.head_count_kv", counts.len() == layers)?;
+            return Ok(counts.iter().map(|n| *n == 0).collect());
+        }
+        let Some(types) = self.json("layer_types") else { return Ok((0..layers).map(rule).collect()) };
+        let types = types.as_array().map_or(&[][..], Vec::as_slice);
+        all("layer_types", types.len() == layers)?;
+        let each = |t: &Value| match t.as_str() {
+            Some("linear_attention" | "mamba") => Ok(true),
+            Some("full_attention" | "attention") => Ok(false),
+            _ => Err(self.error("layer_types", format!("has {t}; supported are mamba and attention"))),
+        };
+        types.iter().map(each).collect()
+    }
+
+    /// GGUF's list of the key heads of each layer, if it has one instead of a number.
+    fn key_heads(&self) -> Result<Option<Vec<u32>>, ModelError> {
+        let Dialect::Gguf(meta, arch) = self.dialect else { return Ok(None) };
+        let key = format!("{arch}.attention.head_count_kv");
+        match meta.get(&key) {
+            Some(gguf::Value::Array(_)) => Ok(Some(meta.need(&key)?)),
+            _ => Ok(None),
+        }
+    }
+
     /// A text, if the key is there.
     ///
     /// # Errors
@@ -279,7 +326,11 @@ impl<'a> Config<'a> {
             (None, Some((heads, _))) => heads,
             _ => self.need("attention.head_count")?,
         };
-        let kv = self.size("attention.head_count_kv")?.unwrap_or(counts.map_or(heads, |c| c.1));
+        let kv = match self.key_heads()? {
+            Some(each) => each.into_iter().max().map(|n| n as usize),
+            None => self.size("attention.head_count_kv")?,
+        };
+        let kv = kv.unwrap_or(counts.map_or(heads, |c| c.1));
         if kv == 0 || heads % kv != 0 {
             return Err(self.error("attention.head_count_kv", format!("is {kv}, which does not divide {heads} heads")));
         }

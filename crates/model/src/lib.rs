@@ -13,9 +13,12 @@ mod load;
 mod rope;
 mod spec;
 mod weights;
+mod written;
 pub mod zoo;
 
 pub use config::{Config, Dialect};
 pub use error::ModelError;
 pub use load::{Files, Model};
-pub use spec::{Attention, Classes, Experts, Ffn, Head, Latent, Layer, Mixer, Norm, Place, Pool, Rope, Spec};
+pub use spec::{
+    Attention, Classes, Experts, Ffn, GateNorm, Head, Latent, Layer, Mixer, Norm, Place, Pool, Rope, Spec, Ssm, SsmKind,
+};

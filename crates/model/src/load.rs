@@ -2,7 +2,7 @@
 
 use crate::weights::{Store, Weights};
 use crate::zoo::{Arch, ZOO, known};
-use crate::{Config, Dialect, Ffn, Head, ModelError, Spec, build};
+use crate::{Config, Dialect, Ffn, Head, ModelError, Spec, build, written};
 use alula_format::clip_to;
 use alula_format::gguf::Gguf;
 use alula_format::hf::Folder;
@@ -32,7 +32,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a GGUF file (the first part of a split one) or a Hugging Face folder.
+    /// Opens a GGUF file (the first part of a split one), a Hugging Face folder, or a folder with a `spec.toml`.
     ///
     /// # Errors
     /// It cannot be read, is of an unknown architecture, or is not complete.
@@ -62,7 +62,7 @@ impl Model {
             Store::Gguf(g) => spec(row, Dialect::Gguf(&g.metadata, &arch), &weights)?,
             Store::Safe(_) => unreachable!("made two lines above"),
         };
-        Model::new(row, spec, weights, None)
+        Model::new(row.gguf, spec, weights, None)
     }
 
     /// A model from an open folder.
@@ -71,6 +71,11 @@ impl Model {
     /// As [`Model::open`].
     pub fn from_folder(folder: Folder) -> Result<Model, ModelError> {
         let name = folder.path().display().to_string();
+        let path = folder.path().join(written::FILE);
+        if path.is_file() {
+            let weights = Weights::new(path.display().to_string(), Store::Safe(folder.tensors()?), &[]);
+            return Model::new(written::FILE, written::read(&path)?, weights, Some(folder));
+        }
         let config = folder.config()?;
         let file = format!("{name}/config.json");
         let missing =
@@ -88,13 +93,13 @@ impl Model {
         // Multimodal models keep the decoder's configuration inside.
         let config = config.get("text_config").unwrap_or(config);
         let spec = spec(row, Dialect::Hf(config), &weights)?;
-        Model::new(row, spec, weights, Some(folder))
+        Model::new(row.gguf, spec, weights, Some(folder))
     }
 
-    fn new(row: &Arch, spec: Spec, mut weights: Weights, folder: Option<Folder>) -> Result<Model, ModelError> {
+    fn new(arch: &'static str, spec: Spec, mut weights: Weights, folder: Option<Folder>) -> Result<Model, ModelError> {
         let graph = build::build(&spec, &mut weights)?;
         let draft = build::draft(&spec, &mut weights)?;
-        Ok(Model { arch: row.gguf, spec, graph, draft, weights, folder })
+        Ok(Model { arch, spec, graph, draft, weights, folder })
     }
 
     /// The same model with another head, which its file must have.
@@ -107,7 +112,7 @@ impl Model {
         Ok(self)
     }
 
-    /// The architecture's GGUF name.
+    /// The architecture's GGUF name, or `spec.toml`.
     pub fn arch(&self) -> &'static str {
         self.arch
     }
@@ -160,7 +165,7 @@ fn spec(row: &Arch, dialect: Dialect<'_>, weights: &Weights) -> Result<Spec, Mod
     let spec = (row.spec)(&config)?;
     let sparse = spec.layers.iter().any(|l| matches!(l.ffn, Ffn::Experts(_)));
     match config.size("expert_count")? {
-        Some(n) if n > 0 && config.is_gguf() && !sparse => {
+        Some(n) if n > 1 && config.is_gguf() && !sparse => {
             Err(config.error("expert_count", format!("is {n}, but models of this architecture have no experts")))
         }
         _ => Ok(spec),

@@ -1,10 +1,12 @@
 //! A model as data.
 
 use alula_graph::{Change, NormKind, Past, RopeStyle, RopeTable, Route, Unary};
+use serde::Deserialize;
 
 /// Everything that distinguishes one transformer from another. Biases, and norms of queries and keys, are not listed:
 /// a model has them where its file has their tensors.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Spec {
     /// Columns of the hidden state.
     pub width: usize,
@@ -17,6 +19,7 @@ pub struct Spec {
     /// Entries of a learned position embedding (GPT-2).
     pub positions: Option<usize>,
     /// Rows of its table before that of the first position (RoBERTa).
+    #[serde(default)]
     pub first_position: usize,
     /// Entries of an embedding of token types (BERT).
     pub types: Option<usize>,
@@ -25,21 +28,31 @@ pub struct Spec {
     /// The layers, first to last.
     pub layers: Vec<Layer>,
     /// Rotary embeddings that layers refer to.
+    #[serde(default)]
     pub ropes: Vec<Rope>,
     /// The norm before the head, unless layers end with norms of their own ([`Place::Post`]).
     pub norm: Norm,
     /// What is made of the last hidden states.
+    #[serde(default)]
     pub head: Head,
     /// The head is the token embedding.
     pub tied: bool,
     /// c tanh(logit / c).
     pub soft_cap: Option<f32>,
     /// The layer that guesses the token after the next one (multi-token prediction, DeepSeek-V3, arXiv:2412.19437).
+    #[serde(skip)]
     pub draft: Option<Layer>,
+    /// Factor on logits.
+    pub logit_scale: Option<f32>,
+    /// Factors on further values, by what they are called in a layer: products such as `attn_k`, and `attn_in` and `ssm_in`,
+    /// what attention and a state space side by side begin with.
+    #[serde(skip)]
+    pub factors: Vec<(&'static str, f32)>,
 }
 
 /// What is made of the last hidden states.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Head {
     /// Logits over the vocabulary, for each token that is asked for.
     #[default]
@@ -51,7 +64,8 @@ pub enum Head {
 }
 
 /// Which hidden states stand for the token that is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
 pub enum Pool {
     /// Its own.
     Token,
@@ -60,7 +74,8 @@ pub enum Pool {
 }
 
 /// A head that scores texts.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
 pub struct Classes {
     /// What it scores.
     pub pool: Pool,
@@ -73,7 +88,8 @@ pub struct Classes {
 }
 
 /// One layer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Layer {
     /// All its norms.
     pub norm: Norm,
@@ -86,7 +102,8 @@ pub struct Layer {
 }
 
 /// A norm.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
 pub struct Norm {
     /// Statistics.
     pub kind: NormKind,
@@ -95,10 +112,13 @@ pub struct Norm {
 }
 
 /// Where a layer's norms stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Place {
     /// x += mixer(norm x); x += ffn(norm x).
     Pre,
+    /// x += k mixer(norm x); x += k ffn(norm x).
+    Scaled(f32),
     /// n = norm x; x += mixer(n) + ffn(n).
     Parallel,
     /// x += norm(mixer(norm x)); x += norm(ffn(norm x)).
@@ -110,18 +130,50 @@ pub enum Place {
 }
 
 /// What mixes tokens.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Mixer {
     /// Attention.
     Attention(Attention),
     /// Multi-head latent attention.
     Latent(Latent),
+    /// A selective state space.
+    Ssm(Ssm),
+    /// Both side by side, summed.
+    Both(Attention, Ssm),
+}
+
+impl Mixer {
+    /// Its attention, if it has one.
+    pub fn attention(&self) -> Option<&Attention> {
+        match self {
+            Mixer::Attention(a) | Mixer::Both(a, _) => Some(a),
+            Mixer::Ssm(_) | Mixer::Latent(_) => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn attention_mut(&mut self) -> Option<&mut Attention> {
+        match self {
+            Mixer::Attention(a) | Mixer::Both(a, _) => Some(a),
+            Mixer::Ssm(_) | Mixer::Latent(_) => None,
+        }
+    }
+
+    /// Its state space, if it has one.
+    pub fn ssm(&self) -> Option<&Ssm> {
+        match self {
+            Mixer::Ssm(s) | Mixer::Both(_, s) => Some(s),
+            Mixer::Attention(_) | Mixer::Latent(_) => None,
+        }
+    }
 }
 
 /// Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434): keys and values of all heads are projections of one small
 /// latent per token, which alone is remembered. Computed in the absorbed form, prompts too: queries are projected into the
 /// latent space, so keys and values are never expanded.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Latent {
     /// Heads.
     pub heads: usize,
@@ -142,7 +194,8 @@ pub struct Latent {
 }
 
 /// Attention with grouped heads.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Attention {
     /// Query heads.
     pub heads: usize,
@@ -161,12 +214,71 @@ pub struct Attention {
     /// c tanh(score / c).
     pub soft_cap: Option<f32>,
     /// A query sees its past alone.
+    #[serde(default = "yes")]
     pub causal: bool,
 }
 
+fn yes() -> bool {
+    true
+}
+
+/// A selective state space: columns are gated, convolved over time, and scanned. Which of its parts have biases is seen
+/// from the file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ssm {
+    /// Columns that are scanned.
+    pub inner: usize,
+    /// Heads of equally many columns; each has a time step.
+    pub heads: usize,
+    /// Runs of heads that share B and C.
+    pub groups: usize,
+    /// Hidden numbers of a column.
+    pub state: usize,
+    /// Tokens that the convolution sees.
+    pub taps: usize,
+    /// Function after the convolution.
+    pub act: Unary,
+    /// Where time steps, B and C come from.
+    pub kind: SsmKind,
+}
+
+/// Two generations of state spaces.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum SsmKind {
+    /// From the convolved columns, time steps by way of `rank` columns (Mamba, arXiv:2312.00752).
+    Mamba {
+        /// Columns that time steps are made from.
+        rank: usize,
+        /// A norm of these columns, of B and of C; it has weights of 1 where the file has none.
+        norm: Option<Norm>,
+    },
+    /// From the layer's input; B and C are convolved too (Mamba-2, arXiv:2405.21060).
+    Mamba2 {
+        /// A norm of each group, and where it stands.
+        norm: Option<(Norm, GateNorm)>,
+        /// Least and largest time step.
+        limits: Option<(f32, f32)>,
+    },
+}
+
+/// Where a state space's norm stands.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum GateNorm {
+    /// Before the gate.
+    Before,
+    /// After it.
+    After,
+}
+
 /// What works on each token alone.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Ffn {
+    /// Nothing does.
+    None,
     /// down(f(up x)).
     Plain {
         /// Function.
@@ -186,7 +298,8 @@ pub enum Ffn {
 }
 
 /// A mixture of experts.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Experts {
     /// Experts.
     pub count: usize,
@@ -203,7 +316,8 @@ pub struct Experts {
 }
 
 /// A rotary embedding.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(try_from = "crate::written::Rotary")]
 pub struct Rope {
     /// Frequencies.
     pub table: RopeTable,
@@ -225,8 +339,17 @@ impl Spec {
         self.ropes.iter().map(|r| r.table.regime(length)).max().unwrap_or(0)
     }
 
-    /// Whether sequences may be longer than [`context`](Spec::context): dynamic NTK has no limit of its own.
+    /// Whether any layer remembers more the longer a sequence is.
+    pub fn grows(&self) -> bool {
+        self.layers.iter().any(|l| l.mixer.attention().is_some())
+    }
+
+    /// Whether sequences may be longer than [`context`](Spec::context): dynamic NTK has no limit of its own, nor have state
+    /// spaces.
     pub fn endless(&self) -> bool {
+        if !self.grows() {
+            return self.positions.is_none();
+        }
         let ntk = |r: &Rope| matches!(&r.table.past, Some(Past { change: Change::Ntk { .. }, .. }));
         self.positions.is_none() && self.ropes.iter().any(ntk)
     }

@@ -22,10 +22,12 @@ pub enum Fix {
     PlusOne,
     /// Of a fused matrix the halves stand the other way round (GTE).
     Halves,
+    /// Stored as the logarithm of what is subtracted (Mamba's A).
+    NegExp,
 }
 
-/// One row: a tensor's GGUF name and its name in a Hugging Face folder, without `.weight` or `.bias`, which not all have
-/// there. `{}` is the layer, then the expert.
+/// One row: a tensor's GGUF name and its name in a Hugging Face folder, both without `.weight` or `.bias`, which not all have
+/// there, or both whole. `{}` is the layer, then the expert.
 #[derive(Clone, Copy, Debug)]
 pub struct Name(pub &'static str, pub &'static str, pub Fix);
 
@@ -63,12 +65,27 @@ pub(crate) enum Rows {
     Transposed(usize),
 }
 
-/// A graph weight: rows of a tensor of the file.
-struct Recipe {
+/// A graph weight.
+enum Recipe {
+    Part(Part),
+    Ones(Vec<usize>),
+}
+
+/// A tensor of the file, or rows of it.
+struct Part {
     tensor: String,
     fix: Fix,
     rows: Rows,
     shape: Vec<usize>,
+}
+
+/// Whether numbers of one shape, in their order, are those of another: it differs by dimensions of 1, or one of them is a
+/// plain list.
+fn same_numbers(a: &[usize], b: &[usize]) -> bool {
+    let count = |s: &[usize]| s.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
+    let more = |s: &[usize]| s.iter().copied().filter(|d| *d != 1).collect::<Vec<_>>();
+    let (x, y) = (more(a), more(b));
+    x == y || (x.len() < 2 || y.len() < 2) && count(a).is_some() && count(a) == count(b)
 }
 
 /// A model's weights.
@@ -88,32 +105,40 @@ impl Weights {
 
     /// The file's name for a tensor, and its fix-up, if the file has it.
     fn locate(&self, name: &str) -> Option<(String, Fix)> {
-        if let Store::Gguf(g) = &self.store {
-            return g.info(name).map(|_| (name.to_owned(), Fix::None));
+        if self.names.is_empty() {
+            // They are GGUF's own. Some norms of Falcon-H1 lack the ending.
+            let names = [Some(name), name.strip_suffix(".weight")];
+            let found = names.into_iter().flatten().find(|n| self.store.info(n).is_some());
+            return found.map(|n| (n.to_owned(), Fix::None));
         }
-        let (stem, suffix) = name.rsplit_once('.')?;
-        let (pattern, layer) = match stem.strip_prefix("blk.").and_then(|r| r.split_once('.')) {
+        let (whole, layer) = match name.strip_prefix("blk.").and_then(|r| r.split_once('.')) {
             Some((layer, rest)) => (format!("blk.{{}}.{rest}"), layer),
-            None => (stem.to_owned(), ""),
+            None => (name.to_owned(), ""),
         };
+        let (stem, suffix) = whole.rsplit_once('.')?;
         // Experts have numbers too.
-        let (pattern, expert) = match pattern.rsplit_once('.') {
+        let (stem, expert) = match stem.rsplit_once('.') {
             Some((stem, n)) if !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()) => (format!("{stem}.{{}}"), n),
-            _ => (pattern.clone(), ""),
+            _ => (stem.to_owned(), ""),
         };
-        // Base models are saved without the head model's prefix; multimodal ones add theirs.
-        let rows = self.names.iter().copied().flatten().filter(|n| n.0 == pattern);
         // The first BERT files have TensorFlow's names of a norm's weights; some tensors have no suffix at all.
         let old = if suffix == "weight" { ".gamma" } else { ".beta" };
-        let suffixes = [format!(".{suffix}"), old.to_owned(), String::new()];
-        rows.flat_map(|row| suffixes.iter().map(move |suffix| (row, suffix))).find_map(|(row, suffix)| {
+        let (suffixes, none) = ([&format!(".{suffix}"), old, ""], [""]);
+        let rows = self.names.iter().copied().flatten().filter(|n| n.0 == whole || n.0 == stem);
+        let all = rows.flat_map(|row| {
+            let suffixes: &[&str] = if row.0 == whole { &none } else { &suffixes };
+            suffixes.iter().map(move |suffix| (row, suffix))
+        });
+        // Base models are saved without the head model's prefix; multimodal ones add theirs.
+        let found = all.into_iter().find_map(|(row, suffix)| {
             let full = format!("{}{suffix}", row.1.replacen("{}", layer, 1).replacen("{}", expert, 1));
             let bare = full.split_once('.').map_or("", |(_, rest)| rest).to_owned();
             let nested = [format!("language_model.{full}"), format!("model.language_model.{bare}")];
             let other = format!("roberta.{bare}"); // whose tensors are otherwise called as BERT's
             let name = [full, bare].into_iter().chain(nested).chain([other]).find(|n| self.store.info(n).is_some())?;
             Some((name, row.2))
-        })
+        });
+        found
     }
 
     /// Shape of a tensor by its GGUF name, after the fix-up.
@@ -142,6 +167,19 @@ impl Weights {
 
     /// Declares a graph weight of that shape: rows of the tensor `name`. Returns its name in the graph.
     pub(crate) fn declare(&mut self, name: &str, shape: &[usize], rows: Rows) -> Result<String, ModelError> {
+        let (key, part) = self.part(name, shape, rows)?;
+        self.recipes.insert(key.clone(), Recipe::Part(part));
+        Ok(key)
+    }
+
+    /// Declares a weight of ones.
+    pub(crate) fn ones(&mut self, shape: &[usize]) -> String {
+        let key = format!("ones{shape:?}");
+        self.recipes.insert(key.clone(), Recipe::Ones(shape.to_vec()));
+        key
+    }
+
+    fn part(&self, name: &str, shape: &[usize], rows: Rows) -> Result<(String, Part), ModelError> {
         let (Some((tensor, fix)), Some(have)) = (self.locate(name), self.shape(name)) else {
             return Err(self.missing(name));
         };
@@ -151,8 +189,6 @@ impl Weights {
             Rows::Each { first, len, of } => format!("{name}[{first}..{} of {of}]", first + len),
             Rows::Transposed(first) => format!("{name}[{first}..{}]ᵀ", first + shape[shape.len() - 1]),
         };
-        // Sizes of 1 say nothing.
-        let real = |shape: &[usize]| shape.iter().copied().filter(|n| *n != 1).collect::<Vec<_>>();
         let all: usize = have.iter().product();
         let (n, k) = match *shape {
             [n] => (n, 1),
@@ -160,7 +196,7 @@ impl Weights {
             _ => (0, 0),
         };
         let fits = match rows {
-            Rows::All => real(&have) == real(shape),
+            Rows::All => same_numbers(&have, shape),
             Rows::From(first) => {
                 have.last() == Some(&k).filter(|_| shape.len() > 1).or(have.last()) && (first + n) * k <= all
             }
@@ -174,21 +210,57 @@ impl Weights {
             let why = format!("has the shape {have:?}, but the configuration asks for {shape:?}{part}");
             return Err(ModelError::Tensor { file: self.file.clone(), tensor, why });
         }
-        self.recipes.insert(key.clone(), Recipe { tensor, fix, rows, shape: shape.to_vec() });
-        Ok(key)
+        Ok((key, Part { tensor, fix, rows, shape: shape.to_vec() }))
+    }
+
+    /// Whether the parts of a fused tensor, of `rows` rows together, are all of it.
+    pub(crate) fn whole(&self, name: &str, rows: usize) -> Result<(), ModelError> {
+        match (self.locate(name), self.shape(name)) {
+            (Some((tensor, _)), Some(have)) if have.first() != Some(&rows) => {
+                let why = format!("has the shape {have:?}, but the configuration asks for {rows} rows");
+                Err(ModelError::Tensor { file: self.file.clone(), tensor, why })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn read(&self, part: &Part) -> Result<Tensor, String> {
+        let t = match &self.store {
+            Store::Safe(s) if s.info(&part.tensor).is_some_and(|i| i.type_name() == fp8::TYPE) => {
+                fp8::matrix(s, &part.tensor, self.block).map_err(|why| format!("`{}` {why}", part.tensor))?
+            }
+            store => store.tensor(&part.tensor).map_err(|e| e.to_string())?,
+        };
+        let each = |f: fn(f32) -> f32| {
+            let values: Vec<f32> = t.to_f32().into_iter().map(f).collect();
+            Tensor::from_f32(t.shape().to_vec(), &values)
+        };
+        let t = match part.fix {
+            Fix::Transpose if t.shape().len() == 2 => transpose(&t),
+            Fix::PlusOne => each(|w| 1.0 + w),
+            Fix::NegExp => each(|w| -(libm::exp(f64::from(w)) as f32)),
+            _ => Ok(t),
+        };
+        t.and_then(|t| part.rows(t)).map_err(|e| e.to_string())
     }
 }
 
 impl Weights {
     /// The type that a graph weight is read as; `Err` names one that is not read.
     pub(crate) fn dtype(&self, name: &str) -> Result<DType, String> {
-        let recipe = self.recipes.get(name).ok_or("no such weight")?;
+        let recipe = match self.recipes.get(name).ok_or("no such weight")? {
+            Recipe::Part(part) => part,
+            Recipe::Ones(_) => return Ok(DType::F32),
+        };
         let info = self.store.info(&recipe.tensor).ok_or("no such tensor")?;
         match info.dtype() {
             _ if info.type_name() == fp8::TYPE => Ok(DType::F32),
             None => Err(info.type_name().to_owned()),
             // Quantised blocks cannot be transposed.
-            Some(t) if recipe.fix == Fix::PlusOne || t.format().codes.is_some() && recipe.transposed() => {
+            Some(t)
+                if matches!(recipe.fix, Fix::PlusOne | Fix::NegExp)
+                    || t.format().codes.is_some() && recipe.transposed() =>
+            {
                 Ok(DType::F32)
             }
             Some(t) => Ok(t),
@@ -198,26 +270,16 @@ impl Weights {
 
 impl WeightSource for Weights {
     fn tensor(&self, name: &str) -> Result<Tensor, String> {
-        let recipe = self.recipes.get(name).ok_or("no such weight")?;
-        let t = match &self.store {
-            Store::Safe(s) if s.info(&recipe.tensor).is_some_and(|i| i.type_name() == fp8::TYPE) => {
-                fp8::matrix(s, &recipe.tensor, self.block).map_err(|why| format!("`{}` {why}", recipe.tensor))?
+        match self.recipes.get(name).ok_or("no such weight")? {
+            Recipe::Part(part) => self.read(part),
+            Recipe::Ones(shape) => {
+                Tensor::from_f32(shape.clone(), &vec![1.0; shape.iter().product()]).map_err(|e| e.to_string())
             }
-            store => store.tensor(&recipe.tensor).map_err(|e| e.to_string())?,
-        };
-        let t = match recipe.fix {
-            Fix::Transpose if t.shape().len() == 2 => transpose(&t).map_err(|e| e.to_string())?,
-            Fix::PlusOne => {
-                let values: Vec<f32> = t.to_f32().iter().map(|w| 1.0 + w).collect();
-                Tensor::from_f32(t.shape().to_vec(), &values).map_err(|e| e.to_string())?
-            }
-            _ => t,
-        };
-        recipe.rows(t).map_err(|e| e.to_string())
+        }
     }
 }
 
-impl Recipe {
+impl Part {
     fn transposed(&self) -> bool {
         self.fix == Fix::Transpose || matches!(self.rows, Rows::Transposed(_))
     }

@@ -33,11 +33,11 @@ fn count() -> usize {
 /// Loads the weights and runs three tokens, where the model lets us.
 fn exercise(model: Result<Model, ModelError>) -> Result<(), String> {
     let model = model.map_err(|e| e.to_string())?;
-    let limits = Limits { tokens: 4, outputs: 4, context: 64, pages: 1, cache: CacheType::F32 };
+    let limits = Limits { tokens: 4, outputs: 4, context: 64, pages: 1, slots: 1, cache: CacheType::F32 };
     let device = CpuDevice::new(Cpu::from_env().map_err(|e| e.to_string())?, 1);
     let mut plan =
         device.compile(model.graph(), model.weights(), limits, None, &mut |_, _| ()).map_err(|e| e.to_string())?;
-    let seqs = [Seq { start: 0, len: 3, length: 3, pages: &[0] }];
+    let seqs = [Seq { start: 0, len: 3, length: 3, pages: &[0], slot: 0 }];
     let batch = Batch { tokens: &[1, 2, 3], positions: &[0, 1, 2], seqs: &seqs, outputs: &[0, 2], ..Batch::default() };
     plan.run(&batch).map(|_| ()).map_err(|e| e.to_string())
 }
@@ -80,7 +80,19 @@ fn mutate(bytes: &mut Vec<u8>, within: usize, r: &mut Rng) {
 
 #[test]
 fn damaged_gguf_files_are_refused_or_run() {
-    for case in ["mix32", "phi3_long", "gemma3", "gpt2", "bert", "modernbert"] {
+    let cases = [
+        "mix32",
+        "phi3_long",
+        "gemma3",
+        "gpt2",
+        "bert",
+        "modernbert",
+        "mamba",
+        "mamba2_one",
+        "granite_hybrid",
+        "jamba",
+    ];
+    for case in cases {
         let bytes = std::fs::read(root().join(case).join("model.gguf")).unwrap();
         // The header is where structure is; the rest is numbers.
         let refused = all(case, |r| {
@@ -122,18 +134,13 @@ fn absurd_configurations_are_refused_or_run() {
         "{}",
         "true",
     ];
-    for case in [
-        "llama3",
-        "phi3_long",
-        "gemma3_scaled",
-        "qwen2_types",
-        "gpt2_inverse",
-        "phi_partial",
-        "llama_yarn",
-        "roberta",
-        "nomic_hub",
-        "modernbert_first",
-    ] {
+    let transformers =
+        ["llama3", "phi3_long", "gemma3_scaled", "qwen2_types", "gpt2_inverse", "phi_partial", "llama_yarn"];
+    let recurrent =
+        ["mamba_odd", "falcon_mamba_eps", "mamba2_odd", "bamba_odd", "granite_hybrid", "jamba_odd", "falcon_h1"];
+    let others =
+        ["roberta", "nomic_hub", "modernbert_first", "mixtral", "qwen3_moe_fp8", "deepseek_v2_yarn", "deepseek_v3_mtp"];
+    for case in transformers.into_iter().chain(recurrent).chain(others) {
         let text = std::fs::read_to_string(root().join(case).join("config.json")).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         let dir = folder(case, &text, case);
@@ -193,6 +200,117 @@ fn messages_say_where_and_what() {
     std::fs::remove_dir_all(folder("llama3", &text, "messages")).unwrap();
 }
 
+/// Specs written by hand: what is wrong is named, and absurd numbers are refused or run.
+#[test]
+fn specs_are_checked() {
+    let text = std::fs::read_to_string(root().join("spec_free/spec.toml")).unwrap();
+    let dir = std::env::temp_dir().join(format!("alula-hostile-{}-spec", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::copy(root().join("spec_free/model.safetensors"), dir.join("model.safetensors")).unwrap();
+    let open = |text: &str| {
+        std::fs::write(dir.join("spec.toml"), text).unwrap();
+        Model::open(&dir)
+    };
+    for (from, to, want) in [
+        ("kv_heads = 2", "kv_heads = 3", "`layers[1].kv_heads` is 3, which does not divide 4"),
+        ("kv_heads = 2", "kv_heads = 0", "`layers[1].kv_heads` is 0; expected 1 to 16777216"),
+        ("rope = 0", "rope = 1", "`layers[1].rope` is 1, but there are 1 ropes"),
+        ("window = 20", "window = 0", "`layers[1].window` is 0"),
+        ("groups = 2", "groups = 0", "`layers[0].groups` is 0"),
+        ("groups = 2", "groups = 3", "`layers[0].groups` is 3, which does not divide 4"),
+        ("groups = 2", "groups = 4", "tensor `blk.0.ssm_in.weight` has the shape"),
+        ("taps = 4", "taps = 99999999", "`layers[0].taps` is 99999999"),
+        ("rank = 5", "rank = 6", "tensor `blk.2.ssm_x.weight` has the shape"),
+        ("dims = 8", "dims = 7", "7 columns and base 20000; expected an even number"),
+        ("width = 40", "widht = 40", "line 2: unknown field `widht`"),
+        ("tied = false", "tied = maybe", "spec.toml: line 5: "),
+        ("context = 256", "context = 0", "`layers` and context must be there"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let error = open(&text.replacen(from, to, 1)).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(error.contains(want) && !error.contains('\n'), "{to}: {error:?}");
+    }
+    let refused = all("spec", |r| {
+        let mut parts: Vec<String> = text.split(' ').map(str::to_owned).collect();
+        let numbers: Vec<usize> =
+            (0..parts.len()).filter(|&i| parts[i].starts_with(|c: char| c.is_ascii_digit())).collect();
+        let at = numbers[r.below(numbers.len())];
+        let end = parts[at].find(|c: char| c == ',' || c.is_whitespace()).unwrap_or(parts[at].len());
+        parts[at]
+            .replace_range(..end, ["0", "1", "3", "-1", "1e30", "nan", "16777216", "18446744073709551615"][r.below(8)]);
+        open(&parts.join(" "))
+    });
+    assert!(refused > count() / 10, "only {refused} refused: the mutations do not bite");
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// What state spaces and hybrids say of their sizes: each wrong one is named with its reason.
+#[test]
+fn sizes_of_state_spaces_are_checked() {
+    for (case, from, to, want) in [
+        ("mamba2_odd", "\"num_heads\": 6", "\"num_heads\": 0", "`num_heads` is 0"),
+        ("mamba2_odd", "\"num_heads\": 6", "\"num_heads\": 7", "`num_heads` is 7, which does not divide 120 columns"),
+        ("mamba2_odd", "\"num_heads\": 6", "\"num_heads\": 4", "`n_groups` is 3, which does not divide 4 heads"),
+        ("mamba2_odd", "\"n_groups\": 3", "\"n_groups\": 0", "`n_groups` is 0"),
+        ("mamba2_odd", "\"n_groups\": 3", "\"n_groups\": 2", "tensor `backbone.layers.0.mixer.in_proj.weight`"),
+        ("mamba2_odd", "\"state_size\": 11", "\"state_size\": 99999999", "`state_size` is 99999999; expected"),
+        (
+            "mamba2_odd",
+            "\"state_size\": 11",
+            "\"state_size\": 16777216",
+            "tensor `backbone.layers.0.mixer.in_proj.weight`",
+        ),
+        ("mamba2_odd", "\"conv_kernel\": 5", "\"conv_kernel\": 0", "`conv_kernel` is 0"),
+        ("mamba2_odd", "\"conv_kernel\": 5", "\"conv_kernel\": 4", "conv1d.weight` has the shape [120, 1, 5]"),
+        ("mamba2_odd", "\"expand\": 3", "\"expand\": 1e30", "`expand` makes"),
+        ("mamba2_odd", "\"expand\": 3", "\"expand\": 0", "`expand` makes 0 columns of 40"),
+        ("mamba2_odd", "0.4,", "0.9,", "`time_step_limit` is [0.9,0.8]; expected a least and a largest time step"),
+        ("mamba2_odd", "0.4,", "\"x\",", "`time_step_limit` is"),
+        ("mamba_odd", "\"time_step_rank\": 7", "\"time_step_rank\": 8", "x_proj.weight`"),
+        ("mamba_odd", "\"time_step_rank\": 7", "\"time_step_rank\": \"x\"", "`time_step_rank` must be a number"),
+        ("bamba_odd", "\"mamba_n_heads\": 4", "\"mamba_n_heads\": 5", "`mamba_n_heads` is 5, which does not divide 96"),
+        (
+            "bamba_odd",
+            "\"attn_layer_indices\": [",
+            "\"attn_layer_indices\": [-1,",
+            "`attn_layer_indices` must be a list of layers",
+        ),
+        ("granite_hybrid", "\"attention\"", "\"retention\"", "`layer_types` has \"retention\"; supported are"),
+        ("granite_hybrid", "\"attention\",", "", "`layer_types` must list 3 layers"),
+        (
+            "granite_hybrid",
+            "\"num_local_experts\": 0",
+            "\"num_local_experts\": 4",
+            "`num_local_experts` is 4; mixtures of experts",
+        ),
+        (
+            "granite_hybrid",
+            "\"logits_scaling\": 2.5",
+            "\"logits_scaling\": 0",
+            "`logits_scaling` is 0; logits are divided",
+        ),
+        (
+            "jamba_odd",
+            "\"num_experts\": 1",
+            "\"num_experts\": 2",
+            "`num_experts` is 2; mixtures of experts do not run yet",
+        ),
+        (
+            "jamba_odd",
+            "\"attn_layer_period\": 2",
+            "\"attn_layer_period\": 0",
+            "`attn_layer_offset` is 0; expected less than",
+        ),
+    ] {
+        let text = std::fs::read_to_string(root().join(case).join("config.json")).unwrap();
+        assert!(text.contains(from), "{case}: {from} in {text}");
+        let dir = folder(case, &text.replacen(from, to, 1), &format!("sizes-{case}"));
+        let error = Model::open(&dir).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(error.contains(want) && !error.contains('\n'), "{case}, {to}: {error:?}");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}
+
 /// GGUF's `rope.scaling`, as llama.cpp takes it: a factor of 0 is none, and so is any factor of type `none`.
 #[test]
 fn a_scaling_that_says_none_is_none() {
@@ -237,8 +355,7 @@ fn gguf_says_which_layers_have_a_window() {
         let model =
             Model::from_gguf(Gguf::from_bytes(bytes, "m.gguf").unwrap(), "m.gguf").map_err(|e| e.to_string())?;
         let each = |l: &alula_model::Layer| {
-            let window = matches!(&l.mixer, alula_model::Mixer::Attention(a) if a.window.is_some());
-            if window { 'w' } else { '-' }
+            if l.mixer.attention().is_some_and(|a| a.window.is_some()) { 'w' } else { '-' }
         };
         Ok(model.spec().layers.iter().map(each).collect())
     };

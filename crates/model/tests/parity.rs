@@ -33,6 +33,9 @@ fn cases() -> Vec<Case> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/parity");
     let mut dirs: Vec<_> = std::fs::read_dir(root).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_dir()).collect();
     dirs.sort();
+    // ALULA_CASES=mamba runs those whose name contains it.
+    let part = std::env::var("ALULA_CASES").unwrap_or_default();
+    dirs.retain(|d| d.file_name().is_some_and(|n| n.to_string_lossy().contains(&part)));
     dirs.into_iter()
         .map(|dir| Case {
             name: dir.file_name().unwrap().to_string_lossy().into_owned(),
@@ -65,6 +68,7 @@ impl Runner {
             outputs: CONTEXT,
             context: CONTEXT,
             pages: 2 * CONTEXT / PAGE,
+            slots: 2,
             cache: CacheType::F32,
         };
         let device = CpuDevice::new(cpu, threads);
@@ -83,11 +87,11 @@ impl Runner {
             let mine = &tokens[start..tokens.len().min(start + piece)];
             let mut flat = mine.to_vec();
             let mut positions: Vec<u32> = (start as u32..).take(mine.len()).collect();
-            let mut seqs = vec![Seq { start: 0, len: mine.len(), length: tokens.len(), pages: &[2, 0] }];
+            let mut seqs = vec![Seq { start: 0, len: mine.len(), length: tokens.len(), pages: &[2, 0], slot: 1 }];
             if company {
                 flat.extend([5, 6, 7]);
                 positions.extend([0, 1, 2]);
-                seqs.push(Seq { start: mine.len(), len: 3, length: 3, pages: &[1] });
+                seqs.push(Seq { start: mine.len(), len: 3, length: 3, pages: &[1], slot: 0 });
             }
             let outputs: Vec<u32> = (0..mine.len() as u32).collect();
             let mut types = types.to_vec(); // only of whole sequences
@@ -123,7 +127,7 @@ fn argmax(row: &[f32]) -> u32 {
 fn models(case: &Case) -> Vec<(String, Model)> {
     let gguf = case.dir.join("model.gguf");
     let mut all = Vec::new();
-    if case.dir.join("config.json").exists() {
+    if ["config.json", "spec.toml"].iter().any(|f| case.dir.join(f).exists()) {
         all.push((case.name.clone(), Model::open(&case.dir).unwrap_or_else(|e| panic!("{}: {e}", case.name))));
     }
     if gguf.exists() {
@@ -156,7 +160,7 @@ fn guesses_equal_transformers() {
         let mut plan = device.compile(graph, model.weights(), limits, None, &mut |_, _| ()).unwrap();
         let hidden = &runner.plan.kept(0)[..(n - 1) * model.spec().width];
         let (positions, outputs): (Vec<u32>, Vec<u32>) = ((0..n as u32 - 1).collect(), (0..n as u32 - 1).collect());
-        let seqs = [Seq { start: 0, len: n - 1, length: n, pages: &[2, 0] }];
+        let seqs = [Seq { start: 0, len: n - 1, length: n, pages: &[2, 0], slot: 0 }];
         let (tokens, positions, outputs) = (&case.tokens[1..], &positions[..], &outputs[..]);
         let batch = Batch { tokens, positions, types: &[], seqs: &seqs, outputs, hidden };
         let e = error(plan.run(&batch).unwrap(), &want);

@@ -96,6 +96,20 @@ pub fn sigmoid<I: Isa>(isa: I, x: I::F) -> I::F {
     isa.div(one, isa.add(one, exp(isa, isa.sub(isa.splat(0.0), x))))
 }
 
+/// ln(1 + eˣ) within 3 ULP from -87.33 on, max(x, 0) below; NaN for NaN.
+#[inline(always)]
+pub fn softplus<I: Isa>(isa: I, x: I::F) -> I::F {
+    let zero = isa.splat(0.0);
+    // max(x, 0) + ln(1 + z) with z = exp(-|x|), and ln(1 + z) = 2 atanh(z / (2 + z)). NaN stays NaN in these orders.
+    let minus = isa.sub(zero, x);
+    let z = exp(isa, isa.sub(zero, isa.max(x, minus)));
+    let s = isa.div(z, isa.add(z, isa.splat(2.0)));
+    let w = isa.mul(s, s);
+    let q = poly(isa, w, [3.333_320_6e-1, 2.001_085e-1, 1.399_956_3e-1, 1.401_225_8e-1]);
+    let half = isa.fma(isa.mul(s, w), q, s);
+    isa.add(isa.max(zero, x), isa.add(half, half))
+}
+
 /// x · sigmoid(x) (Elfwing et al. 2017, arXiv:1702.03118).
 #[inline(always)]
 pub fn silu<I: Isa>(isa: I, x: I::F) -> I::F {

@@ -47,7 +47,16 @@ impl Kernel for Everything {
         put(isa.select_lt(a, b, b, c));
         put(isa.load_f16(&self.h));
         put(isa.load_bf16(&self.h));
-        for f in [math::exp::<I>, math::tanh, math::erf, math::sigmoid, math::silu, math::gelu, math::gelu_tanh] {
+        for f in [
+            math::exp::<I>,
+            math::tanh,
+            math::erf,
+            math::sigmoid,
+            math::silu,
+            math::gelu,
+            math::gelu_tanh,
+            math::softplus,
+        ] {
             put(f(isa, a));
         }
         let mut h = [0u16; 16];
@@ -253,6 +262,11 @@ fn functions_keep_their_bounds() {
     assert!(ulps <= 3.0, "sigmoid: {ulps} ULP");
     let (ulps, _) = error(|x| math::silu(Scalar, x), |x| x / (1.0 + (-x).exp()), -80.0, 80.0);
     assert!(ulps <= 3.0, "silu: {ulps} ULP");
+    let softplus = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
+    for (lo, hi) in [(-87.0, -5.0), (-5.0, 5.0), (5.0, 100.0)] {
+        let (ulps, _) = error(|x| math::softplus(Scalar, x), softplus, lo, hi);
+        assert!(ulps <= 3.0, "softplus from {lo} to {hi}: {ulps} ULP");
+    }
 }
 
 fn gelu_tanh64(x: f64) -> f64 {
@@ -264,19 +278,21 @@ fn functions_have_their_limits() {
     type F = fn(Scalar, [f32; 16]) -> [f32; 16];
     let (inf, nan) = (f32::INFINITY, f32::NAN);
     // At -∞, a large negative number, a large positive one, +∞.
-    let cases: [(&str, F, [f32; 4]); 4] = [
+    let cases: [(&str, F, [f32; 4]); 5] = [
         ("exp", math::exp, [0.0, 0.0, 88f64.exp() as f32, 88f64.exp() as f32]),
         ("tanh", math::tanh, [-1.0, -1.0, 1.0, 1.0]),
         ("erf", math::erf, [-1.0, -1.0, 1.0, 1.0]),
         ("sigmoid", math::sigmoid, [1.0 / 88f32.exp(), 1.0 / 88f32.exp(), 1.0, 1.0]),
+        ("softplus", math::softplus, [0.0, 0.0, 1e30, inf]),
     ];
     for (name, f, want) in cases {
         for (x, want) in [-inf, -1e30, 1e30, inf].into_iter().zip(want) {
             let got = f(Scalar, [x; 16])[0];
-            assert!((got - want).abs() <= want.abs() * 3e-7, "{name}({x}) is {got}, not {want}");
+            assert!(got == want || (got - want).abs() <= want.abs() * 3e-7, "{name}({x}) is {got}, not {want}");
         }
     }
-    let all: [F; 7] = [math::exp, math::tanh, math::erf, math::sigmoid, math::silu, math::gelu, math::gelu_tanh];
+    let all: [F; 8] =
+        [math::exp, math::tanh, math::erf, math::sigmoid, math::silu, math::gelu, math::gelu_tanh, math::softplus];
     for f in all {
         for x in [nan, -nan] {
             assert!(f(Scalar, [x; 16])[0].is_nan());

@@ -197,7 +197,8 @@ impl Streams {
                 .iter()
                 .zip(&pages)
                 .map(|(run, pages)| {
-                    let seq = Seq { start, len: run.len(), length: self.context, pages };
+                    let slot = run[0].0 as u32;
+                    let seq = Seq { start, len: run.len(), length: self.context, pages, slot };
                     start += run.len();
                     seq
                 })

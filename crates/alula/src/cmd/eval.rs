@@ -46,7 +46,7 @@ fn forward(model: &mut Local, ids: &[u32], step: usize, mut each: impl FnMut(usi
         let tokens = &ids[start..ids.len().min(start + step)];
         let positions: Vec<u32> = (start as u32..).take(tokens.len()).collect();
         let outputs: Vec<u32> = (0..tokens.len() as u32).collect();
-        let seqs = [Seq { start: 0, len: tokens.len(), length: ids.len(), pages: &pages }];
+        let seqs = [Seq { start: 0, len: tokens.len(), length: ids.len(), pages: &pages, slot: 0 }];
         let batch = Batch { tokens, positions: &positions, seqs: &seqs, outputs: &outputs, ..Batch::default() };
         each(start, model.run(&batch)?);
     }

@@ -6,8 +6,8 @@ mod memory;
 use crate::cli::Show;
 use crate::{Fail, models};
 use alula_device::Memory;
-use alula_engine::local::{DEFAULT_CONTEXT, Package};
-use alula_model::{Attention, Experts, Ffn, Head, Latent, Mixer, Spec};
+use alula_engine::local::{Package, usual_context};
+use alula_model::{Experts, Ffn, Head, Latent, Mixer, Spec};
 use alula_template::Template;
 use alula_tokenizer::Tokenizer;
 use header::{Header, human, one_line};
@@ -40,7 +40,7 @@ pub fn show(a: &Show) -> Result<(), Fail> {
         0 => Err("the file has no weights".into()),
         _ => place.open(),
     };
-    let context = |p: &Package| a.ctx.unwrap_or_else(|| p.model.spec().context.min(DEFAULT_CONTEXT));
+    let context = |p: &Package| a.ctx.unwrap_or_else(|| usual_context(p.model.spec()));
     let needs = match &package {
         Ok(p) => memory::estimate(p, context(p)).map(|m| (p, context(p), m)),
         Err(e) => Err(e.to_string().into()),
@@ -179,7 +179,8 @@ impl Report<'_> {
             let (longest, mb) = (p.model.spec().context, |bytes: usize| human(bytes as u64, "B"));
             line("memory", format!("at a context of {context} tokens"));
             line("  weights", mb(m.weights));
-            line("  cache", format!("{} (F16; twice that with --cache-type f32)", mb(m.cache)));
+            let type_matters = if p.model.spec().grows() { " (F16; twice that with --cache-type f32)" } else { "" };
+            line("  cache", format!("{}{type_matters}", mb(m.cache)));
             line("  work", format!("about {}", mb(m.work)));
             line("  together", format!("about {}", mb(total(m))));
             if *context > longest && !p.model.spec().endless() {
@@ -225,31 +226,29 @@ fn shape(spec: &Spec) -> Map<String, Value> {
             _ => {}
         }
     };
-    let attention = |m: &Mixer, f: &dyn Fn(&Attention) -> Option<usize>| match m {
-        Mixer::Attention(a) => f(a),
-        Mixer::Latent(_) => None,
-    };
     let latent = |m: &Mixer, f: &dyn Fn(&Latent) -> usize| match m {
         Mixer::Latent(a) => Some(f(a)),
-        Mixer::Attention(_) => None,
+        _ => None,
     };
     let experts = |f: &Ffn, of: &dyn Fn(&Experts) -> Option<usize>| match f {
         Ffn::Experts(e) => of(e),
         _ => None,
     };
-    each("heads", &|m, _| attention(m, &|a| Some(a.heads)).or(latent(m, &|a| a.heads)));
-    each("kv_heads", &|m, _| attention(m, &|a| Some(a.kv_heads)));
-    each("head_size", &|m, _| attention(m, &|a| Some(a.key_dim)).or(latent(m, &|a| a.plain_dim + a.rope_dim)));
+    each("heads", &|m, _| m.attention().map(|a| a.heads).or(latent(m, &|a| a.heads)));
+    each("kv_heads", &|m, _| Some(m.attention()?.kv_heads));
+    each("head_size", &|m, _| m.attention().map(|a| a.key_dim).or(latent(m, &|a| a.plain_dim + a.rope_dim)));
     each("latent", &|m, _| latent(m, &|a| a.rank));
+    each("state_space", &|m, _| Some(m.ssm()?.inner));
+    each("state_size", &|m, _| Some(m.ssm()?.state));
     each("feed_forward", &|_, f| match f {
         Ffn::Plain { width, .. } | Ffn::Gated { width, .. } => Some(*width),
-        Ffn::Experts(_) => None,
+        Ffn::Experts(_) | Ffn::None => None,
     });
     each("experts", &|_, f| experts(f, &|e| Some(e.count)));
     each("experts_used", &|_, f| experts(f, &|e| Some(e.route.used)));
     each("expert_width", &|_, f| experts(f, &|e| Some(e.width)));
     each("shared_width", &|_, f| experts(f, &|e| e.shared));
-    each("window", &|m, _| attention(m, &|a| a.window));
+    each("window", &|m, _| m.attention()?.window);
     let sizes = [("layers", spec.layers.len()), ("width", spec.width)];
     let mut all: Map<String, Value> = sizes.into_iter().map(|(k, n)| (k.to_owned(), n.into())).collect();
     all.append(&mut out);

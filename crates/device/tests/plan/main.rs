@@ -2,6 +2,7 @@
 //! sequence, batches that break a rule, sizes and memory.
 
 mod encoder;
+mod fixed;
 mod kept;
 mod memory;
 mod mixture;
@@ -22,7 +23,7 @@ const WIDTH: usize = 64;
 const HEADS: (usize, usize, usize, usize) = (4, 2, 16, 8);
 /// Rows of the table of positions.
 const POSITIONS: usize = 140;
-const LIMITS: Limits = Limits { tokens: 160, outputs: 160, context: 150, pages: 9, cache: CacheType::F32 };
+const LIMITS: Limits = Limits { tokens: 160, outputs: 160, context: 150, pages: 9, slots: 9, cache: CacheType::F32 };
 
 struct Weights(HashMap<String, Tensor>);
 
@@ -154,6 +155,7 @@ struct Run {
     len: usize,
     length: usize,
     pages: Vec<u32>,
+    slot: u32,
 }
 
 /// A batch that owns its parts.
@@ -170,15 +172,20 @@ impl Step {
     /// Appends tokens `range` of a sequence; all their rows are outputs.
     fn add(&mut self, sequence: &[u32], range: std::ops::Range<usize>, pages: &[u32]) {
         let start = self.tokens.len();
-        self.runs.push(Run { start, len: range.len(), length: sequence.len(), pages: pages.to_vec() });
+        // Sequences of different pages have different slots.
+        let (pages, slot) = (pages.to_vec(), pages.first().copied().unwrap_or(0));
+        self.runs.push(Run { start, len: range.len(), length: sequence.len(), pages, slot });
         self.tokens.extend(&sequence[range.clone()]);
         self.positions.extend(range.clone().map(|p| p as u32));
         self.outputs.extend((start..start + range.len()).map(|r| r as u32));
     }
 
     fn run(&self, plan: &mut dyn Plan) -> Result<Vec<f32>, DeviceError> {
-        let seqs: Vec<Seq<'_>> =
-            self.runs.iter().map(|r| Seq { start: r.start, len: r.len, length: r.length, pages: &r.pages }).collect();
+        let seqs = self.runs.iter().map(|r| {
+            let Run { start, len, length, slot, .. } = *r;
+            Seq { start, len, length, pages: &r.pages, slot }
+        });
+        let seqs: Vec<Seq<'_>> = seqs.collect();
         let (tokens, positions, outputs) = (&self.tokens[..], &self.positions[..], &self.outputs[..]);
         let types = &self.types;
         plan.run(&Batch { tokens, positions, types, seqs: &seqs, outputs, hidden: &[] }).map(<[f32]>::to_vec)

@@ -16,6 +16,8 @@ fn unary(f: Unary, x: f64) -> f64 {
         Unary::GeluTanh => x * 0.5 * (1.0 + (0.797_884_560_802_865_4 * (x + 0.044_715 * x.powi(3))).tanh()),
         Unary::Scale(k) => x * f64::from(k),
         Unary::SoftCap(c) => f64::from(c) * (x / f64::from(c)).tanh(),
+        Unary::Softplus => x.exp().ln_1p(),
+        Unary::Clamp(lo, hi) => x.clamp(f64::from(lo), f64::from(hi)),
     }
 }
 
@@ -54,13 +56,15 @@ pub(crate) fn reference(graph: &Graph, weights: &Weights, tokens: &[u32], types:
             }
             Op::Norm { kind, eps } => {
                 let (weight, bias) = (w(0).expect("a weight"), w(1));
+                let width = *graph.weights()[node.weights[0].0].shape.last().expect("a dimension");
                 each(&|row| {
-                    let groups = row.chunks(weight.len()).flat_map(|x| {
+                    let groups = row.chunks(width).enumerate().flat_map(|(group, x)| {
                         let size = x.len() as f64;
                         let mean = if *kind == NormKind::Rms { 0.0 } else { x.iter().sum::<f64>() / size };
                         let var = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / size;
                         let (weight, bias) = (&weight, &bias);
                         x.iter().enumerate().map(move |(i, x)| {
+                            let i = (group * width + i) % weight.len();
                             let y = (x - mean) / (var + f64::from(*eps)).sqrt() * weight[i];
                             y + bias.as_ref().map_or(0.0, |b| b[i])
                         })
@@ -96,7 +100,10 @@ pub(crate) fn reference(graph: &Graph, weights: &Weights, tokens: &[u32], types:
                 x(0).iter().zip(x(1)).map(|(row, table)| rotate(row, table)).collect()
             }
             Op::Attend { state, heads, scale, soft_cap, causal } => {
-                let StateSpec::Paged { heads: kv, key_dim: dk, value_dim: dv, window, .. } = graph.states()[*state];
+                let StateSpec::Paged { heads: kv, key_dim: dk, value_dim: dv, window, .. } = graph.states()[*state]
+                else {
+                    unreachable!("attention has pages")
+                };
                 let mut out = vec![vec![0.0; heads * dv]; n];
                 for (row, out) in out.iter_mut().enumerate() {
                     let seen = match causal {
@@ -195,6 +202,33 @@ pub(crate) fn reference(graph: &Graph, weights: &Weights, tokens: &[u32], types:
             Op::Mean => {
                 let column = |c: usize| x(0).iter().map(|row| row[c]).sum::<f64>() / n as f64;
                 vec![(0..cols).map(column).collect(); n]
+            }
+            Op::Conv { .. } => {
+                let (filters, bias) = (w(0).expect("filters"), w(1));
+                let taps = filters.len() / cols;
+                let tap = |t: usize, c: usize, k: usize| (t + k + 1).checked_sub(taps).map_or(0.0, |i| x(0)[i][c]);
+                let sum = |t, c| (0..taps).map(|k| filters[c * taps + k] * tap(t, c, k)).sum::<f64>();
+                let row = |t| (0..cols).map(|c| sum(t, c) + bias.as_ref().map_or(0.0, |b| b[c])).collect();
+                (0..n).map(row).collect()
+            }
+            Op::Scan { heads, groups, .. } => {
+                let (a, d, dim, size) = (w(0).expect("A"), w(1).expect("D"), cols / heads, x(2)[0].len() / groups);
+                let mut hidden = vec![vec![0.0; size]; cols];
+                let mut row = |t: usize| -> Vec<f64> {
+                    let column = |(c, h): (usize, &mut Vec<f64>)| {
+                        let (head, dt, u) = (c / dim, x(1)[t][c / dim], x(0)[t][c]);
+                        let group = head / (heads / groups) * size;
+                        let mut y = d[head] * u;
+                        for (k, h) in h.iter_mut().enumerate() {
+                            let a = if a.len() == *heads { a[head] } else { a[head * size + k] };
+                            *h = *h * (dt * a).exp() + dt * x(2)[t][group + k] * u;
+                            y += *h * x(3)[t][group + k];
+                        }
+                        y
+                    };
+                    hidden.iter_mut().enumerate().map(column).collect()
+                };
+                (0..n).map(&mut row).collect()
             }
         };
         values.push(out);

@@ -4,7 +4,7 @@
 use alula_device::{Batch, PAGE};
 use alula_engine::text::{Stream, Text};
 use alula_engine::{Engine, Event, Id, Options, Reason, Request, RunError, Runner};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub(crate) const VOCAB: usize = 40;
@@ -23,6 +23,8 @@ pub(crate) struct Toy {
     pub(crate) fail: usize,
     /// Rows of each step so far.
     pub(crate) rows: Vec<usize>,
+    /// The positions before and after the last run in each slot.
+    pub(crate) slots: BTreeMap<u32, [usize; 2]>,
     /// Logits that a token at the end of a sequence gives, instead of its own.
     pub(crate) fixed: Vec<(u32, f32)>,
     /// It guesses tokens, some wrongly, by this seed.
@@ -48,6 +50,7 @@ impl Toy {
             max_outputs: 512,
             fail: 0,
             rows: Vec::new(),
+            slots: BTreeMap::new(),
             fixed: Vec::new(),
             guess: None,
             fail_guess: 0,
@@ -103,11 +106,16 @@ impl Runner for Toy {
         assert!(batch.outputs.len() <= self.max_outputs);
         assert!(batch.outputs.is_sorted_by(|a, b| a < b) && batch.outputs.iter().all(|&r| (r as usize) < rows));
         let place = |pages: &[u32], p: u32| pages[p as usize / PAGE] as usize * PAGE + p as usize % PAGE;
-        let (mut next, mut written) = (0, vec![false; self.cache.len()]);
+        let (mut next, mut written, mut taken) = (0, vec![false; self.cache.len()], BTreeSet::new());
         self.last.clear();
         for seq in batch.seqs {
             assert!(seq.start == next && seq.len > 0);
             assert!(seq.length <= self.context && batch.positions[seq.start] as usize + seq.len <= seq.length);
+            let first = batch.positions[seq.start] as usize;
+            let stands = self.slots.entry(seq.slot).or_default();
+            assert!(first == 0 || stands.contains(&first), "slot {} stands at {stands:?}, not {first}", seq.slot);
+            assert!(taken.insert(seq.slot), "a slot of two sequences");
+            *stands = [first, first + seq.len];
             next += seq.len;
             for row in seq.start..next {
                 let (token, position) = (batch.tokens[row], batch.positions[row]);

@@ -2,12 +2,14 @@
 //! batches. Each file has one table of cases.
 
 mod attend;
+mod conv;
 mod experts;
 mod map;
 mod matmul;
 mod norm;
 mod quantize;
 mod rope;
+mod scan;
 
 use alula_kernels::{Ctx, Pool};
 use alula_simd::Cpu;

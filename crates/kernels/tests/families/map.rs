@@ -18,6 +18,9 @@ const CASES: &[Case] = &[
     (Unary::Scale(-7.0), |x| x * -7.0, EPS, 0.0),
     (Unary::SoftCap(30.0), |x| 30.0 * (x / 30.0).tanh(), 10.0 * EPS, 0.0),
     (Unary::SoftCap(0.5), |x| 0.5 * (x / 0.5).tanh(), 10.0 * EPS, 0.0),
+    (Unary::Softplus, |x| x.max(0.0) + (-x.abs()).exp().ln_1p(), 6.0 * EPS, 0.0),
+    (Unary::Clamp(-0.25, 3.0), |x| x.clamp(-0.25, 3.0), 0.0, 0.0),
+    (Unary::Clamp(0.5, f32::INFINITY), |x| x.max(0.5), 0.0, 0.0),
 ];
 
 /// Whole and broken vectors, whole and broken tasks, enough of them for two threads.
@@ -83,13 +86,15 @@ fn functions_of_two_numbers() {
 fn nan_stays_nan_and_infinities_have_their_limits() {
     let x = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
     let nan = f32::NAN;
-    let want: [(Unary, [f32; 3]); 6] = [
+    let want: [(Unary, [f32; 3]); 8] = [
         (Unary::Relu, [nan, x[1], 0.0]),
         (Unary::Silu, [nan, x[1], x[2]]), // -∞ / (1 + exp(88)); the limit 0 is not computed there
         (Unary::Gelu, [nan, x[1], nan]),
         (Unary::GeluTanh, [nan, x[1], nan]),
         (Unary::Scale(2.0), [nan, x[1], x[2]]),
         (Unary::SoftCap(5.0), [nan, 5.0, -5.0]),
+        (Unary::Softplus, [nan, x[1], 0.0]),
+        (Unary::Clamp(-2.0, 7.0), [nan, 7.0, -2.0]),
     ];
     everywhere(|ctx, at| {
         for (f, want) in want {

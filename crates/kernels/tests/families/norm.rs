@@ -1,5 +1,5 @@
 use crate::{EPS, ROWS, Rng, everywhere, same, scalar, within};
-use alula_kernels::{Ctx, Norm, NormKind, norm};
+use alula_kernels::{Ctx, Norm, NormKind, norm, norm_groups};
 
 /// (kind, width, whether it has a bias, ε, added to every x). Widths on both sides of whole vectors; a head's width;
 /// enough for two threads.
@@ -58,6 +58,27 @@ fn rows_are_normalised() {
             }
             let last = (most - 1) * n;
             same(&run(ctx, &x[last..]), &want[last..], &format!("{what}, last row, {at}"));
+        });
+    }
+}
+
+#[test]
+fn groups_take_turns_with_their_weights() {
+    let mut r = Rng::new(9);
+    for (groups, n, has_bias) in [(1, 17, false), (2, 16, true), (3, 5, true), (8, 600, false)] {
+        let (kind, eps) = (if has_bias { NormKind::Layer } else { NormKind::Rms }, 1e-5);
+        let (x, weight, bias) = (r.floats(9 * groups * n), r.floats(groups * n), r.floats(groups * n));
+        let bias = has_bias.then_some(&bias[..]);
+        let mut want = vec![f32::NAN; x.len()];
+        for (i, (x, out)) in x.chunks(n).zip(want.chunks_mut(n)).enumerate() {
+            let own = i % groups * n..(i % groups + 1) * n;
+            let own = Norm { kind, eps, weight: &weight[own.clone()], bias: bias.map(|b| &b[own]) };
+            scalar(|ctx| norm(ctx, own, x, out));
+        }
+        everywhere(|ctx, at| {
+            let mut got = vec![f32::NAN; x.len()];
+            norm_groups(ctx, Norm { kind, eps, weight: &weight, bias }, n, &x, &mut got);
+            same(&got, &want, &format!("{groups} groups of {n}, {at}"));
         });
     }
 }

@@ -37,7 +37,7 @@ fn gemma1(c: &Config<'_>) -> Result<Spec, ModelError> {
     let mut spec = gemma(c, 8192, |_| false, false, None, (None, None), &[("", 10_000.0)])?;
     for layer in &mut spec.layers {
         layer.place = Place::Pre;
-        if let Mixer::Attention(a) = &mut layer.mixer {
+        if let Some(a) = layer.mixer.attention_mut() {
             (a.scale, a.soft_cap) = (1.0 / (a.key_dim as f32).sqrt(), None);
         }
         // The first files say `gelu` and mean its approximation.
@@ -68,7 +68,7 @@ fn gemma3(c: &Config<'_>) -> Result<Spec, ModelError> {
     let mut spec = gemma(c, 131_072, |i| (i + 1) % every != 0, wide, COUNTS, (None, None), &ropes)?;
     for layer in &mut spec.layers {
         // A cap on scores may stand in the configuration; transformers and llama.cpp ignore it here.
-        if let Mixer::Attention(a) = &mut layer.mixer {
+        if let Some(a) = layer.mixer.attention_mut() {
             a.soft_cap = None;
         }
     }

@@ -4,9 +4,13 @@
 
 mod bert;
 mod deepseek;
+mod falcon_h1;
 mod gemma;
 mod gpt2;
+mod granite;
+mod jamba;
 mod llama;
+mod mamba;
 mod modernbert;
 mod moe;
 mod nomic;
@@ -52,6 +56,14 @@ pub static ZOO: &[&Arch] = &[
     &nomic::NOMIC_BERT,
     &nomic::GTE,
     &modernbert::MODERN_BERT,
+    &granite::GRANITE,
+    &granite::GRANITE_HYBRID,
+    &granite::BAMBA,
+    &mamba::MAMBA,
+    &mamba::FALCON_MAMBA,
+    &mamba::MAMBA2,
+    &jamba::JAMBA,
+    &falcon_h1::FALCON_H1,
 ];
 
 /// The names that `known` models go by, for messages.

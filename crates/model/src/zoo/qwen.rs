@@ -19,7 +19,7 @@ pub(super) fn qwen(c: &Config<'_>, head_dim: Option<usize>) -> Result<Spec, Mode
     if c.json("layer_types").is_none() {
         let first = c.size("max_window_layers")?.unwrap_or(28);
         for layer in spec.layers.iter_mut().take(first) {
-            if let crate::Mixer::Attention(a) = &mut layer.mixer {
+            if let Some(a) = layer.mixer.attention_mut() {
                 a.window = None;
             }
         }

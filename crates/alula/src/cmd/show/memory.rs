@@ -27,15 +27,20 @@ impl WeightSource for Zeros {
     }
 }
 
-/// What the device makes of a `[16, cols]` matrix, and of one cache page of the model.
-fn strip(device: &CpuDevice, model: &Graph, dtype: DType, cols: usize) -> Result<Memory, Fail> {
+/// What the device makes of a `[16, cols]` matrix, and of so many cache pages and slots of the model.
+fn strip(
+    device: &CpuDevice,
+    model: &Graph,
+    (dtype, cols): (DType, usize),
+    (pages, slots): (usize, usize),
+) -> Result<Memory, Fail> {
     let mut g = Graph::new();
     model.states().iter().for_each(|s| _ = g.state(*s));
     let table = g.weight(format!("1 {cols}"), &[1, cols]);
     let matrix = g.weight(format!("{STRIP} {cols}"), &[STRIP, cols]);
     let x = g.push("x", Op::Embed(Index::Tokens), &[], &[table])?;
     g.push("y", Op::MatMul, &[x], &[matrix])?;
-    let limits = Limits { tokens: 1, outputs: 1, context: 1, pages: 1, cache: CacheType::F16 };
+    let limits = Limits { tokens: 1, outputs: 1, context: 1, pages, slots, cache: CacheType::F16 };
     Ok(device.compile(&g, &Zeros(dtype), limits, None, &mut |_, _| {})?.memory())
 }
 
@@ -65,7 +70,7 @@ pub(super) fn estimate(package: &Package, context: usize) -> Result<Memory, Fail
                     let dtype = dtype(package, &weight.name)?;
                     let one = match strips.get(&(dtype, cols)) {
                         Some(&bytes) => bytes,
-                        None => strip(&device, graph, dtype, cols)?.weights,
+                        None => strip(&device, graph, (dtype, cols), (0, 0))?.weights,
                     };
                     strips.insert((dtype, cols), one);
                     one * rows.div_ceil(STRIP)
@@ -90,16 +95,18 @@ pub(super) fn estimate(package: &Package, context: usize) -> Result<Memory, Fail
                 experts = experts.max(ExpertScratch::size(tokens, used, count, [sizes[1], sizes[0]], kinds));
             }
             Op::Attend { state, heads, .. } => {
-                let StateSpec::Paged { heads: kv, key_dim, value_dim, .. } = graph.states()[*state];
+                let StateSpec::Paged { heads: kv, key_dim, value_dim, .. } = graph.states()[*state] else { continue };
                 group = group.max(heads / kv.max(1));
                 dim = dim.max(key_dim).max(value_dim);
             }
             _ => {}
         }
     }
-    let page = strip(&device, graph, DType::F32, 1)?.cache;
-    memory.cache = page.saturating_mul(context.div_ceil(PAGE));
-    let scores = Scratch::size(threads, context, group, dim).unwrap_or(usize::MAX);
+    let cache = |pages, slots| Ok::<_, Fail>(strip(&device, graph, (DType::F32, 1), (pages, slots))?.cache);
+    let pages = cache(1, 0)?.saturating_mul(context.div_ceil(PAGE));
+    memory.cache = pages.saturating_add(cache(0, 1)?.saturating_mul(run.sequences));
+    let seen = if package.model.spec().grows() { context } else { 0 };
+    let scores = Scratch::size(threads, seen, group, dim).unwrap_or(usize::MAX);
     let blocks = tokens.max(run.outputs) * blocks * 512;
     let arena = plan_arena(graph, tokens, run.outputs).len * 4;
     memory.work = (arena + blocks + parts * tokens).saturating_add(scores).saturating_add(experts);

@@ -1,0 +1,86 @@
+//! What layers remember of sequences: pages of keys and values, and states of fixed size.
+
+use crate::{Batch, Limits, PAGE};
+use alula_graph::StateSpec;
+use alula_kernels::{Fixed, Kv, Run, Runs};
+use alula_simd::LANES;
+
+/// A layer's state.
+pub(crate) enum State {
+    Paged(Kv),
+    Fixed(Fixed),
+}
+
+/// Copies of every state of fixed size in a slot: before and after its last run.
+const COPIES: usize = 2;
+
+impl State {
+    /// `None` where there is not so much memory.
+    pub(crate) fn new(spec: StateSpec, limits: Limits) -> Option<State> {
+        match spec {
+            StateSpec::Paged { heads, key_dim, value_dim, .. } => {
+                Kv::new(limits.cache, limits.pages, PAGE, heads, key_dim, value_dim).map(State::Paged)
+            }
+            StateSpec::Fixed { len } => Fixed::new(limits.slots.checked_mul(COPIES)?, len).map(State::Fixed),
+        }
+    }
+
+    /// Bytes that it takes; more than there can be, where that is no number.
+    pub(crate) fn bytes(spec: StateSpec, limits: Limits) -> usize {
+        match spec {
+            StateSpec::Paged { heads, key_dim, value_dim, .. } => {
+                let block = Kv::bytes_per_block(limits.cache, heads, key_dim, value_dim);
+                block.saturating_mul(PAGE / LANES).saturating_mul(limits.pages)
+            }
+            StateSpec::Fixed { len } => Fixed::size(limits.slots.saturating_mul(COPIES), len).unwrap_or(usize::MAX),
+        }
+    }
+}
+
+/// The position that each copy of a slot stands at: the one of the sequence's next token. `None` where it holds nothing.
+pub(crate) struct Slots(Vec<[Option<usize>; COPIES]>);
+
+impl Slots {
+    pub(crate) fn new(standing: Vec<[Option<usize>; COPIES]>) -> Slots {
+        Slots(standing)
+    }
+
+    /// Which copies the batch's runs begin with and leave behind. What they leave behind holds nothing until [`end`](Slots::end).
+    pub(crate) fn begin(&mut self, batch: &Batch<'_>) -> Result<Runs, String> {
+        let mut runs = Vec::with_capacity(batch.seqs.len());
+        for (i, s) in batch.seqs.iter().enumerate() {
+            let Some(standing) = self.0.get(s.slot as usize) else {
+                return Err(format!("slot {} does not exist; there are {}", s.slot, self.0.len()));
+            };
+            if batch.seqs[..i].iter().any(|other| other.slot == s.slot) {
+                return Err("two runs have one slot".to_owned());
+            }
+            let first = batch.positions[s.start] as usize;
+            let from = standing.iter().position(|at| *at == Some(first)).filter(|_| first > 0);
+            if first > 0 && from.is_none() {
+                return Err(format!("slot {} does not stand at position {first}", s.slot));
+            }
+            let copy = |side| s.slot as usize * COPIES + side;
+            let to = copy(from.map_or(0, |from| 1 - from));
+            runs.push(Run { rows: s.start..s.start + s.len, from: from.map(copy), to });
+        }
+        for run in &runs {
+            let standing = &mut self.0[run.to / COPIES];
+            match run.from {
+                Some(_) => standing[run.to % COPIES] = None,
+                None => *standing = [None; COPIES], // another sequence
+            }
+        }
+        Ok(Runs::new(runs))
+    }
+
+    /// The batch has been computed: what its runs left behind stands after them.
+    pub(crate) fn end(&mut self, batch: &Batch<'_>) {
+        for s in batch.seqs {
+            let standing = &mut self.0[s.slot as usize];
+            // One copy holds nothing; where both do, the first was written.
+            let empty = standing.iter().position(Option::is_none).unwrap_or(0);
+            standing[empty] = Some(batch.positions[s.start] as usize + s.len);
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Specs written by hand: a folder with `spec.toml`, which is a [`Spec`] field by field, and safetensors that have GGUF's
+//! names. Layers may be of any kinds in any order.
+
+use crate::{Ffn, ModelError, Rope, Spec, SsmKind};
+use alula_format::clip_to;
+use alula_graph::{RopeStyle, RopeTable, rope_powers};
+use serde::Deserialize;
+use std::io::Read;
+use std::path::Path;
+
+/// The file.
+pub(crate) const FILE: &str = "spec.toml";
+
+/// A spec is not longer.
+const MOST_BYTES: u64 = 4 << 20;
+/// No width, head count or the like of a real model is larger, and none has more layers.
+const LARGEST: usize = 1 << 24;
+const MOST_LAYERS: usize = 4096;
+
+/// How the file describes a rotary embedding.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Rotary {
+    base: f64,
+    /// Columns of a head that are rotated.
+    dims: usize,
+    style: RopeStyle,
+}
+
+impl TryFrom<Rotary> for Rope {
+    type Error = String;
+    fn try_from(r: Rotary) -> Result<Rope, String> {
+        let Rotary { base, dims, style } = r;
+        if !(base > 1.0 && base.is_finite()) || dims == 0 || dims % 2 != 0 || dims > 1 << 14 {
+            return Err(format!("{dims} columns and base {base}; expected an even number and a base above 1"));
+        }
+        let inv_freq = rope_powers(base, dims).map(|p| 1.0 / p).collect();
+        Ok(Rope { table: RopeTable { inv_freq, factor: 1.0, past: None }, style })
+    }
+}
+
+/// Reads the spec of a file.
+///
+/// # Errors
+/// It cannot be read, is not TOML, or says what no model can be.
+pub(crate) fn read(path: &Path) -> Result<Spec, ModelError> {
+    let file = path.display().to_string();
+    let unread = |why: String| ModelError::Path { path: file.clone(), why };
+    let mut text = String::new();
+    let opened = std::fs::File::open(path).map_err(|e| unread(e.to_string()))?;
+    opened.take(MOST_BYTES + 1).read_to_string(&mut text).map_err(|e| unread(e.to_string()))?;
+    if text.len() as u64 > MOST_BYTES {
+        return Err(unread(format!("is larger than {MOST_BYTES} bytes; this is no spec")));
+    }
+    let spec: Spec = toml::from_str(&text).map_err(|e| {
+        let line = e.span().map_or(1, |s| text.as_bytes()[..s.start].iter().filter(|b| **b == b'\n').count() + 1);
+        unread(format!("line {line}: {}", clip_to(e.message(), 300)))
+    })?;
+    let wrong = |field: String, why: String| ModelError::Config { file: file.clone(), field, why };
+    check(&spec).map_err(|(field, why)| wrong(field, why))?;
+    Ok(spec)
+}
+
+/// What is wrong with a size, and where it stands.
+fn check(spec: &Spec) -> Result<(), (String, String)> {
+    let size = |field: String, n: usize| match n {
+        1..=LARGEST => Ok(()),
+        _ => Err((field, format!("is {n}; expected 1 to {LARGEST}"))),
+    };
+    let divides = |field: String, n: usize, all: usize| match all % n {
+        0 => Ok(()),
+        _ => Err((field, format!("is {n}, which does not divide {all}"))),
+    };
+    for (field, n) in [("width", spec.width), ("vocab", spec.vocab), ("positions", spec.positions.unwrap_or(1))] {
+        size(field.into(), n)?;
+    }
+    if spec.context == 0 || spec.layers.is_empty() || spec.layers.len() > MOST_LAYERS {
+        return Err(("layers".into(), format!("and context must be there; expected up to {MOST_LAYERS} layers")));
+    }
+    for (i, layer) in spec.layers.iter().enumerate() {
+        let at = |field: &str| format!("layers[{i}].{field}");
+        if let Some(a) = layer.mixer.attention() {
+            let window = a.window.unwrap_or(1);
+            let sizes = [("heads", a.heads), ("kv_heads", a.kv_heads), ("key_dim", a.key_dim), ("window", window)];
+            sizes.into_iter().chain([("value_dim", a.value_dim)]).try_for_each(|(field, n)| size(at(field), n))?;
+            divides(at("kv_heads"), a.kv_heads, a.heads)?;
+            if let Some(rope) = a.rope.filter(|r| *r >= spec.ropes.len()) {
+                return Err((at("rope"), format!("is {rope}, but there are {} ropes", spec.ropes.len())));
+            }
+        }
+        if let Some(s) = layer.mixer.ssm() {
+            let rank = match s.kind {
+                SsmKind::Mamba { rank, .. } => rank,
+                SsmKind::Mamba2 { .. } => 1,
+            };
+            let sizes = [("inner", s.inner), ("heads", s.heads), ("groups", s.groups), ("state", s.state)];
+            sizes.into_iter().chain([("taps", s.taps), ("rank", rank)]).try_for_each(|(f, n)| size(at(f), n))?;
+            divides(at("heads"), s.heads, s.inner)?;
+            divides(at("groups"), s.groups, s.heads)?;
+        }
+        if let Ffn::Plain { width, .. } | Ffn::Gated { width, .. } = layer.ffn {
+            size(at("ffn"), width)?;
+        }
+    }
+    Ok(())
+}
