@@ -45,7 +45,9 @@ fn model(attention: bool) -> (Graph, Weights) {
     }
     if attention {
         let state = b.graph.state(StateSpec::Paged { heads: 2, key_dim: 8, value_dim: 8, shared: false, window: None });
-        let [q, k, v] = ["q", "k", "v"].map(|name| b.matmul(x, name, 16, false));
+        let w = b.weight("norm", DType::F32, &[WIDTH]);
+        let h = b.push(Op::Norm { kind: NormKind::Rms, eps: 1e-5 }, &[x], &[w]);
+        let [q, k, v] = ["q", "k", "v"].map(|name| b.matmul(h, name, 16, false));
         let y = b.push(Op::Attend { state, heads: 2, scale: 0.3, soft_cap: None, causal: true }, &[q, k, v], &[]);
         let y = b.matmul(y, "attended", WIDTH, false);
         x = b.push(Op::Zip(Binary::Add), &[x, y], &[]);
