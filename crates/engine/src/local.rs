@@ -252,7 +252,9 @@ impl Package {
         // The rules by which matrices are made from tensors belong to the version, and to a folder's configuration.
         let mut facts = env!("CARGO_PKG_VERSION").as_bytes().to_vec();
         if let Files::Folder(f, _) = self.model.files() {
-            facts.extend(f.config().ok()?.to_string().bytes());
+            let told =
+                [f.config().ok().map(|c| c.to_string().into_bytes()), std::fs::read(f.path().join("spec.toml")).ok()];
+            facts.extend(told.into_iter().flatten().reduce(|a, b| [a, b].concat())?);
         }
         if self.model.spec().head != Head::Vocabulary {
             facts.extend(format!("{:?}", self.model.spec().head).bytes());
