@@ -57,6 +57,7 @@ FAMILIES = {
     "mamba2": ("Mamba2Config", "Mamba2ForCausalLM", {**_MAMBA, "state_size": 16, "num_heads": 8, "head_dim": 8, "n_groups": 2, "chunk_size": 16}),
     "bamba": ("BambaConfig", "BambaForCausalLM", {**_LLAMA, **_MAMBA2, "num_hidden_layers": 3, "attn_layer_indices": [1]}),
     "granite": ("GraniteConfig", "GraniteForCausalLM", {**_LLAMA, **_FACTORS}),
+    "granite_moe": ("GraniteMoeConfig", "GraniteMoeForCausalLM", {**_LLAMA, **_FACTORS, "intermediate_size": 24}),
     "granite_hybrid": ("GraniteMoeHybridConfig", "GraniteMoeHybridForCausalLM", {
         **_LLAMA, **_MAMBA2, **_FACTORS, "num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"],
         "num_local_experts": 0, "shared_intermediate_size": 56}),
@@ -253,6 +254,10 @@ CASES = {
                             old=True, note="all experts of a layer; the first layer has none"),
     "olmoe": Case("olmoe", dict(num_key_value_heads=4), gguf="bf16"),
     "olmoe_norm": Case("olmoe", dict(norm_topk_prob=True, num_experts=9, num_hidden_layers=1), old=True),
+    "granite_moe": Case("granite_moe", dict(num_local_experts=6, num_experts_per_tok=2, rms_norm_eps=3e-5), gguf="bf16"),
+    "granite_hybrid_moe": Case("granite_hybrid", dict(num_local_experts=5, num_experts_per_tok=3, intermediate_size=24, shared_intermediate_size=40), old=True, gguf="bf16",
+                               add={"layer_types": ["mamba", "attention", "mamba"]}),
+    "jamba_moe": Case("jamba", dict(num_experts=4, num_experts_per_tok=2, expert_layer_period=2, expert_layer_offset=1), gguf="bf16"),
     # DeepSeek
     "deepseek_v2": Case("deepseek_v2", dict(topk_method="group_limited_greedy", n_group=4, topk_group=2, routed_scaling_factor=1.7), note="the best groups by their best expert"),
     "deepseek_v2_lite": Case("deepseek_v2", dict(q_lora_rank=None, n_shared_experts=2, first_k_dense_replace=1, num_hidden_layers=2), gguf="bf16", note="queries in one projection; two shared experts"),

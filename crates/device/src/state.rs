@@ -18,8 +18,9 @@ impl State {
     /// `None` where there is not so much memory.
     pub(crate) fn new(spec: StateSpec, limits: Limits) -> Option<State> {
         match spec {
-            StateSpec::Paged { heads, key_dim, value_dim, .. } => {
-                Kv::new(limits.cache, limits.pages, PAGE, heads, key_dim, value_dim).map(State::Paged)
+            StateSpec::Paged { heads, key_dim, value_dim, shared, .. } => {
+                let new = if shared { Kv::latent } else { Kv::new };
+                new(limits.cache, limits.pages, PAGE, heads, key_dim, value_dim).map(State::Paged)
             }
             StateSpec::Fixed { len } => Fixed::new(limits.slots.checked_mul(COPIES)?, len).map(State::Fixed),
         }
@@ -28,8 +29,9 @@ impl State {
     /// Bytes that it takes; more than there can be, where that is no number.
     pub(crate) fn bytes(spec: StateSpec, limits: Limits) -> usize {
         match spec {
-            StateSpec::Paged { heads, key_dim, value_dim, .. } => {
-                let block = Kv::bytes_per_block(limits.cache, heads, key_dim, value_dim);
+            StateSpec::Paged { heads, key_dim, value_dim, shared, .. } => {
+                let values = if shared { 0 } else { value_dim };
+                let block = Kv::bytes_per_block(limits.cache, heads, key_dim, values);
                 block.saturating_mul(PAGE / LANES).saturating_mul(limits.pages)
             }
             StateSpec::Fixed { len } => Fixed::size(limits.slots.saturating_mul(COPIES), len).unwrap_or(usize::MAX),

@@ -86,11 +86,11 @@ fn cases() -> Vec<Case> {
         (attend(1, 0), &[0, 0, 0], &[], Err("(0 heads, 0 key heads)")),
         (attend(2, 1), &[0, 0, 3], &[], Err("(1 heads, 1 key heads)")),
         (attend(3, 1), &[4, 4, 0], &[], Err("(1 heads, 1 key heads)")),
-        // 4: values are parts of keys; 5: longer than those.
-        (attend(4, 4), &[16, 4, 4], &[], Ok(12)),
-        (attend(4, 4), &[16, 4, 3], &[], Err("columns are [16, 4, 3], not [16, 4, 4]")),
-        (attend(5, 4), &[16, 4, 4], &[], Err("values of 5 cannot be parts of keys of 4")),
-        (attend(6, 4), &[16, 8, 6], &[], Err("state 6 is missing")),
+        // 7: values are parts of keys; 8: longer than those.
+        (attend(7, 4), &[16, 4, 4], &[], Ok(12)),
+        (attend(7, 4), &[16, 4, 3], &[], Err("columns are [16, 4, 3], not [16, 4, 4]")),
+        (attend(8, 4), &[16, 4, 4], &[], Err("values of 5 cannot be parts of keys of 4")),
+        (attend(9, 4), &[16, 8, 6], &[], Err("state 9 is missing")),
         (Op::Map(Unary::Silu), &[6], &[], Ok(6)),
         (Op::Zip(Binary::Mul), &[-6, -6], &[], Ok(6)),
         (Op::Zip(Binary::Mul), &[6, 1], &[], Ok(6)),
@@ -150,7 +150,7 @@ fn cases() -> Vec<Case> {
         (Op::Conv { state: 4 }, &[6], &[&[5, 4]], Err("6 columns meet 5 filters of 4 taps")),
         (Op::Conv { state: 4 }, &[6], &[&[6, 3]], Err("state 4 is Some(Fixed { len: 18 }), not Fixed of Some(12)")),
         (Op::Conv { state: 0 }, &[6], &[&[6, 4]], Err("state 0 is Some(Paged")),
-        (Op::Conv { state: 7 }, &[6], &[&[6, 4]], Err("state 7 is None")),
+        (Op::Conv { state: 9 }, &[6], &[&[6, 4]], Err("state 9 is None")),
         (Op::Conv { state: 4 }, &[6], &[&[6, usize::MAX]], Err("not Fixed of None")),
         (Op::Conv { state: 4 }, &[-6], &[&[6, 4]], Err("rows are those of outputs")),
         (scan(12, 1), &[12, 12, 5, 5], &[&[12, 5], &[12]], Ok(12)),
@@ -188,11 +188,11 @@ fn shapes_are_inferred_or_refused() {
         for (heads, key_dim, value_dim) in [(2, 4, 3), (0, 4, 3), (1, 0, 3), (1, 4, 0)] {
             g.state(StateSpec::Paged { heads, key_dim, value_dim, shared: false, window: None });
         }
-        for value_dim in [3, 5] {
-            g.state(StateSpec::Paged { heads: 1, key_dim: 4, value_dim, shared: true, window: None });
-        }
         for len in [18, 60, 0] {
             g.state(StateSpec::Fixed { len });
+        }
+        for value_dim in [3, 5] {
+            g.state(StateSpec::Paged { heads: 1, key_dim: 4, value_dim, shared: true, window: None });
         }
         // Shape inference is asked directly where an input of no columns is needed.
         let got = if inputs.contains(&0) {

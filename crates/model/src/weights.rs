@@ -185,8 +185,8 @@ impl Weights {
         };
         let key = match rows {
             Rows::All => name.to_owned(),
-            Rows::From(first) => format!("{name}[{first}..{}]", first + shape[0]),
-            Rows::Each { first, len, of } => format!("{name}[{first}..{} of {of}]", first + len),
+            Rows::From(first) => format!("{name}[{first}..{}]", first.saturating_add(shape[0])),
+            Rows::Each { first, len, of } => format!("{name}[{first}..{} of {of}]", first.saturating_add(len)),
             Rows::Transposed(first) => format!("{name}[{first}..{}]ᵀ", first + shape[shape.len() - 1]),
         };
         let all: usize = have.iter().product();
@@ -198,12 +198,16 @@ impl Weights {
         let fits = match rows {
             Rows::All => same_numbers(&have, shape),
             Rows::From(first) => {
-                have.last() == Some(&k).filter(|_| shape.len() > 1).or(have.last()) && (first + n) * k <= all
+                have.last() == Some(&k).filter(|_| shape.len() > 1).or(have.last())
+                    && first.saturating_add(n).saturating_mul(k) <= all
             }
             Rows::Each { first, len, of } => {
-                have.last() == Some(&k) && first + len <= of && n.is_multiple_of(len) && n / len * of * k == all
+                have.last() == Some(&k)
+                    && first.saturating_add(len) <= of
+                    && n.is_multiple_of(len)
+                    && (n / len).saturating_mul(of).saturating_mul(k) == all
             }
-            Rows::Transposed(first) => have.last() == Some(&n) && (first + k) * n <= all,
+            Rows::Transposed(first) => have.last() == Some(&n) && first.saturating_add(k).saturating_mul(n) <= all,
         };
         if !fits {
             let part = if rows == Rows::All { String::new() } else { format!(" (`{key}`)") };
@@ -306,7 +310,10 @@ impl Part {
             Rows::Each { first, len, of } => {
                 let t = flat(t, k)?;
                 let row = t.bytes().len() / t.rows().max(1);
-                let parts = t.bytes().chunks_exact(of * row).flat_map(|part| &part[first * row..(first + len) * row]);
+                let parts = t
+                    .bytes()
+                    .chunks_exact(of * row)
+                    .flat_map(|part| &part[first * row..(first.saturating_add(len)) * row]);
                 let bytes: Vec<u8> = parts.copied().collect();
                 let range = 0..bytes.len();
                 Tensor::new(t.dtype(), self.shape.clone(), Storage::from(bytes), range)

@@ -261,7 +261,7 @@ fn sizes_of_state_spaces_are_checked() {
             "tensor `backbone.layers.0.mixer.in_proj.weight`",
         ),
         ("mamba2_odd", "\"conv_kernel\": 5", "\"conv_kernel\": 0", "`conv_kernel` is 0"),
-        ("mamba2_odd", "\"conv_kernel\": 5", "\"conv_kernel\": 4", "conv1d.weight` has the shape [120, 1, 5]"),
+        ("mamba2_odd", "\"conv_kernel\": 5", "\"conv_kernel\": 4", "conv1d.weight` has the shape [186, 1, 5]"),
         ("mamba2_odd", "\"expand\": 3", "\"expand\": 1e30", "`expand` makes"),
         ("mamba2_odd", "\"expand\": 3", "\"expand\": 0", "`expand` makes 0 columns of 40"),
         ("mamba2_odd", "0.4,", "0.9,", "`time_step_limit` is [0.9,0.8]; expected a least and a largest time step"),
@@ -289,12 +289,7 @@ fn sizes_of_state_spaces_are_checked() {
             "\"logits_scaling\": 0",
             "`logits_scaling` is 0; logits are divided",
         ),
-        (
-            "jamba_odd",
-            "\"num_experts\": 1",
-            "\"num_experts\": 2",
-            "`num_experts` is 2; mixtures of experts do not run yet",
-        ),
+        ("jamba_odd", "\"num_experts\": 1", "\"num_experts\": 9", "tensor `blk.1.ffn_gate_inp.weight` is missing"),
         (
             "jamba_odd",
             "\"attn_layer_period\": 2",

@@ -14,9 +14,12 @@ pub(super) static GRANITE: Arch = Arch { gguf: "granite", hf: &["granite"], name
 pub(super) static GRANITE_HYBRID: Arch = Arch {
     gguf: "granitehybrid",
     hf: &["granitemoehybrid"],
-    names: &[SHARED, HYBRID, MATRICES, NORMS],
+    names: &[SHARED, EXPERTS, HYBRID, MATRICES, NORMS],
     spec: granite_hybrid,
 };
+
+pub(super) static GRANITE_MOE: Arch =
+    Arch { gguf: "granitemoe", hf: &["granitemoe"], names: &[EXPERTS, MATRICES, NORMS], spec: granite_moe };
 
 pub(super) static BAMBA: Arch =
     Arch { gguf: "bamba", hf: &["bamba"], names: &[BLOCKS, HYBRID, MATRICES, NORMS], spec: bamba };
@@ -25,6 +28,14 @@ pub(super) static BAMBA: Arch =
 const SHARED: &[Name] = &[
     Name("blk.{}.ffn_up", "model.layers.{}.shared_mlp.input_linear", Fix::None),
     Name("blk.{}.ffn_down", "model.layers.{}.shared_mlp.output_linear", Fix::None),
+    Name("blk.{}.ffn_up_shexp", "model.layers.{}.shared_mlp.input_linear", Fix::None),
+    Name("blk.{}.ffn_down_shexp", "model.layers.{}.shared_mlp.output_linear", Fix::None),
+];
+
+const EXPERTS: &[Name] = &[
+    Name("blk.{}.ffn_gate_inp", "model.layers.{}.block_sparse_moe.router.layer", Fix::None),
+    Name("blk.{}.ffn_gate_up_exps", "model.layers.{}.block_sparse_moe.input_linear", Fix::None),
+    Name("blk.{}.ffn_down_exps", "model.layers.{}.block_sparse_moe.output_linear", Fix::None),
 ];
 
 /// Names of Bamba, Jamba and Falcon-H1.
@@ -78,10 +89,6 @@ fn granite(c: &Config<'_>) -> Result<Spec, ModelError> {
 }
 
 fn granite_hybrid(c: &Config<'_>) -> Result<Spec, ModelError> {
-    let experts = if c.is_gguf() { 0 } else { c.size("num_local_experts")?.unwrap_or(8) };
-    if experts > 0 {
-        return Err(c.error("num_local_experts", format!("is {experts}; mixtures of experts do not run yet")));
-    }
     let rotated = match c.json("position_embedding_type") {
         Some(kind) => kind == "rope",
         None => c.is_gguf() && rotates(c)?,
@@ -90,13 +97,29 @@ fn granite_hybrid(c: &Config<'_>) -> Result<Spec, ModelError> {
         if c.is_gguf() { c.need("feed_forward_length")? } else { c.size("shared_intermediate_size")?.unwrap_or(1024) };
     let (norm, recurrent) = (norm(c, 1e-6)?, c.recurrent(c.layers()?, |_| true)?);
     let ssm = if recurrent.contains(&true) { Some(mamba2(c, norm)?) } else { None };
-    scaled(
-        c,
-        hybrid(
-            c,
-            Hybrid { norm, context: 2048, partial: rotated.then_some(1.0), style: style(c), ffn, recurrent, ssm },
-        )?,
-    )
+    let partial = rotated.then_some(1.0);
+    let mut spec = hybrid(c, Hybrid { norm, context: 2048, partial, style: style(c), ffn, recurrent, ssm })?;
+    let shared = c.size("expert_shared_feed_forward_length")?.or((!c.is_gguf()).then_some(ffn));
+    experts(c, &mut spec, shared.filter(|n| *n > 0))?;
+    scaled(c, spec)
+}
+
+/// The mixture of experts of every layer, if there are any.
+fn experts(c: &Config<'_>, spec: &mut Spec, shared: Option<usize>) -> Result<(), ModelError> {
+    if c.size("expert_count")?.unwrap_or(if c.is_gguf() { 0 } else { 8 }) > 0 {
+        let width = c.size("expert_feed_forward_length")?.map_or_else(|| c.need("feed_forward_length"), Ok)?;
+        let mut experts = c.experts(c.activation("hidden_act", Unary::Silu)?, width, true)?;
+        experts.shared = shared;
+        spec.layers.iter_mut().for_each(|layer| layer.ffn = Ffn::Experts(experts));
+    }
+    Ok(())
+}
+
+/// Granite 3 with experts (IBM 2024).
+fn granite_moe(c: &Config<'_>) -> Result<Spec, ModelError> {
+    let mut spec = granite(c)?;
+    experts(c, &mut spec, None)?;
+    Ok(spec)
 }
 
 fn bamba(c: &Config<'_>) -> Result<Spec, ModelError> {

@@ -58,6 +58,7 @@ pub static ZOO: &[&Arch] = &[
     &modernbert::MODERN_BERT,
     &granite::GRANITE,
     &granite::GRANITE_HYBRID,
+    &granite::GRANITE_MOE,
     &granite::BAMBA,
     &mamba::MAMBA,
     &mamba::FALCON_MAMBA,
