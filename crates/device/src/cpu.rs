@@ -1,19 +1,18 @@
 //! The CPU device.
 
 use crate::cores::{bind, cores};
-use crate::kept::{Part, Saving};
+use crate::kept::Saving;
+use crate::loader::Loader;
 use crate::stage::{JOINED, Linear, Place, Stage, Step, join, link, networks};
 use crate::state::{Slots, State};
 use crate::{Batch, Device, DeviceError, Keep, Limits, Memory, PAGE, Plan};
 use alula_graph::{self as graph, Graph, Index, Op, StateSpec, ValueId, WeightId, WeightSource, plan_arena};
 use alula_kernels::{
-    self as kernels, BTile, Buf, Ceilings, Ctx, ExpertScratch, Input, Packed, Pool, Product, QBlock, Rows, Runs,
-    Scratch, Source, TILED,
+    self as kernels, BTile, Buf, Ceilings, Ctx, ExpertScratch, Input, Pool, Product, QBlock, Rows, Runs, Scratch,
+    Source, TILED,
 };
 use alula_simd::Cpu;
-use alula_tensor::Tensor;
 use std::array::from_fn;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// The processor's cores.
@@ -267,108 +266,6 @@ fn unary(f: graph::Unary) -> kernels::Unary {
         graph::Unary::SoftCap(c) => kernels::Unary::SoftCap(c),
         graph::Unary::Softplus => kernels::Unary::Softplus,
         graph::Unary::Clamp(lo, hi) => kernels::Unary::Clamp(lo, hi),
-    }
-}
-
-/// Turns the source's tensors into what kernels read, each once.
-struct Loader<'a> {
-    ctx: Ctx<'a>,
-    graph: &'a Graph,
-    source: &'a dyn WeightSource,
-    packed: HashMap<usize, Arc<Packed>>,
-    /// What was packed here, of matrices to be kept.
-    fresh: Vec<Part>,
-    keeps: bool,
-    vectors: HashMap<usize, Arc<[f32]>>,
-    weights: usize,
-}
-
-impl<'a> Loader<'a> {
-    /// With matrices that were kept, if those of the graph are all there.
-    fn new(ctx: Ctx<'a>, graph: &'a Graph, source: &'a dyn WeightSource, keep: Option<&Keep>) -> Loader<'a> {
-        let mut ids: Vec<usize> = graph.nodes().iter().flat_map(|n| n.matrices()).map(|w| w.0).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        let wanted = ids.iter().map(|&id| {
-            let w = &graph.weights()[id];
-            let (cols, rows) = w.shape.split_last().map_or((1, 1), |(cols, rows)| (*cols, rows.iter().product()));
-            (w.name.as_str(), rows, cols)
-        });
-        let wanted: Vec<_> = wanted.collect();
-        let kept = keep.and_then(|keep| keep.load(ctx, &wanted)).unwrap_or_default();
-        let weights = kept.iter().map(Packed::bytes).sum();
-        let packed = ids.into_iter().zip(kept.into_iter().map(Arc::new)).collect();
-        Loader {
-            ctx,
-            graph,
-            source,
-            packed,
-            fresh: Vec::new(),
-            keeps: keep.is_some(),
-            vectors: HashMap::new(),
-            weights,
-        }
-    }
-
-    /// The shape that the graph says.
-    fn shape(&self, w: WeightId) -> &[usize] {
-        &self.graph.weights()[w.0].shape
-    }
-
-    /// The tensor, of the shape that the graph says.
-    fn table(&self, w: WeightId) -> Result<Tensor, DeviceError> {
-        let weight = &self.graph.weights()[w.0];
-        let wrong = |why| DeviceError::Weight { name: weight.name.clone(), why };
-        let t = self.source.tensor(&weight.name).map_err(wrong)?;
-        if t.shape() != weight.shape {
-            return Err(wrong(format!(
-                "its shape is {:?} in the file, the model's configuration says {:?}",
-                t.shape(),
-                weight.shape
-            )));
-        }
-        Ok(t)
-    }
-
-    fn matrix(&mut self, w: WeightId) -> Result<Arc<Packed>, DeviceError> {
-        if let Some(p) = self.packed.get(&w.0) {
-            return Ok(Arc::clone(p));
-        }
-        let t = self.table(w)?;
-        let p = Arc::new(Packed::new(self.ctx, t.dtype(), t.rows(), t.cols(), t.bytes()));
-        t.release();
-        if self.keeps {
-            let name = self.graph.weights()[w.0].name.clone();
-            self.fresh.push(Part { name, dtype: t.dtype(), matrix: Arc::clone(&p) });
-        }
-        self.weights += p.bytes();
-        self.packed.insert(w.0, Arc::clone(&p));
-        Ok(p)
-    }
-
-    /// Matrices in groups of `n`, each of which is of one kind.
-    fn alike(&mut self, all: &[WeightId], n: usize) -> Result<Vec<Vec<Arc<Packed>>>, DeviceError> {
-        let mut groups = Vec::new();
-        for ids in all.chunks(n) {
-            let group = ids.iter().map(|&w| self.matrix(w)).collect::<Result<Vec<_>, _>>()?;
-            if let Some(i) = group.iter().position(|m| m.quantized() != group[0].quantized()) {
-                let name = self.graph.weights()[ids[i].0].name.clone();
-                let why = "is quantised and others of its kind in the layer are not, or the other way round".into();
-                return Err(DeviceError::Weight { name, why });
-            }
-            groups.push(group);
-        }
-        Ok(groups)
-    }
-
-    fn vector(&mut self, w: WeightId) -> Result<Arc<[f32]>, DeviceError> {
-        if let Some(v) = self.vectors.get(&w.0) {
-            return Ok(Arc::clone(v));
-        }
-        let v: Arc<[f32]> = self.table(w)?.to_f32().into();
-        self.weights += v.len() * 4;
-        self.vectors.insert(w.0, Arc::clone(&v));
-        Ok(v)
     }
 }
 

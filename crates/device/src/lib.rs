@@ -8,6 +8,7 @@ mod batch;
 mod cores;
 mod cpu;
 pub mod kept;
+mod loader;
 mod stage;
 mod state;
 

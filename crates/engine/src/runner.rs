@@ -36,7 +36,8 @@ pub trait Runner {
     /// After an error the same step may be asked for again: computing the positions of a sequence's last step twice must be
     /// harmless.
     fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], RunError>;
-    /// Whether it can guess tokens.
+    /// Whether it can guess tokens. A model with states of fixed size cannot: after a wrong guess it would have to go on from
+    /// a position between two that they stand at.
     fn guesses(&self) -> bool {
         false
     }

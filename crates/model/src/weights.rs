@@ -130,15 +130,14 @@ impl Weights {
             suffixes.iter().map(move |suffix| (row, suffix))
         });
         // Base models are saved without the head model's prefix; multimodal ones add theirs.
-        let found = all.into_iter().find_map(|(row, suffix)| {
+        all.into_iter().find_map(|(row, suffix)| {
             let full = format!("{}{suffix}", row.1.replacen("{}", layer, 1).replacen("{}", expert, 1));
             let bare = full.split_once('.').map_or("", |(_, rest)| rest).to_owned();
             let nested = [format!("language_model.{full}"), format!("model.language_model.{bare}")];
             let other = format!("roberta.{bare}"); // whose tensors are otherwise called as BERT's
             let name = [full, bare].into_iter().chain(nested).chain([other]).find(|n| self.store.info(n).is_some())?;
             Some((name, row.2))
-        });
-        found
+        })
     }
 
     /// Shape of a tensor by its GGUF name, after the fix-up.

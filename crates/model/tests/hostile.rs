@@ -190,9 +190,9 @@ fn messages_say_where_and_what() {
     );
     // What the file says is shown, but neither all of it nor what would move the cursor.
     let long = message("\"hidden_act\": \"silu\"", &format!("\"hidden_act\": \"a\\n{}\"", "b".repeat(100_000)));
-    assert!(long.starts_with("config.json: `hidden_act` is `a\\nbbb") && long.len() < 500, "{long}");
+    assert!(long.starts_with("config.json: `hidden_act` is `a\\nbbb") && long.len() < 1000, "{long}");
     let long = message("\"model_type\": \"llama\"", &format!("\"model_type\": \"\\u001b{}\"", "b".repeat(100_000)));
-    assert!(long.starts_with("config.json: the architecture `\\u{1b}bbb") && long.len() < 500, "{long}");
+    assert!(long.starts_with("config.json: the architecture `\\u{1b}bbb") && long.len() < 1000, "{long}");
     assert!(message("\"factor\": 8.0", "\"factor\": 0").contains("above 0"));
     assert!(message("\"intermediate_size\": ", "\"intermediate_size\": 1").contains("but the configuration asks for"));
     let missing = Model::open(Path::new("/nowhere/model.gguf")).err().unwrap().to_string();
@@ -281,7 +281,7 @@ fn sizes_of_state_spaces_are_checked() {
             "granite_hybrid",
             "\"num_local_experts\": 0",
             "\"num_local_experts\": 4",
-            "`num_local_experts` is 4; mixtures of experts",
+            "tensor `blk.0.ffn_gate_inp.weight` is missing",
         ),
         (
             "granite_hybrid",
