@@ -1,7 +1,7 @@
 //! Specs written by hand: a folder with `spec.toml`, which is a [`Spec`] field by field, and safetensors that have GGUF's
 //! names. Layers may be of any kinds in any order.
 
-use crate::{Ffn, ModelError, Rope, Spec, SsmKind};
+use crate::{Ffn, Mixer, ModelError, Rope, Spec, SsmKind};
 use alula_format::clip_to;
 use alula_graph::{RopeStyle, RopeTable, rope_powers};
 use serde::Deserialize;
@@ -16,6 +16,7 @@ const MOST_BYTES: u64 = 4 << 20;
 /// No width, head count or the like of a real model is larger, and none has more layers.
 const LARGEST: usize = 1 << 24;
 const MOST_LAYERS: usize = 4096;
+const MOST_EXPERTS: usize = 4096;
 
 /// How the file describes a rotary embedding.
 #[derive(Deserialize)]
@@ -71,7 +72,12 @@ fn check(spec: &Spec) -> Result<(), (String, String)> {
         0 => Ok(()),
         _ => Err((field, format!("is {n}, which does not divide {all}"))),
     };
-    for (field, n) in [("width", spec.width), ("vocab", spec.vocab), ("positions", spec.positions.unwrap_or(1))] {
+    for (field, n) in [
+        ("width", spec.width),
+        ("vocab", spec.vocab),
+        ("positions", spec.positions.unwrap_or(1)),
+        ("types", spec.types.unwrap_or(1)),
+    ] {
         size(field.into(), n)?;
     }
     if spec.context == 0 || spec.layers.is_empty() || spec.layers.len() > MOST_LAYERS {
@@ -98,8 +104,27 @@ fn check(spec: &Spec) -> Result<(), (String, String)> {
             divides(at("heads"), s.heads, s.inner)?;
             divides(at("groups"), s.groups, s.heads)?;
         }
-        if let Ffn::Plain { width, .. } | Ffn::Gated { width, .. } = layer.ffn {
-            size(at("ffn"), width)?;
+        if let Mixer::Latent(a) = &layer.mixer {
+            let sizes =
+                [("rank", a.rank), ("plain_dim", a.plain_dim), ("rope_dim", a.rope_dim), ("value_dim", a.value_dim)];
+            let more = [("heads", a.heads), ("query_rank", a.query_rank.unwrap_or(1))];
+            sizes.into_iter().chain(more).try_for_each(|(field, n)| size(at(field), n))?;
+            if a.rope >= spec.ropes.len() {
+                return Err((at("rope"), format!("is {}, but there are {} ropes", a.rope, spec.ropes.len())));
+            }
+        }
+        match layer.ffn {
+            Ffn::Plain { width, .. } | Ffn::Gated { width, .. } => size(at("ffn"), width)?,
+            Ffn::Experts(e) => {
+                size(at("width"), e.width)?;
+                size(at("shared"), e.shared.unwrap_or(1))?;
+                if !(1..=MOST_EXPERTS).contains(&e.count) || !(1..=e.count).contains(&e.route.used) {
+                    let why =
+                        format!("is {}, of which {} are used; expected 1 to {MOST_EXPERTS}", e.count, e.route.used);
+                    return Err((at("count"), why));
+                }
+            }
+            Ffn::None => {}
         }
     }
     Ok(())

@@ -201,6 +201,20 @@ fn messages_say_where_and_what() {
 }
 
 /// Specs written by hand: what is wrong is named, and absurd numbers are refused or run.
+const PLAIN: &str = "ffn.plain = { act = \"gelu\", width = 64 }";
+const EXPERTS: [&str; 3] = [
+    "ffn.experts = { count = 99999999, act = \"silu\", width = 8, sigmoid = true, route = { used = 1, normalise = true, scale = 1 } }",
+    "ffn.experts = { count = 4, act = \"silu\", width = 8, sigmoid = true, route = { used = 5, normalise = true, scale = 1 } }",
+    "ffn.experts = { count = 4, act = \"silu\", width = 8, sigmoid = true, route = { used = 2, normalise = true, scale = 1 } }",
+];
+const ATTENTION: &str =
+    "mixer.attention = { heads = 4, kv_heads = 2, key_dim = 12, value_dim = 12, rope = 0, window = 20, scale = 0.3 }";
+const LATENT: [&str; 3] = [
+    "mixer.latent = { heads = 0, rank = 8, plain_dim = 8, rope_dim = 8, value_dim = 8, rope = 0, scale = 0.3 }",
+    "mixer.latent = { heads = 4, rank = 8, plain_dim = 8, rope_dim = 8, value_dim = 8, rope = 1, scale = 0.3 }",
+    "mixer.latent = { heads = 4, rank = 8, plain_dim = 8, rope_dim = 8, value_dim = 8, rope = 0, scale = 0.3 }",
+];
+
 #[test]
 fn specs_are_checked() {
     let text = std::fs::read_to_string(root().join("spec_free/spec.toml")).unwrap();
@@ -225,6 +239,12 @@ fn specs_are_checked() {
         ("width = 40", "widht = 40", "line 2: unknown field `widht`"),
         ("tied = false", "tied = maybe", "spec.toml: line 5: "),
         ("context = 256", "context = 0", "`layers` and context must be there"),
+        (PLAIN, EXPERTS[0], "`layers[2].count` is 99999999, of which 1 are used; expected 1 to 4096"),
+        (PLAIN, EXPERTS[1], "`layers[2].count` is 4, of which 5 are used"),
+        (PLAIN, EXPERTS[2], "tensor `blk.2.ffn_gate_inp.weight` is missing"),
+        (ATTENTION, LATENT[0], "`layers[1].heads` is 0"),
+        (ATTENTION, LATENT[1], "`layers[1].rope` is 1, but there are 1 ropes"),
+        (ATTENTION, LATENT[2], "tensor `blk.1.attn_q.weight` has the shape"),
     ] {
         assert!(text.contains(from), "{from}");
         let error = open(&text.replacen(from, to, 1)).err().map(|e| e.to_string()).unwrap_or_default();
