@@ -253,7 +253,7 @@ CASES = {
     "qwen3_moe_plain": Case("qwen3_moe", dict(num_hidden_layers=2, mlp_only_layers=[0], intermediate_size=40, num_experts_per_tok=7, attention_bias=True),
                             old=True, note="all experts of a layer; the first layer has none"),
     "olmoe": Case("olmoe", dict(num_key_value_heads=4), gguf="bf16"),
-    "olmoe_norm": Case("olmoe", dict(norm_topk_prob=True, num_experts=9, num_hidden_layers=1), old=True),
+    "olmoe_norm": Case("olmoe", dict(norm_topk_prob=True, num_local_experts=9, num_hidden_layers=1), old=True),
     "granite_moe": Case("granite_moe", dict(num_local_experts=6, num_experts_per_tok=2, rms_norm_eps=3e-5), gguf="bf16"),
     "granite_hybrid_moe": Case("granite_hybrid", dict(num_local_experts=5, num_experts_per_tok=3, intermediate_size=24, shared_intermediate_size=40), old=True, gguf="bf16",
                                add={"layer_types": ["mamba", "attention", "mamba"]}),
@@ -264,7 +264,7 @@ CASES = {
     "deepseek_v2_yarn": Case("deepseek_v2", dict(num_hidden_layers=2, max_position_embeddings=256, attention_bias=True, rope_parameters=rope(
         "yarn", factor=8.0, beta_fast=32, beta_slow=1, mscale=0.707, mscale_all_dim=0.707, original_max_position_embeddings=32)), old=True, gguf="f16",
         note="factors on scores instead of rotations"),
-    "deepseek_v3": Case("deepseek_v3", dict(rms_norm_eps=3e-6), note="sigmoids, a bias for the choice, the best groups by their best two"),
+    "deepseek_v3": Case("deepseek_v3", dict(rms_norm_eps=2e-4), note="sigmoids, a bias for the choice, the best groups by their best two"),
     "deepseek_v3_gguf": Case("deepseek_v3", dict(num_hidden_layers=2, n_group=2, topk_group=1, rope_interleave=True), add={"scoring_func": "sigmoid", "topk_method": "noaux_tc"}, old=True, gguf="bf16"),
     "deepseek_v3_halves": Case("deepseek_v3", dict(num_hidden_layers=2, rope_interleave=False, q_lora_rank=None, norm_topk_prob=False, routed_scaling_factor=1.0), shards=True),
     "deepseek_v3_yarn": Case("deepseek_v3", dict(num_hidden_layers=2, max_position_embeddings=512, rope_parameters=rope(
@@ -346,7 +346,7 @@ def draw(family, rng: random.Random) -> Case:
     elif family in ("mixtral", "olmoe", "qwen2_moe", "qwen3_moe"):
         n = one([2, 3, 4, 7, 8, 16])
         c.update(rope_parameters=one(kinds), rms_norm_eps=eps, num_experts_per_tok=rng.randrange(1, n + 1))
-        c.update({"num_local_experts" if family == "mixtral" else "num_experts": n})
+        c.update({"num_experts" if family.startswith("qwen") else "num_local_experts": n})
         if family != "qwen3_moe":
             hd = width // heads
             if hd % 2 or hd < 4:

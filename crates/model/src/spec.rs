@@ -191,6 +191,8 @@ pub struct Latent {
     pub rope: usize,
     /// Factor on scores.
     pub scale: f32,
+    /// Added to the mean square by the norms of latents, which are not the layer's.
+    pub eps: f32,
 }
 
 /// Attention with grouped heads.

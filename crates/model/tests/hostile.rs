@@ -210,9 +210,9 @@ const EXPERTS: [&str; 3] = [
 const ATTENTION: &str =
     "mixer.attention = { heads = 4, kv_heads = 2, key_dim = 12, value_dim = 12, rope = 0, window = 20, scale = 0.3 }";
 const LATENT: [&str; 3] = [
-    "mixer.latent = { heads = 0, rank = 8, plain_dim = 8, rope_dim = 8, value_dim = 8, rope = 0, scale = 0.3 }",
-    "mixer.latent = { heads = 4, rank = 8, plain_dim = 8, rope_dim = 8, value_dim = 8, rope = 1, scale = 0.3 }",
-    "mixer.latent = { heads = 4, rank = 8, plain_dim = 8, rope_dim = 8, value_dim = 8, rope = 0, scale = 0.3 }",
+    "mixer.latent = { heads = 0, rank = 8, plain_dim = 8, rope_dim = 8, value_dim = 8, rope = 0, scale = 0.3, eps = 1e-6 }",
+    "mixer.latent = { heads = 4, rank = 8, plain_dim = 8, rope_dim = 8, value_dim = 8, rope = 1, scale = 0.3, eps = 1e-6 }",
+    "mixer.latent = { heads = 4, rank = 8, plain_dim = 8, rope_dim = 8, value_dim = 8, rope = 0, scale = 0.3, eps = 1e-6 }",
 ];
 
 #[test]

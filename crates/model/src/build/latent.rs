@@ -7,6 +7,7 @@ use alula_graph::{Op, StateSpec, ValueId};
 
 impl Builder<'_> {
     pub(super) fn latent(&mut self, i: usize, a: &Latent, norm: Norm, x: ValueId) -> Built {
+        let norm = Norm { eps: a.eps, ..norm };
         let at = |part: &str| format!("blk.{i}.{part}");
         let Latent { heads, rank, plain_dim: plain, rope_dim, value_dim: value, .. } = *a;
         let (table, style) = (self.tables[a.rope], self.spec.ropes[a.rope].style);

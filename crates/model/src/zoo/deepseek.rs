@@ -79,6 +79,8 @@ fn deepseek(c: &Config<'_>, v3: bool) -> Result<Spec, ModelError> {
         value_dim,
         rope: 0,
         scale: scale as f32,
+        // transformers leaves its class's default here; llama.cpp takes that of the other norms.
+        eps: if c.is_gguf() { norm.eps } else { 1e-6 },
     });
     let act = c.activation("hidden_act", Unary::Silu)?;
     let dense = Ffn::Gated { act, width: c.need("feed_forward_length")? };
