@@ -9,7 +9,7 @@ use crate::{Batch, Device, DeviceError, Keep, Limits, Memory, PAGE, Plan};
 use alula_graph::{self as graph, Graph, Index, Op, StateSpec, ValueId, WeightId, WeightSource, plan_arena};
 use alula_kernels::{
     self as kernels, BTile, Buf, Ceilings, Ctx, ExpertScratch, Input, Pool, Product, QBlock, Rows, Runs, Scratch,
-    Source, TILED,
+    Source, TILED, zeros,
 };
 use alula_simd::Cpu;
 use std::array::from_fn;
@@ -245,14 +245,6 @@ impl Device for CpuDevice {
             saving,
         }))
     }
-}
-
-/// `n` default values; `None` where there is not so much memory.
-fn zeros<T: Clone + Default>(n: usize) -> Option<Vec<T>> {
-    let mut v = Vec::new();
-    v.try_reserve_exact(n).ok()?;
-    v.resize(n, T::default());
-    Some(v)
 }
 
 fn unary(f: graph::Unary) -> kernels::Unary {

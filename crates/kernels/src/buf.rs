@@ -85,6 +85,14 @@ impl DerefMut for Buf {
     }
 }
 
+/// `n` default values; `None` where there is not so much memory.
+pub fn zeros<T: Clone + Default>(n: usize) -> Option<Vec<T>> {
+    let mut v = Vec::new();
+    v.try_reserve_exact(n).ok()?;
+    v.resize(n, T::default());
+    Some(v)
+}
+
 /// A slice that several threads write, each to its own part.
 pub(crate) struct Shared<T> {
     ptr: *mut T,

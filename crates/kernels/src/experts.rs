@@ -3,7 +3,7 @@
 //! Rows are sorted by expert, so that each expert's matrices are read once; all experts' products of a kind are one job of
 //! the pool. A row's results are summed with its experts in ascending order, so it does not matter who else is in the step.
 
-use crate::buf::Shared;
+use crate::buf::{Shared, zeros};
 use crate::matmul::alike;
 use crate::quantize::{Spot, quantize_each};
 use crate::{Buf, Ctx, Input, Packed, Product, QBlock, Source, Unary, WORTH_SPLITTING, load_part, map, store_part};
@@ -238,14 +238,6 @@ impl ExpertScratch {
     pub fn size(rows: usize, used: usize, count: usize, [k, n]: [usize; 2], quantized: [bool; 2]) -> usize {
         Sizes::of(rows, used, count, [k, n], quantized).bytes()
     }
-}
-
-/// `n` default values; `None` where there is not so much memory.
-fn zeros<T: Clone + Default>(n: usize) -> Option<Vec<T>> {
-    let mut v = Vec::new();
-    v.try_reserve_exact(n).ok()?;
-    v.resize(n, T::default());
-    Some(v)
 }
 
 /// What each row's experts make of it, weighted and summed.

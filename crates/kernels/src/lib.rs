@@ -29,7 +29,7 @@ mod softmax;
 mod state;
 
 pub use attend::{Attend, Scratch, attend};
-pub use buf::Buf;
+pub use buf::{Buf, zeros};
 pub use cache::{CacheType, Kv, Rows, store};
 pub use conv::{Conv, conv};
 pub use experts::{ExpertScratch, Experts, Groups, Route, experts, route};
