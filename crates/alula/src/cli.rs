@@ -165,6 +165,30 @@ pub struct Compute {
     /// Whether results may depend on the machine
     #[arg(long, env = "ALULA_NUMERICS", value_enum, default_value_t = Numerics::Strict)]
     pub numerics: Numerics,
+    /// Memory that the process may take, like 12GB; weights that do not fit are read from the model's files when they are
+    /// needed. By default what the machine has
+    #[arg(long, env = "ALULA_MEMORY", value_name = "BYTES", value_parser = bytes)]
+    pub memory: Option<u64>,
+}
+
+/// A number of bytes, with a unit.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let unit: Option<f64> = match text[at..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => Some(1.0),
+        "k" | "kb" => Some(1e3),
+        "m" | "mb" => Some(1e6),
+        "g" | "gb" => Some(1e9),
+        "t" | "tb" => Some(1e12),
+        "kib" => Some(1024.0),
+        "mib" => Some(1048576.0),
+        "gib" => Some(1073741824.0),
+        _ => None,
+    };
+    let number = text[..at].parse::<f64>().ok().filter(|n| n.is_finite());
+    let bytes = number.zip(unit).map(|(n, unit)| n * unit).filter(|b| (1.0..1e18).contains(b));
+    bytes.map(|b| b as u64).ok_or_else(|| "give a number of bytes, for example 12GB, 512MB or 4GiB".to_owned())
 }
 
 /// How exactly is computed.
@@ -353,6 +377,12 @@ pub struct Show {
     /// Context length to work out the memory for
     #[arg(long, short = 'c', env = "ALULA_CTX", value_name = "TOKENS")]
     pub ctx: Option<usize>,
+    /// Measure the machine, and show what would be in memory, what would be read from the disk, and how fast that could be
+    #[arg(long, env = "ALULA_PLAN")]
+    pub plan: bool,
+    /// Memory to plan with, like 12GB; by default what the machine has
+    #[arg(long, env = "ALULA_MEMORY", value_name = "BYTES", value_parser = bytes)]
+    pub memory: Option<u64>,
     /// Print JSON
     #[arg(long, env = "ALULA_JSON")]
     pub json: bool,
@@ -547,6 +577,16 @@ mod tests {
     #[test]
     fn flags_are_consistent() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, want) in [("12GB", 12_000_000_000), ("1.5 GiB", 1_610_612_736), ("512mb", 512_000_000), ("77", 77)] {
+            assert_eq!(bytes(text), Ok(want));
+        }
+        for bad in ["", "GB", "-1GB", "1 XB", "1e3", "0", "1..2", "9999999999GB", "nan"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
     }
 
     /// Every flag of every command reads `ALULA_` and its name.

@@ -16,7 +16,17 @@ pub fn device(a: Compute) -> Result<CpuDevice, Fail> {
     let cpu = Cpu::from_env()?;
     let cpu = if a.numerics == Numerics::Fast { cpu.fast() } else { cpu };
     let threads = a.threads.map_or_else(alula_device::threads, usize::from);
-    if a.pin { Ok(CpuDevice::bound(cpu, threads)?) } else { Ok(CpuDevice::new(cpu, threads)) }
+    let device = if a.pin { CpuDevice::bound(cpu, threads)? } else { CpuDevice::new(cpu, threads) };
+    Ok(match a.memory {
+        Some(bytes) => device.within(rest(bytes)),
+        None => device,
+    })
+}
+
+/// What is left of the process's memory for models: it has taken some already, and stacks and allocators will take some.
+pub fn rest(bytes: u64) -> usize {
+    let others = alula_device::taken() + (24 << 20);
+    usize::try_from(bytes).unwrap_or(usize::MAX).saturating_sub(others)
 }
 
 /// Where packed weights are kept, unless the flag says nowhere.
@@ -55,6 +65,15 @@ pub fn load(package: &Package, compute: Compute, options: LoadOptions) -> Result
         bar.finish_and_clear();
     }
     Ok(local?)
+}
+
+/// What became of weights that are fetched, in a line.
+pub fn traffic(t: &alula_device::Traffic) -> String {
+    let share = |n: u64| 100.0 * n as f64 / t.wanted.max(1) as f64;
+    let (found, ahead, gb, waited) = (share(t.found), share(t.ahead), t.read as f64 / 1e9, t.waited.as_secs_f64());
+    format!(
+        "weights fetched: {found:.0} % were in memory, {ahead:.0} % read ahead; {gb:.2} GB read, {waited:.2} s waited"
+    )
 }
 
 /// A model's tokenizer as the engine wants it.

@@ -1,12 +1,14 @@
 //! The CPU device.
 
 use crate::cores::{bind, cores};
+use crate::divide::{Away, divide, token};
 use crate::kept::Saving;
 use crate::loader::Loader;
-use crate::stage::{JOINED, Linear, Place, Stage, Step, join, link, networks};
+use crate::stage::{JOINED, Linear, Place, Stage, Step, join, link, networks, route};
 use crate::state::{Slots, State};
-use crate::{Batch, Device, DeviceError, Keep, Limits, Memory, PAGE, Plan};
-use alula_graph::{self as graph, Graph, Index, Op, StateSpec, ValueId, WeightId, WeightSource, plan_arena};
+use crate::stream::{Stream, here};
+use crate::{Batch, Device, DeviceError, Keep, Limits, Memory, Needs, PAGE, Plan, Traffic, available};
+use alula_graph::{self as graph, Arena, Graph, Index, Op, StateSpec, ValueId, WeightId, WeightSource, plan_arena};
 use alula_kernels::{
     self as kernels, BTile, Buf, Ceilings, Ctx, ExpertScratch, Input, Pool, Product, QBlock, Rows, Runs, Scratch,
     Source, TILED, zeros,
@@ -19,12 +21,13 @@ use std::sync::Arc;
 pub struct CpuDevice {
     cpu: Cpu,
     pool: Arc<Pool>,
+    memory: Option<usize>,
 }
 
 impl CpuDevice {
     /// A device with `threads` threads at the level of `cpu`.
     pub fn new(cpu: Cpu, threads: usize) -> CpuDevice {
-        CpuDevice { cpu, pool: Arc::new(Pool::new(threads)) }
+        CpuDevice { cpu, pool: Arc::new(Pool::new(threads)), memory: None }
     }
 
     /// The same with each thread bound to a physical core of its own, the caller's, which is to run the plans, among them.
@@ -42,7 +45,13 @@ impl CpuDevice {
             )));
         };
         let pool = bound(cores).map_err(|e| none(format!("the system says: {e}; leave it to the system")))?;
-        Ok(CpuDevice { cpu, pool: Arc::new(pool) })
+        Ok(CpuDevice { cpu, pool: Arc::new(pool), memory: None })
+    }
+
+    /// The same with plans that take so many bytes at most. Weights that do not fit are fetched from their files when they are
+    /// needed. Without, it is what the machine has when a plan is made.
+    pub fn within(self, bytes: usize) -> CpuDevice {
+        CpuDevice { memory: Some(bytes), ..self }
     }
 
     /// What the machine can do at most at this level, measured now.
@@ -63,32 +72,17 @@ pub(crate) fn bound(cores: &[Vec<usize>]) -> std::io::Result<Pool> {
     Ok(pool)
 }
 
-impl Device for CpuDevice {
-    fn name(&self) -> String {
-        let fast = if self.cpu.bf16().is_some() { ", fast numerics" } else { "" };
-        let n = self.pool.threads();
-        format!("cpu ({}, {n} thread{}{fast})", self.cpu.name(), if n == 1 { "" } else { "s" })
-    }
-
-    fn supports(&self, _: &Op) -> bool {
-        true
-    }
-
-    fn compile(
+impl CpuDevice {
+    /// The stages of a plan with the weights that the loader has, and the sizes of its scratches.
+    fn prepare(
         &self,
         graph: &Graph,
-        source: &dyn WeightSource,
+        loader: &mut Loader<'_>,
         limits: Limits,
-        keep: Option<&Keep>,
         progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<Box<dyn Plan>, DeviceError> {
-        let ctx = Ctx { cpu: self.cpu, pool: &self.pool };
-        let mut loader = Loader::new(ctx, graph, source, keep);
+    ) -> Result<Prepared, DeviceError> {
         let arena = plan_arena(graph, limits.tokens, limits.outputs);
-        let place = |v: ValueId| {
-            let shape = graph.shape(v);
-            Place { value: v.0, start: arena.offsets[v.0], rows: shape.rows, cols: shape.cols }
-        };
+        let place = |v: ValueId| place(graph, &arena, v);
         let size =
             |w: &[WeightId]| w.iter().map(|w| graph.weights()[w.0].shape.iter().product::<usize>() as u64).sum::<u64>();
         let all: u64 = graph.nodes().iter().map(|n| size(&n.weights)).sum();
@@ -144,16 +138,15 @@ impl Device for CpuDevice {
                 Op::Glu(f) => Step::Glu(unary(*f)),
                 Op::Outputs => Step::Outputs,
                 Op::Softmax => Step::Softmax,
-                Op::Route(r) => {
-                    let groups = r.groups.map(|g| kernels::Groups { all: g.all, used: g.used, two: g.two });
-                    let route = kernels::Route { used: r.used, groups, normalise: r.normalise, scale: r.scale };
-                    Step::Route { route, bias: w(0).map(|b| loader.vector(b)).transpose()? }
-                }
+                Op::Route(r) => Step::Route { route: route(r), bias: w(0).map(|b| loader.vector(b)).transpose()? },
                 Op::Experts(f) => {
                     let all = loader.alike(&node.weights, node.weights.len() / 3)?;
                     let all: Result<[_; 3], _> = all.try_into();
                     let Ok(all) = all else { unreachable!("three matrices of each expert") };
                     sorted.include(&networks(unary(*f), &all), limits.tokens, inputs[1].cols / 2);
+                    if !loader.is_sketch() && all.iter().flatten().any(|m| m.is_absent()) {
+                        sorted.in_turns();
+                    }
                     Step::Experts(unary(*f), all)
                 }
                 Op::Parts => {
@@ -192,14 +185,124 @@ impl Device for CpuDevice {
         let mut uses = vec![0; graph.values().len()];
         graph.nodes().iter().flat_map(|n| &n.inputs).chain(graph.kept()).for_each(|v| uses[v.0] += 1);
         link(&mut stages, &uses);
+        Ok(Prepared { stages, arena, widest, widest_blocks, group, dim, sorted, gathered, input })
+    }
+
+    /// Bytes of a plan's scratches, and of its cache.
+    fn sizes(&self, graph: &Graph, p: &Prepared, limits: Limits) -> [usize; 2] {
         let cache = graph.states().iter().fold(0, |sum: usize, s| sum.saturating_add(State::bytes(*s, limits)));
+        let (rows, seen) = (limits.tokens.max(limits.outputs), if paged(graph) { limits.context } else { 0 });
+        let tiles = if self.cpu.bf16().is_some() { BTile::count(rows, p.widest) } else { 0 };
+        let all = [
+            p.arena.len.saturating_mul(4),
+            QBlock::count(rows, p.widest_blocks).saturating_mul(size_of::<QBlock>()),
+            tiles.saturating_mul(size_of::<BTile>()),
+            Scratch::size(self.pool.threads(), seen, p.group, p.dim).unwrap_or(usize::MAX),
+            p.gathered.saturating_mul(4),
+            p.sorted.bytes(),
+        ];
+        [all.into_iter().fold(0, usize::saturating_add), cache]
+    }
+
+    /// What is fetched, if not everything fits, and what all takes.
+    fn divide(
+        &self,
+        graph: &Graph,
+        source: &dyn WeightSource,
+        limits: Limits,
+    ) -> Result<(Option<Away>, Needs), DeviceError> {
+        let ctx = Ctx { cpu: self.cpu, pool: &self.pool };
+        let mut loader = Loader::sketch(ctx, graph, source);
+        let mut prepared = self.prepare(graph, &mut loader, limits, &mut |_, _| {})?;
+        let [work, cache] = self.sizes(graph, &prepared, limits);
+        let matrices: usize = loader.matrices().map(|m| m.bytes()).fold(0, usize::saturating_add);
+        let vectors = loader.weights.saturating_sub(matrices);
+        prepared.sorted.in_turns();
+        let more = self.sizes(graph, &prepared, limits)[0] - work;
+        let size = |w: WeightId| loader.size(w);
+        let fixed = work.saturating_add(cache).saturating_add(vectors);
+        // Of what the machine has, something is left for others.
+        let budget = self.memory.or(available().map(|n| n / 10 * 9)).unwrap_or(usize::MAX);
+        let away = match divide(graph, source, &size, (fixed, more), budget) {
+            // What the machine has is a guess, and caches take memory only as they fill.
+            Err(_) if self.memory.is_none() => None,
+            away => away?,
+        };
+        let mut memory = Memory { weights: loader.weights, cache, work, ..Memory::default() };
+        if let Some(a) = &away {
+            memory.weights -= a.bytes;
+            (memory.work, memory.fetched, memory.room) = (work + more, a.bytes, a.room);
+        }
+        let [token, token_fetched] = token(graph, &size, away.as_ref());
+        Ok((away, Needs { memory, token, token_fetched }))
+    }
+}
+
+/// Whether anything keeps pages.
+fn paged(graph: &Graph) -> bool {
+    graph.states().iter().any(|s| matches!(s, StateSpec::Paged { .. }))
+}
+
+/// Where a value lies.
+fn place(graph: &Graph, arena: &Arena, v: ValueId) -> Place {
+    let shape = graph.shape(v);
+    Place { value: v.0, start: arena.offsets[v.0], rows: shape.rows, cols: shape.cols }
+}
+
+/// A plan's stages, and the elements of its scratches.
+struct Prepared {
+    stages: Vec<Stage>,
+    arena: Arena,
+    widest: usize,
+    widest_blocks: usize,
+    group: usize,
+    dim: usize,
+    sorted: ExpertScratch,
+    gathered: usize,
+    input: usize,
+}
+
+impl Device for CpuDevice {
+    fn name(&self) -> String {
+        let fast = if self.cpu.bf16().is_some() { ", fast numerics" } else { "" };
+        let n = self.pool.threads();
+        format!("cpu ({}, {n} thread{}{fast})", self.cpu.name(), if n == 1 { "" } else { "s" })
+    }
+
+    fn supports(&self, _: &Op) -> bool {
+        true
+    }
+
+    fn needs(&self, graph: &Graph, source: &dyn WeightSource, limits: Limits) -> Result<Needs, DeviceError> {
+        self.divide(graph, source, limits).map(|(_, needs)| needs)
+    }
+
+    fn compile(
+        &self,
+        graph: &Graph,
+        source: &dyn WeightSource,
+        limits: Limits,
+        keep: Option<&Keep>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Box<dyn Plan>, DeviceError> {
+        let ctx = Ctx { cpu: self.cpu, pool: &self.pool };
+        let (away, Needs { memory, .. }) = self.divide(graph, source, limits)?;
+        let keep = keep.filter(|_| away.is_none());
+        let mut loader = Loader::new(ctx, graph, source, keep);
+        let room = away.map(|a| {
+            loader.leave(a.ids);
+            a.room
+        });
+        let prepared = self.prepare(graph, &mut loader, limits, progress)?;
+        let stream = room.map(|room| Stream::new(self.cpu, graph, &prepared.stages, &mut loader, room)).transpose()?;
+        let Prepared { stages, arena, widest, widest_blocks, group, dim, mut sorted, gathered, input } = prepared;
         let none = || {
-            let Limits { pages, slots, .. } = limits;
+            let (Limits { pages, slots, .. }, cache) = (limits, memory.cache);
             DeviceError::Memory { what: format!("a cache of {pages} pages and {slots} slots ({cache} bytes)") }
         };
         let states = graph.states().iter().map(|s| State::new(*s, limits).ok_or_else(none));
         let states = states.collect::<Result<Vec<State>, _>>()?;
-        let paged = states.iter().any(|s| matches!(s, State::Paged(_)));
+        let paged = paged(graph);
         let written = zeros(if paged { limits.pages } else { 0 }).ok_or_else(none)?;
         let fixed = states.iter().any(|s| matches!(s, State::Fixed(_)));
         let slots = Slots::new(zeros(if fixed { limits.slots } else { 0 }).ok_or_else(none)?);
@@ -212,13 +315,10 @@ impl Device for CpuDevice {
         let tiles = if self.cpu.bf16().is_some() { BTile::count(rows, widest) } else { 0 };
         let tiles: Vec<BTile> = zeros(tiles).ok_or_else(none)?;
         let row_seq = zeros(limits.tokens).ok_or_else(none)?;
+        let kept = graph.kept().iter().map(|&v| place(graph, &arena, v)).collect();
         let arena = arena.len.checked_mul(4).and_then(Buf::try_zeroed).ok_or_else(none)?;
         let gathered = gathered.checked_mul(4).and_then(Buf::try_zeroed).ok_or_else(none)?;
         sorted.allocate().ok_or_else(none)?;
-        let scratches =
-            size_of_val(&*blocks) + size_of_val(&*tiles) + scratch.bytes() + gathered.len() + sorted.bytes();
-        let work = arena.len() + scratches;
-        let memory = Memory { weights: loader.weights, cache, work };
         let saving = keep.and_then(|keep| keep.save(loader.fresh));
         let (cpu, pool) = (self.cpu, Arc::clone(&self.pool));
         Ok(Box::new(CpuPlan {
@@ -227,6 +327,7 @@ impl Device for CpuDevice {
             limits,
             memory,
             stages,
+            stream,
             states,
             arena,
             blocks,
@@ -237,7 +338,7 @@ impl Device for CpuDevice {
             row_seq,
             written,
             input,
-            kept: graph.kept().iter().map(|&v| place(v)).collect(),
+            kept,
             ran: (0, 0),
             whole: graph.nodes().iter().any(|n| n.op.whole()),
             paged,
@@ -267,6 +368,8 @@ struct CpuPlan {
     limits: Limits,
     memory: Memory,
     stages: Vec<Stage>,
+    /// What fetches weights, if not all are in memory.
+    stream: Option<Stream>,
     states: Vec<State>,
     arena: Buf,
     blocks: Vec<QBlock>,
@@ -354,7 +457,8 @@ impl Plan for CpuPlan {
         let pages: Vec<&[u32]> = batch.seqs.iter().map(|s| s.pages).collect();
         let rows = Rows { positions: batch.positions, seqs: &self.row_seq, pages: &pages };
         let by_tiles = |rows: usize| ctx.cpu.bf16().is_some() && rows >= TILED;
-        for Stage { step, inputs, output, blocks: as_blocks } in &self.stages {
+        for (number, Stage { step, inputs, output, blocks: as_blocks }) in self.stages.iter().enumerate() {
+            let mut stream = self.stream.as_mut().filter(|s| s.fetches(number));
             let x = inputs.first().map_or(0..0, |x| x.range(batch));
             if let Step::MatMul { linears, quantize, round } = step {
                 let cols = linears[0].matrix.cols();
@@ -377,10 +481,17 @@ impl Plan for CpuPlan {
                 } else {
                     Input::F32(x)
                 };
+                let come = stream.as_mut().map_or(Ok(Vec::new()), |s| s.product(number))?;
+                let mut parts = come.iter();
                 let mut outs = outs.into_iter().zip(linears);
-                let products: [_; JOINED] =
-                    from_fn(|_| outs.next().map(|(out, l)| Product::new(x, &l.matrix, l.bias.as_deref(), out)));
+                let products: [_; JOINED] = from_fn(|_| {
+                    outs.next().map(|(out, l)| Product::new(x, here(&l.matrix, &mut parts), l.bias.as_deref(), out))
+                });
                 kernels::matmuls(ctx, &products);
+                drop(come);
+                if let Some(stream) = stream {
+                    stream.done(number);
+                }
                 continue;
             }
             // The output's place overlaps no input's, so each input lies wholly before or after it.
@@ -458,11 +569,20 @@ impl Plan for CpuPlan {
                 Step::Route { route, bias } => {
                     kernels::route(ctx, *route, inputs[0].cols, input(0), bias.as_deref(), out);
                 }
+                Step::Experts(act, all) if let Some(stream) = stream => {
+                    stream.mixture(ctx, number, networks(*act, all), [input(0), input(1)], &mut self.sorted, out)?;
+                }
                 Step::Experts(act, all) => {
                     kernels::experts(ctx, networks(*act, all), input(0), input(1), &mut self.sorted, out);
                 }
                 Step::Parts(all) => {
+                    let come = stream.as_mut().map_or(Ok(Vec::new()), |s| s.product(number))?;
+                    let all = if come.is_empty() { all } else { &come };
                     kernels::parts(ctx, all, input(0), self.gathered.floats_mut(), &mut self.blocks, out);
+                    drop(come);
+                    if let Some(stream) = stream {
+                        stream.done(number);
+                    }
                 }
                 Step::Concat(heads) => kernels::concat(*heads, rows_made, input(0), input(1), out),
                 Step::Mean => {
@@ -506,5 +626,9 @@ impl Plan for CpuPlan {
 
     fn memory(&self) -> Memory {
         self.memory
+    }
+
+    fn traffic(&self) -> Option<Traffic> {
+        self.stream.as_ref().map(Stream::traffic)
     }
 }

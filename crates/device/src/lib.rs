@@ -4,22 +4,30 @@
 //! cache. A step's cost beyond its kernels is a walk over a list.
 #![forbid(unsafe_code)]
 
+mod available;
 mod batch;
 mod cores;
 mod cpu;
+mod divide;
 pub mod kept;
 mod loader;
+mod pager;
+mod read;
 mod stage;
 mod state;
+mod stream;
 
-pub use alula_kernels::{CacheType, Ceilings, ExpertScratch, Rate, Scratch};
+pub use alula_kernels::{CacheType, Ceilings, Rate};
 pub use alula_simd::{Cpu, IsaError};
+pub use available::{available, taken};
 pub use batch::{Batch, PAGE, Seq};
 pub use cores::threads;
 pub use cpu::CpuDevice;
 pub use kept::Keep;
+pub use read::disk_speed;
 
 use alula_graph::{Graph, Op, WeightSource};
+use std::time::Duration;
 
 /// What a device cannot do, or was asked wrongly.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +67,17 @@ pub enum DeviceError {
         /// What it was for, with its size where that is a number at all.
         what: String,
     },
+    /// It does not fit, even if weights are fetched when they are needed.
+    #[error(
+        "with what is fetched when it is needed left out, {least} bytes of memory are needed, and there are {budget}; ask for a \
+         shorter context, smaller steps or a smaller cache type, or give it more"
+    )]
+    Budget {
+        /// Bytes that there are.
+        budget: usize,
+        /// Bytes that are needed at least.
+        least: usize,
+    },
 }
 
 /// The sizes that a plan is made for.
@@ -81,12 +100,49 @@ pub struct Limits {
 /// Bytes that a plan holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// Weights as the device keeps them.
+    /// Weights as the device keeps them, those that are always in memory.
     pub weights: usize,
     /// Cache, if every page and every slot were in use.
     pub cache: usize,
     /// Arena and scratch, if steps were as large as they may be.
     pub work: usize,
+    /// Weights that are fetched when they are needed.
+    pub fetched: usize,
+    /// Memory for those of them that are there at a time.
+    pub room: usize,
+}
+
+impl Memory {
+    /// All that is in memory at a time.
+    pub fn total(&self) -> usize {
+        [self.cache, self.work, self.room].into_iter().fold(self.weights, usize::saturating_add)
+    }
+}
+
+/// What a plan would hold and what a token would need.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// What it would hold.
+    pub memory: Memory,
+    /// Bytes of weights that one token's step reads.
+    pub token: usize,
+    /// Of them, those that are fetched where they are not in memory still.
+    pub token_fetched: usize,
+}
+
+/// What became of the weights that a plan fetches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// How often a unit of them was needed: a product's matrices, or an expert's.
+    pub wanted: u64,
+    /// How often it was in memory still,
+    pub found: u64,
+    /// or had been fetched, or begun to be, before it was needed.
+    pub ahead: u64,
+    /// Bytes that were read.
+    pub read: u64,
+    /// How long steps waited for them.
+    pub waited: Duration,
 }
 
 /// Something that runs graphs.
@@ -112,6 +168,12 @@ pub trait Device: Send + Sync {
         keep: Option<&Keep>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Box<dyn Plan>, DeviceError>;
+
+    /// What a plan of [`compile`](Device::compile) would need, without loading.
+    ///
+    /// # Errors
+    /// As there.
+    fn needs(&self, graph: &Graph, weights: &dyn WeightSource, limits: Limits) -> Result<Needs, DeviceError>;
 }
 
 /// A graph made ready on a device.
@@ -133,4 +195,9 @@ pub trait Plan: Send {
 
     /// What it holds.
     fn memory(&self) -> Memory;
+
+    /// What became of the weights that it fetches, since it was made; `None` where all are in memory.
+    fn traffic(&self) -> Option<Traffic> {
+        None
+    }
 }

@@ -1,11 +1,12 @@
 //! Weights as kernels want them.
 
-use crate::kept::Part;
+use crate::kept;
+use crate::pager::Part;
 use crate::{DeviceError, Keep};
-use alula_graph::{Graph, WeightId, WeightSource};
+use alula_graph::{Graph, Weight, WeightId, WeightSource};
 use alula_kernels::{Ctx, Packed};
 use alula_tensor::Tensor;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Turns the source's tensors into what kernels read, each once.
@@ -15,11 +16,17 @@ pub(crate) struct Loader<'a> {
     source: &'a dyn WeightSource,
     packed: HashMap<usize, Arc<Packed>>,
     /// What was packed here, of matrices to be kept.
-    pub(crate) fresh: Vec<Part>,
+    pub(crate) fresh: Vec<kept::Part>,
     keeps: bool,
     vectors: HashMap<usize, Arc<[f32]>>,
     /// Bytes of them.
     pub(crate) weights: usize,
+    /// Of matrices only what they are like.
+    sketch: bool,
+    /// Matrices that are fetched when they are needed,
+    away: HashSet<usize>,
+    /// by their addresses.
+    pub(crate) absent: HashMap<*const Packed, Part>,
 }
 
 impl<'a> Loader<'a> {
@@ -46,7 +53,34 @@ impl<'a> Loader<'a> {
             keeps: keep.is_some(),
             vectors: HashMap::new(),
             weights,
+            sketch: false,
+            away: HashSet::new(),
+            absent: HashMap::new(),
         }
+    }
+
+    /// One that reads no matrices, only what they are like: for finding out what a plan takes.
+    pub(crate) fn sketch(ctx: Ctx<'a>, graph: &'a Graph, source: &'a dyn WeightSource) -> Loader<'a> {
+        Loader { sketch: true, ..Loader::new(ctx, graph, source, None) }
+    }
+
+    /// Leaves these out, of which it then says where they are.
+    pub(crate) fn leave(&mut self, away: HashSet<usize>) {
+        self.away = away;
+    }
+
+    pub(crate) fn is_sketch(&self) -> bool {
+        self.sketch
+    }
+
+    /// Bytes of a matrix that it has, or knows.
+    pub(crate) fn size(&self, w: WeightId) -> usize {
+        self.packed.get(&w.0).map_or(0, |p| p.bytes())
+    }
+
+    /// The matrices that it has, or knows.
+    pub(crate) fn matrices(&self) -> impl Iterator<Item = &Packed> {
+        self.packed.values().map(|p| &**p)
     }
 
     /// The shape that the graph says.
@@ -73,12 +107,28 @@ impl<'a> Loader<'a> {
         if let Some(p) = self.packed.get(&w.0) {
             return Ok(Arc::clone(p));
         }
+        let Weight { name, shape } = &self.graph.weights()[w.0];
+        let wrong = |why| DeviceError::Weight { name: name.clone(), why };
+        if self.sketch || self.away.contains(&w.0) {
+            let (dtype, _) = self.source.kind(name).map_err(wrong)?;
+            let (cols, rows) = shape.split_last().map_or((1, 1), |(cols, rows)| (*cols, rows.iter().product()));
+            let blocks = || wrong(format!("rows of {cols} elements are not whole blocks of {dtype}"));
+            let p = Arc::new(Packed::absent(dtype, rows, cols).ok_or_else(blocks)?);
+            if self.sketch {
+                self.weights = self.weights.saturating_add(p.bytes());
+            } else {
+                let part = Part { name: name.clone(), tensor: self.table(w)?, bytes: p.bytes() };
+                self.absent.insert(Arc::as_ptr(&p), part);
+            }
+            self.packed.insert(w.0, Arc::clone(&p));
+            return Ok(p);
+        }
         let t = self.table(w)?;
         let p = Arc::new(Packed::new(self.ctx, t.dtype(), t.rows(), t.cols(), t.bytes()));
         t.release();
         if self.keeps {
             let name = self.graph.weights()[w.0].name.clone();
-            self.fresh.push(Part { name, dtype: t.dtype(), matrix: Arc::clone(&p) });
+            self.fresh.push(kept::Part { name, dtype: t.dtype(), matrix: Arc::clone(&p) });
         }
         self.weights += p.bytes();
         self.packed.insert(w.0, Arc::clone(&p));

@@ -75,6 +75,12 @@ pub(crate) fn networks(act: kernels::Unary, [gate, up, down]: &[Vec<Arc<Packed>>
     kernels::Experts { act, gate, up, down }
 }
 
+/// How rows' scores become their experts.
+pub(crate) fn route(r: &alula_graph::Route) -> kernels::Route {
+    let groups = r.groups.map(|g| kernels::Groups { all: g.all, used: g.used, two: g.two });
+    kernels::Route { used: r.used, groups, normalise: r.normalise, scale: r.scale }
+}
+
 /// A matrix, what is added to its products, and where they go.
 pub(crate) struct Linear {
     pub(crate) matrix: Arc<Packed>,

@@ -2,7 +2,7 @@
 
 use crate::runner::{RunError, Runner};
 pub use crate::text::Words;
-use alula_device::{Batch, CacheType, Device, DeviceError, Keep, Limits, Memory, PAGE, Plan, kept};
+use alula_device::{Batch, CacheType, Device, DeviceError, Keep, Limits, Memory, PAGE, Plan, Traffic, kept};
 use alula_format::gguf::Gguf;
 use alula_format::hf::Folder;
 use alula_model::{Files, Head, Model, ModelError, Spec};
@@ -36,6 +36,14 @@ pub enum LoadError {
     /// No layer that guesses tokens.
     #[error("{file}: the model has no layer for multi-token prediction; load it without")]
     Guess {
+        /// File.
+        file: String,
+    },
+    /// Guesses need all weights in memory.
+    #[error(
+        "{file}: weights that are read when they are needed leave no room for guesses; load it without, or with more memory"
+    )]
+    NoRoom {
         /// File.
         file: String,
     },
@@ -102,6 +110,20 @@ impl Default for LoadOptions {
             pages: None,
             keep: None,
             guess: false,
+        }
+    }
+}
+
+impl LoadOptions {
+    /// The sizes of a plan for sequences of so many positions.
+    pub fn limits(&self, context: usize) -> Limits {
+        Limits {
+            tokens: self.step_tokens.min(context.saturating_mul(self.sequences)).max(1),
+            outputs: self.outputs,
+            context,
+            pages: self.pages.unwrap_or(context.div_ceil(PAGE).saturating_mul(self.sequences)),
+            slots: self.sequences,
+            cache: self.cache,
         }
     }
 }
@@ -214,20 +236,16 @@ impl Package {
         if (context > longest && !may_stretch) || context == 0 {
             return Err(LoadError::Context { file: self.name.clone(), asked: context, longest });
         }
-        let limits = Limits {
-            tokens: options.step_tokens.min(context.saturating_mul(options.sequences)).max(1),
-            outputs: options.outputs,
-            context,
-            pages: options.pages.unwrap_or(context.div_ceil(PAGE) * options.sequences),
-            slots: options.sequences,
-            cache: options.cache,
-        };
+        let limits = options.limits(context);
         let keep = options.keep.and_then(|folder| self.keep(folder));
         let mut compile = |graph, keep: Option<&Keep>| {
             let plan = device.compile(graph, self.model.weights(), limits, keep, progress);
             plan.map_err(|source| LoadError::Device { file: self.name.clone(), source })
         };
         let plan = compile(self.model.graph(), keep.as_ref())?;
+        if options.guess && plan.memory().fetched > 0 {
+            return Err(LoadError::NoRoom { file: self.name.clone() });
+        }
         let guess = match (options.guess, self.model.draft()) {
             (true, Some(graph)) => Some(compile(graph, None)?),
             (true, None) => return Err(LoadError::Guess { file: self.name.clone() }),
@@ -309,7 +327,19 @@ impl Local {
     /// What it holds.
     pub fn memory(&self) -> Memory {
         let (a, b) = (self.plan.memory(), self.guess.as_ref().map_or(Memory::default(), |g| g.memory()));
-        Memory { weights: a.weights + b.weights, cache: a.cache + b.cache, work: a.work + b.work }
+        let sum = |f: fn(Memory) -> usize| f(a) + f(b);
+        Memory {
+            weights: sum(|m| m.weights),
+            cache: sum(|m| m.cache),
+            work: sum(|m| m.work),
+            fetched: sum(|m| m.fetched),
+            room: sum(|m| m.room),
+        }
+    }
+
+    /// What became of the weights that are fetched; `None` where all are in memory.
+    pub fn traffic(&self) -> Option<Traffic> {
+        self.plan.traffic()
     }
 
     /// The model as data.

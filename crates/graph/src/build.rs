@@ -1,7 +1,7 @@
 //! Graphs and how they are built.
 
 use crate::{Dim, Op, StateSpec};
-use alula_tensor::Tensor;
+use alula_tensor::{DType, Tensor};
 use std::collections::HashMap;
 
 /// A value of a graph.
@@ -77,6 +77,15 @@ pub trait WeightSource {
     /// # Errors
     /// In one sentence: it is missing, of an unsupported type, or broken.
     fn tensor(&self, name: &str) -> Result<Tensor, String>;
+
+    /// Its element type, and whether its bytes lie in a mapped file as they are, so that [`tensor`](WeightSource::tensor) costs
+    /// nothing.
+    ///
+    /// # Errors
+    /// As [`tensor`](WeightSource::tensor).
+    fn kind(&self, name: &str) -> Result<(DType, bool), String> {
+        self.tensor(name).map(|t| (t.dtype(), t.storage().0.is_mapped()))
+    }
 }
 
 /// A graph that does not fit together.

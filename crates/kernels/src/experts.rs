@@ -130,56 +130,36 @@ impl Experts<'_> {
     /// What decides about the memory of steps of `rows` rows with `used` experts each.
     fn sizes(&self, rows: usize, used: usize) -> Sizes {
         let whole = |all: &[Arc<Packed>]| all[0].quantized();
-        let first = whole(self.gate) && whole(self.up);
-        let mut s = Sizes::of(
+        let (k, n, rows) = (self.gate[0].cols(), self.gate[0].rows(), rows.saturating_mul(used));
+        let [gate, up, down] = [whole(self.gate), whole(self.up), whole(self.down)];
+        let floats = |needed: bool, cols: usize| if needed { rows.saturating_mul(cols) } else { 0 };
+        let blocks = |needed: bool, cols| if needed { QBlock::count(rows, cols) } else { 0 };
+        Sizes {
             rows,
-            used,
-            self.gate.len(),
-            [self.gate[0].cols(), self.gate[0].rows()],
-            [first, whole(self.down)],
-        );
-        if !first && (whole(self.gate) || whole(self.up)) {
-            s.blocks = s.blocks.max(QBlock::count(s.rows, self.gate[0].cols()));
+            experts: self.gate.len(),
+            plain: [floats(!gate || !up, k), floats(!down, n)],
+            made: [rows.saturating_mul(n.saturating_mul(2)), rows.saturating_mul(k)],
+            blocks: [blocks(gate || up, k), blocks(down, n)],
         }
-        s
     }
 }
 
-/// Elements of a scratch.
+/// Elements of a scratch; of some, what goes into gates and ups, and what goes into downs or comes out of them.
 #[derive(Clone, Copy, Default)]
 struct Sizes {
     rows: usize,
     experts: usize,
-    plain: usize,
-    made: usize,
-    blocks: usize,
-}
-
-impl Sizes {
-    /// For `count` experts of `[n, k]` matrices; the first two and the third are quantised or not.
-    fn of(rows: usize, used: usize, count: usize, [k, n]: [usize; 2], quantized: [bool; 2]) -> Sizes {
-        let rows = rows.saturating_mul(used);
-        let most = |which: bool| quantized.into_iter().zip([k, n]).filter(move |e| e.0 == which).map(|e| e.1);
-        Sizes {
-            rows,
-            experts: count,
-            plain: rows.saturating_mul(most(false).max().unwrap_or(0)),
-            made: rows.saturating_mul(k.max(n.saturating_mul(2))),
-            blocks: most(true).map(|cols| QBlock::count(rows, cols)).max().unwrap_or(0),
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        let floats = self.plain.saturating_add(self.made).saturating_mul(4);
-        let blocks = self.blocks.saturating_mul(size_of::<QBlock>());
-        (self.rows.saturating_mul(12) + self.experts * 8).saturating_add(floats).saturating_add(blocks)
-    }
+    plain: [usize; 2],
+    made: [usize; 2],
+    blocks: [usize; 2],
 }
 
 /// Memory for the rows of experts.
 #[derive(Default)]
 pub struct ExpertScratch {
     sizes: Sizes,
+    /// Both of what [`Sizes`] has two of are there at the same time.
+    turns: bool,
     memory: Option<Memory>,
 }
 
@@ -192,6 +172,8 @@ struct Memory {
     starts: Vec<u32>,
     /// Experts that have rows.
     active: Vec<u32>,
+    /// Places of the experts in turn.
+    turn: Vec<u32>,
     plain: Buf,
     made: Buf,
     blocks: Vec<QBlock>,
@@ -201,13 +183,24 @@ impl ExpertScratch {
     /// Makes room for these experts too, in steps of `rows` rows with `used` experts each.
     pub fn include(&mut self, e: &Experts<'_>, rows: usize, used: usize) {
         let (a, b) = (self.sizes, e.sizes(rows, used));
+        let most = |a: [usize; 2], b: [usize; 2]| [a[0].max(b[0]), a[1].max(b[1])];
         self.sizes = Sizes {
             rows: a.rows.max(b.rows),
             experts: a.experts.max(b.experts),
-            plain: a.plain.max(b.plain),
-            made: a.made.max(b.made),
-            blocks: a.blocks.max(b.blocks),
+            plain: most(a.plain, b.plain),
+            made: most(a.made, b.made),
+            blocks: most(a.blocks, b.blocks),
         };
+    }
+
+    /// Makes room for experts that come in turns (see [`Mixture`]).
+    pub fn in_turns(&mut self) {
+        self.turns = true;
+    }
+
+    /// How many there are of what there are two of.
+    fn both(&self, [a, b]: [usize; 2]) -> usize {
+        if self.turns { a.saturating_add(b) } else { a.max(b) }
     }
 
     /// Takes the memory; `None` where there is not so much.
@@ -221,22 +214,20 @@ impl ExpertScratch {
             from: zeros(s.rows)?,
             starts: zeros(s.experts + 1)?,
             active: zeros(s.experts)?,
-            plain: Buf::try_zeroed(s.plain.checked_mul(4)?)?,
-            made: Buf::try_zeroed(s.made.checked_mul(4)?)?,
-            blocks: zeros(s.blocks)?,
+            turn: zeros(s.rows)?,
+            plain: Buf::try_zeroed(self.both(s.plain).checked_mul(4)?)?,
+            made: Buf::try_zeroed(self.both(s.made).checked_mul(4)?)?,
+            blocks: zeros(self.both(s.blocks))?,
         });
         Some(())
     }
 
-    /// Bytes that it takes.
+    /// Bytes that it takes, or will take.
     pub fn bytes(&self) -> usize {
-        if self.memory.is_some() { self.sizes.bytes() } else { 0 }
-    }
-
-    /// Bytes for `count` experts of `[n, k]` matrices, gates and ups and then downs quantised or not, in steps of `rows` rows
-    /// with `used` experts each.
-    pub fn size(rows: usize, used: usize, count: usize, [k, n]: [usize; 2], quantized: [bool; 2]) -> usize {
-        Sizes::of(rows, used, count, [k, n], quantized).bytes()
+        let s = self.sizes;
+        let floats = self.both(s.plain).saturating_add(self.both(s.made)).saturating_mul(4);
+        let blocks = self.both(s.blocks).saturating_mul(size_of::<QBlock>());
+        s.rows.saturating_mul(16).saturating_add(s.experts * 8).saturating_add(floats).saturating_add(blocks)
     }
 }
 
@@ -247,56 +238,136 @@ impl ExpertScratch {
 /// # Panics
 /// If the lengths do not fit, an expert does not exist, or the scratch was made for less.
 pub fn experts(ctx: Ctx<'_>, e: Experts<'_>, x: &[f32], routes: &[f32], scratch: &mut ExpertScratch, out: &mut [f32]) {
-    let (k, n, count) = (e.gate[0].cols(), e.gate[0].rows(), e.gate.len());
-    let tokens = x.len() / k;
-    assert!(x.len() == out.len() && tokens > 0 && x.len() == tokens * k && routes.len().is_multiple_of(2 * tokens));
-    let used = routes.len() / tokens / 2;
-    let Some(memory) = &mut scratch.memory else { unreachable!("a scratch without memory") };
-    let rows = tokens * used;
-    memory.sort(routes, used, count);
-    let Memory { place, from, starts, active, plain, made, blocks } = memory;
-    let (from, starts, active) = (&from[..rows], &starts[..], &active[..]);
-    let range = |expert: usize| starts[expert] as usize..starts[expert + 1] as usize;
-    let spot = |from: usize, place: usize, expert: u32| {
-        let all = range(expert as usize);
-        Spot { from, first: all.start, row: place - all.start, rows: all.len() }
-    };
-    let phase = Phase { ctx, active, rows, range: &range };
-    let both = [e.gate, e.up];
-
-    // Gates and ups.
-    let (plain, made) = (plain.floats_mut(), made.floats_mut());
-    if both.iter().any(|all| all[0].quantized()) {
-        let source = |i: usize| spot(from[i].0 as usize, i, from[i].1);
-        quantize_each(ctx, Source::Plain(x), (rows, k), source, &mut blocks[..QBlock::count(rows, k)]);
-    }
-    if both.iter().any(|all| !all[0].quantized()) {
-        for (to, from) in plain.chunks_exact_mut(k).zip(from) {
-            to.copy_from_slice(&x[from.0 as usize * k..][..k]);
-        }
-    }
-    let (gate, rest) = made[..].split_at_mut(rows * n);
-    let up = &mut rest[..rows * n];
-    phase.products(&both, plain, blocks, &[Shared::new(gate), Shared::new(up)]);
-
-    // Their units, and downs.
-    if e.down[0].quantized() {
-        let source = |i: usize| spot(i, i, from[i].1);
-        quantize_each(ctx, Source::Glu(e.act, gate, up), (rows, n), source, &mut blocks[..QBlock::count(rows, n)]);
-    } else {
-        map::glu(ctx, e.act, gate, up, &mut plain[..rows * n]);
-    }
-    let made = &mut made[..rows * k];
-    phase.products(&[e.down], plain, blocks, &[Shared::new(made)]);
-
-    let shared = Shared::new(out);
-    ctx.pool.run(tokens, rows * k > WORTH_SPLITTING, |t, _| {
-        // SAFETY: one task a row; rows are disjoint.
-        #[allow(unsafe_code)]
-        let out = unsafe { shared.part(t * k, k) };
-        let (place, weights) = (&place[t * used..][..used], &routes[(2 * t + 1) * used..][..used]);
-        ctx.cpu.run(Sum { made, place, weights, out });
+    let mut mixture = Mixture::begin(ctx, e, x, routes, scratch);
+    let active = std::mem::take(&mut mixture.memory.active);
+    mixture.turn(active.len(), &|i| {
+        let expert = active[i] as usize;
+        (expert, [&*e.gate[expert], &*e.up[expert], &*e.down[expert]])
     });
+    mixture.memory.active = active;
+    mixture.end(out);
+}
+
+/// An expert and its gate, up and down.
+pub type Picked<'m> = (usize, [&'m Packed; 3]);
+
+/// [`experts`] in turns: some experts after others, in any order, which changes no bit.
+pub struct Mixture<'a> {
+    ctx: Ctx<'a>,
+    e: Experts<'a>,
+    x: &'a [f32],
+    routes: &'a [f32],
+    used: usize,
+    turns: bool,
+    memory: &'a mut Memory,
+}
+
+impl<'a> Mixture<'a> {
+    /// Sorts rows by their experts. Matrices of `e` may be absent.
+    ///
+    /// # Panics
+    /// As [`experts`].
+    pub fn begin(
+        ctx: Ctx<'a>,
+        e: Experts<'a>,
+        x: &'a [f32],
+        routes: &'a [f32],
+        scratch: &'a mut ExpertScratch,
+    ) -> Mixture<'a> {
+        let k = e.gate[0].cols();
+        let tokens = x.len() / k;
+        assert!(tokens > 0 && x.len() == tokens * k && routes.len().is_multiple_of(2 * tokens));
+        let (used, turns) = (routes.len() / tokens / 2, scratch.turns);
+        let Some(memory) = &mut scratch.memory else { unreachable!("a scratch without memory") };
+        memory.sort(routes, used, e.gate.len());
+        let rows = tokens * used;
+        let Memory { from, starts, plain, blocks, .. } = &mut *memory;
+        if [e.gate, e.up].iter().any(|all| all[0].quantized()) {
+            let source = |i: usize| spot(starts, from[i].0, i, from[i].1);
+            quantize_each(ctx, Source::Plain(x), rows, (rows, k), source, &mut blocks[..QBlock::count(rows, k)]);
+        }
+        if [e.gate, e.up].iter().any(|all| !all[0].quantized()) {
+            for (to, from) in plain.floats_mut().chunks_exact_mut(k).zip(&from[..rows]) {
+                to.copy_from_slice(&x[from.0 as usize * k..][..k]);
+            }
+        }
+        Mixture { ctx, e, x, routes, used, turns, memory }
+    }
+
+    /// The experts that have rows, ascending.
+    pub fn active(&self) -> &[u32] {
+        &self.memory.active
+    }
+
+    /// Computes `n` of the active experts, each of which has one turn. Without a scratch that is made for more, all of them
+    /// have the same one.
+    ///
+    /// # Panics
+    /// If a matrix is absent.
+    pub fn turn<'m>(&mut self, n: usize, pick: &(dyn Fn(usize) -> Picked<'m> + Sync)) {
+        let Mixture { ctx, e, turns, .. } = *self;
+        let (k, width) = (e.gate[0].cols(), e.gate[0].rows());
+        let rows = self.x.len() / k * self.used;
+        let Memory { from, starts, turn, plain, made, blocks, .. } = &mut *self.memory;
+        let range = |expert: usize| starts[expert] as usize..starts[expert + 1] as usize;
+        turn.clear();
+        (0..n).for_each(|i| turn.extend(range(pick(i).0).map(|place| place as u32)));
+        // What goes into downs and comes out of them has other memory where experts have other turns.
+        let [gate, up] = [e.gate[0].quantized(), e.up[0].quantized()];
+        let plain_at = if turns && !(gate && up) { rows * k } else { 0 };
+        let blocks_at = if turns && (gate || up) { QBlock::count(rows, k) } else { 0 };
+        let made_at = if turns { 2 * rows * width } else { 0 };
+        let (plain, made) = (plain.floats_mut(), made.floats_mut());
+        let phase = Phase { ctx, n, rows: turn.len(), range: &range, pick };
+
+        let (gate, rest) = made.split_at_mut(rows * width);
+        let up = &mut rest[..rows * width];
+        phase.products(&[0, 1], (k, width), plain, blocks, &[Shared::new(gate), Shared::new(up)]);
+        let (plain, blocks) = (&mut plain[plain_at..], &mut blocks[blocks_at..]);
+        if e.down[0].quantized() {
+            let (jobs, source) =
+                (turn.len(), |i: usize| spot(starts, turn[i], turn[i] as usize, from[turn[i] as usize].1));
+            let blocks = &mut blocks[..QBlock::count(rows, width)];
+            quantize_each(ctx, Source::Glu(e.act, gate, up), jobs, (rows, width), source, blocks);
+        } else if turns {
+            for i in 0..n {
+                let r = range(pick(i).0);
+                let r = r.start * width..r.end * width;
+                map::glu(ctx, e.act, &gate[r.clone()], &up[r.clone()], &mut plain[r]);
+            }
+        } else {
+            map::glu(ctx, e.act, gate, up, &mut plain[..rows * width]);
+        }
+        let out = Shared::new(&mut made[made_at..][..rows * k]);
+        phase.products(&[2], (width, k), plain, blocks, &[out]);
+    }
+
+    /// Sums each row's results when all active experts have had their turn. `out`: `[rows, k]`.
+    ///
+    /// # Panics
+    /// If the length does not fit.
+    pub fn end(self, out: &mut [f32]) {
+        let Mixture { ctx, e, x, routes, used, turns, memory } = self;
+        assert!(x.len() == out.len());
+        let (k, width) = (e.gate[0].cols(), e.gate[0].rows());
+        let (tokens, place) = (x.len() / k, &memory.place);
+        let rows = tokens * used;
+        let made = &memory.made.floats()[if turns { 2 * rows * width } else { 0 }..][..rows * k];
+        let shared = Shared::new(out);
+        ctx.pool.run(tokens, rows * k > WORTH_SPLITTING, |t, _| {
+            // SAFETY: one task a row; rows are disjoint.
+            #[allow(unsafe_code)]
+            let out = unsafe { shared.part(t * k, k) };
+            let (place, weights) = (&place[t * used..][..used], &routes[(2 * t + 1) * used..][..used]);
+            ctx.cpu.run(Sum { made, place, weights, out });
+        });
+    }
+}
+
+/// Where the blocks of a place go, which are made of row `from`.
+fn spot(starts: &[u32], from: u32, place: usize, expert: u32) -> Spot {
+    let [first, end] = [starts[expert as usize], starts[expert as usize + 1]].map(|at| at as usize);
+    Spot { from: from as usize, first, row: place - first, rows: end - first }
 }
 
 impl Memory {
@@ -334,21 +405,29 @@ impl Memory {
     }
 }
 
-/// Products of all experts that have rows.
-struct Phase<'a> {
+/// Products of the experts in turn.
+struct Phase<'a, 'm> {
     ctx: Ctx<'a>,
-    active: &'a [u32],
+    n: usize,
     rows: usize,
     range: &'a (dyn Fn(usize) -> Range<usize> + Sync),
+    pick: &'a (dyn Fn(usize) -> Picked<'m> + Sync),
 }
 
-impl Phase<'_> {
+impl Phase<'_, '_> {
     /// The rows of each expert times its matrix of each of `kinds`.
-    fn products(&self, kinds: &[&[Arc<Packed>]], plain: &[f32], blocks: &[QBlock], outs: &[Shared<f32>]) {
-        let (cols, width) = (kinds[0][0].cols(), kinds[0][0].rows());
-        alike(self.ctx, self.active.len() * kinds.len(), self.rows * kinds.len(), |i| {
-            let (expert, kind) = (self.active[i / kinds.len()] as usize, i % kinds.len());
-            let (w, rows) = (&*kinds[kind][expert], (self.range)(expert));
+    fn products(
+        &self,
+        kinds: &[usize],
+        (cols, width): (usize, usize),
+        plain: &[f32],
+        blocks: &[QBlock],
+        outs: &[Shared<f32>],
+    ) {
+        alike(self.ctx, self.n * kinds.len(), self.rows * kinds.len(), |i| {
+            let (expert, matrices) = (self.pick)(i / kinds.len());
+            let (kind, rows) = (i % kinds.len(), (self.range)(expert));
+            let w = matrices[kinds[kind]];
             let x = if w.quantized() {
                 Input::Q8(&blocks[QBlock::count(rows.start, cols)..][..QBlock::count(rows.len(), cols)])
             } else {

@@ -32,7 +32,7 @@ pub use attend::{Attend, Scratch, attend};
 pub use buf::{Buf, zeros};
 pub use cache::{CacheType, Kv, Rows, store};
 pub use conv::{Conv, conv};
-pub use experts::{ExpertScratch, Experts, Groups, Route, experts, route};
+pub use experts::{ExpertScratch, Experts, Groups, Mixture, Picked, Route, experts, route};
 pub use fast::{BTile, round};
 pub use machine::{Ceilings, Rate, ceilings};
 pub use map::{Binary, Unary, glu, map, zip, zip_rows};

@@ -114,11 +114,12 @@ pub struct Packed {
     pub(crate) data: Data,
 }
 
-/// Where panels lie: memory of their own, or a part of a file that was packed before.
+/// Where panels lie: memory of their own, or a part of a file that was packed before; or nowhere.
 #[derive(Debug)]
 pub(crate) enum Data {
     Own(Buf),
     Mapped(Storage, usize, usize),
+    Absent,
 }
 
 impl Deref for Data {
@@ -128,6 +129,7 @@ impl Deref for Data {
         match self {
             Data::Own(buf) => buf,
             Data::Mapped(storage, start, len) => &storage[*start..][..*len],
+            Data::Absent => &[],
         }
     }
 }
@@ -165,6 +167,19 @@ impl Packed {
         aligned.then(|| Packed { rows, cols, kind, panel, data: Data::Mapped(storage.clone(), start, len) })
     }
 
+    /// What can be known of a matrix without its elements; it cannot be multiplied with. `None` where no such matrix can be
+    /// packed.
+    pub fn absent(dtype: DType, rows: usize, cols: usize) -> Option<Packed> {
+        let (kind, panel) = layout(dtype, cols)?;
+        rows.div_ceil(LANES).checked_mul(panel)?;
+        Some(Packed { rows, cols, kind, panel, data: Data::Absent })
+    }
+
+    /// Whether its elements are nowhere.
+    pub fn is_absent(&self) -> bool {
+        matches!(self.data, Data::Absent)
+    }
+
     /// The panels.
     pub fn as_bytes(&self) -> &[u8] {
         &self.data
@@ -175,12 +190,32 @@ impl Packed {
     /// # Panics
     /// If `bytes` is not exactly that matrix in whole blocks.
     pub fn new(ctx: Ctx<'_>, dtype: DType, rows: usize, cols: usize, bytes: &[u8]) -> Packed {
+        Packed::reusing(ctx, (dtype, rows, cols), bytes, None)
+    }
+
+    /// The same in memory that another matrix had, if that was as large.
+    ///
+    /// # Panics
+    /// As [`Packed::new`].
+    pub fn reusing(
+        ctx: Ctx<'_>,
+        (dtype, rows, cols): (DType, usize, usize),
+        bytes: &[u8],
+        old: Option<Packed>,
+    ) -> Packed {
         let format = dtype.format();
         let (kind, panel) = layout(dtype, cols).expect("rows of whole blocks");
         let row_bytes = cols / format.block * format.bytes;
         assert_eq!(bytes.len(), rows * row_bytes);
         let panels = rows.div_ceil(LANES);
-        let mut data = Buf::zeroed(panels * panel);
+        let mut data = match old {
+            Some(Packed { data: Data::Own(mut buf), .. }) if buf.len() == panels * panel => {
+                // Rows that are not there are zeros.
+                buf[rows / LANES * panel..].fill(0);
+                buf
+            }
+            _ => Buf::zeroed(panels * panel),
+        };
         let shared = Shared::new(&mut data[..]);
         ctx.pool.run(panels, bytes.len() > 1 << 16, |p, _| {
             // SAFETY: one task a panel; panels are disjoint.
@@ -210,9 +245,9 @@ impl Packed {
         matches!(self.kind, Kind::Blocks(_))
     }
 
-    /// Bytes of memory that it takes.
+    /// Bytes of memory that it takes, or would take.
     pub fn bytes(&self) -> usize {
-        self.data.len()
+        self.rows.div_ceil(LANES) * self.panel
     }
 }
 

@@ -23,7 +23,8 @@ pub fn parts(ctx: Ctx<'_>, w: &[Arc<Packed>], x: &[f32], scratch: &mut [f32], bl
     let quantized = w[0].quantized();
     if quantized {
         let spot = |i: usize| Spot { from: i % rows * count + i / rows, first: i / rows * rows, row: i % rows, rows };
-        quantize_each(ctx, Source::Plain(x), (rows * count, k), spot, &mut blocks[..QBlock::count(rows * count, k)]);
+        let all = rows * count;
+        quantize_each(ctx, Source::Plain(x), all, (all, k), spot, &mut blocks[..QBlock::count(all, k)]);
     } else {
         for (i, to) in scratch[..x.len()].chunks_exact_mut(k).enumerate() {
             to.copy_from_slice(&x[(i % rows * count + i / rows) * k..][..k]);

@@ -65,7 +65,7 @@ impl<'a> Source<'a> {
 pub fn quantize(ctx: Ctx<'_>, source: Source<'_>, rows: usize, cols: usize, out: &mut [QBlock]) {
     let (a, b) = source.parts();
     assert!(a.len() == rows * cols && b.len() == a.len());
-    quantize_each(ctx, source, (rows, cols), |row| Spot { from: row, first: 0, row, rows }, out);
+    quantize_each(ctx, source, rows, (rows, cols), |row| Spot { from: row, first: 0, row, rows }, out);
 }
 
 /// Where a row is taken from, and where its blocks go.
@@ -79,13 +79,15 @@ pub(crate) struct Spot {
     pub(crate) rows: usize,
 }
 
-/// The same for rows of several matrices that lie one after another: each row says where it comes from and goes to.
+/// The same for `jobs` rows of several matrices that lie one after another, of `rows` rows together: each says where it comes
+/// from and goes to.
 ///
 /// # Panics
 /// If `cols` is not a multiple of 32, or a row is not there.
 pub(crate) fn quantize_each(
     ctx: Ctx<'_>,
     source: Source<'_>,
+    jobs: usize,
     (rows, cols): (usize, usize),
     spot: impl Fn(usize) -> Spot + Sync,
     out: &mut [QBlock],
@@ -94,7 +96,7 @@ pub(crate) fn quantize_each(
     assert!(cols.is_multiple_of(QK));
     assert_eq!(out.len(), QBlock::count(rows, cols));
     let out = Shared::new(out);
-    ctx.pool.run(rows, rows * cols > WORTH_SPLITTING, |i, _| {
+    ctx.pool.run(jobs, jobs * cols > WORTH_SPLITTING, |i, _| {
         let spot = spot(i);
         assert!(spot.row < spot.rows && spot.first + spot.rows <= rows);
         let part = spot.from * cols..(spot.from + 1) * cols;

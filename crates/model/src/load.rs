@@ -8,7 +8,6 @@ use alula_format::gguf::Gguf;
 use alula_format::hf::Folder;
 use alula_format::safetensors::SafeTensors;
 use alula_graph::{Graph, WeightSource};
-use alula_tensor::DType;
 use serde_json::Value;
 use std::path::Path;
 
@@ -135,14 +134,6 @@ impl Model {
     /// Its weights, by the names that the graphs use.
     pub fn weights(&self) -> &dyn WeightSource {
         &self.weights
-    }
-
-    /// The type that a weight of the graphs is read as.
-    ///
-    /// # Errors
-    /// The name of a type that Alula does not read.
-    pub fn dtype(&self, weight: &str) -> Result<DType, String> {
-        self.weights.dtype(weight)
     }
 
     /// Its files.

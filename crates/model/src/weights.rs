@@ -50,6 +50,12 @@ impl Store {
             Store::Safe(s) => s.tensor(name),
         }
     }
+    fn is_mapped(&self) -> bool {
+        match self {
+            Store::Gguf(g) => g.heads().all(|(file, _)| file.is_mapped()),
+            Store::Safe(s) => s.heads().all(|(file, _)| file.is_mapped()),
+        }
+    }
 }
 
 /// Which rows of a matrix, or of all matrices of a stack one after another.
@@ -248,29 +254,6 @@ impl Weights {
     }
 }
 
-impl Weights {
-    /// The type that a graph weight is read as; `Err` names one that is not read.
-    pub(crate) fn dtype(&self, name: &str) -> Result<DType, String> {
-        let recipe = match self.recipes.get(name).ok_or("no such weight")? {
-            Recipe::Part(part) => part,
-            Recipe::Ones(_) => return Ok(DType::F32),
-        };
-        let info = self.store.info(&recipe.tensor).ok_or("no such tensor")?;
-        match info.dtype() {
-            _ if info.type_name() == fp8::TYPE => Ok(DType::F32),
-            None => Err(info.type_name().to_owned()),
-            // Quantised blocks cannot be transposed.
-            Some(t)
-                if matches!(recipe.fix, Fix::PlusOne | Fix::NegExp)
-                    || t.format().codes.is_some() && recipe.transposed() =>
-            {
-                Ok(DType::F32)
-            }
-            Some(t) => Ok(t),
-        }
-    }
-}
-
 impl WeightSource for Weights {
     fn tensor(&self, name: &str) -> Result<Tensor, String> {
         match self.recipes.get(name).ok_or("no such weight")? {
@@ -279,6 +262,25 @@ impl WeightSource for Weights {
                 Tensor::from_f32(shape.clone(), &vec![1.0; shape.iter().product()]).map_err(|e| e.to_string())
             }
         }
+    }
+
+    fn kind(&self, name: &str) -> Result<(DType, bool), String> {
+        let part = match self.recipes.get(name).ok_or("no such weight")? {
+            Recipe::Part(part) => part,
+            Recipe::Ones(_) => return Ok((DType::F32, false)),
+        };
+        let info = self.store.info(&part.tensor).ok_or("no such tensor")?;
+        if info.type_name() == fp8::TYPE {
+            return Ok((DType::F32, false));
+        }
+        let Some(dtype) = info.dtype() else {
+            return Err(format!("tensor `{}` is of type {}, which Alula does not read", part.tensor, info.type_name()));
+        };
+        let computed = matches!(part.fix, Fix::PlusOne | Fix::NegExp);
+        // Quantised blocks cannot be transposed.
+        let floats = computed || dtype.format().codes.is_some() && part.transposed();
+        let as_is = !computed && !part.transposed() && !matches!(part.rows, Rows::Each { .. });
+        Ok((if floats { DType::F32 } else { dtype }, as_is && self.store.is_mapped()))
     }
 }
 

@@ -112,6 +112,11 @@ impl Storage {
         }
     }
 
+    /// The mapped file, whose bytes these are.
+    pub fn file(&self) -> Option<&File> {
+        if let Kind::Mapped(m) = &self.0 { Some(&m.file) } else { None }
+    }
+
     /// Whether the bytes are those of a mapped file.
     pub fn is_mapped(&self) -> bool {
         matches!(self.0, Kind::Mapped(_))

@@ -123,6 +123,9 @@ pub fn run(a: Run) -> Result<(), Fail> {
                             memory.weights as f64 / 1e6,
                             memory.cache as f64 / 1e6,
                         ));
+                        if let Some(t) = engine.runner().traffic() {
+                            say(open::traffic(&t));
+                        }
                     }
                 }
             }

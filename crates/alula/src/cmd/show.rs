@@ -42,10 +42,14 @@ pub fn show(a: &Show) -> Result<(), Fail> {
     };
     let context = |p: &Package| a.ctx.unwrap_or_else(|| usual_context(p.model.spec()));
     let needs = match &package {
-        Ok(p) => memory::estimate(p, context(p)).map(|m| (p, context(p), m)),
+        Ok(p) => memory::needs(p, context(p), usize::MAX).map(|n| (p, context(p), n.memory)),
         Err(e) => Err(e.to_string().into()),
     };
-    let report = Report { path, header: &header, parameters, needs: &needs, tokenizer: header.tokenizer() };
+    let plan = match &package {
+        Ok(p) if a.plan || a.memory.is_some() => Some(memory::Plan::new(p, context(p), a)?),
+        _ => None,
+    };
+    let report = Report { path, header: &header, parameters, needs: &needs, plan, tokenizer: header.tokenizer() };
     let mut out = std::io::stdout().lock();
     match a.json {
         true => writeln!(out, "{:#}", report.to_json(&a.model))?,
@@ -61,6 +65,7 @@ struct Report<'a> {
     parameters: u64,
     /// The model, a context length and the memory it takes; or why it cannot run.
     needs: &'a Result<(&'a Package, usize, Memory), Fail>,
+    plan: Option<memory::Plan>,
     tokenizer: Option<Result<Tokenizer, Fail>>,
 }
 
@@ -105,9 +110,10 @@ impl Report<'_> {
                 "cache_type": "f16",
                 "weights": m.weights,
                 "cache": m.cache,
-                "work_estimate": m.work,
-                "total_estimate": total(m),
+                "work": m.work,
+                "total": m.total(),
             })),
+            "plan": self.plan.as_ref().map(memory::Plan::to_json),
             "metadata": metadata,
         })
     }
@@ -181,18 +187,17 @@ impl Report<'_> {
             line("  weights", mb(m.weights));
             let type_matters = if p.model.spec().grows() { " (F16; twice that with --cache-type f32)" } else { "" };
             line("  cache", format!("{}{type_matters}", mb(m.cache)));
-            line("  work", format!("about {}", mb(m.work)));
-            line("  together", format!("about {}", mb(total(m))));
+            line("  work", mb(m.work));
+            line("  together", mb(m.total()));
             if *context > longest && !p.model.spec().endless() {
                 line("", format!("but the model was made for {longest} tokens and refuses more"));
             }
         }
+        for (what, text) in self.plan.iter().flat_map(memory::Plan::lines) {
+            line(what, text);
+        }
         out
     }
-}
-
-fn total(m: &Memory) -> usize {
-    m.weights.saturating_add(m.cache).saturating_add(m.work)
 }
 
 /// A value for people; of a list, what is in it and how often.

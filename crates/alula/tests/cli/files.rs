@@ -67,7 +67,7 @@ fn models_are_shown() {
     assert_eq!(all["shape"]["vocabulary"], all["tokenizer"]["vocabulary"]);
     assert!(all["chat_template"].as_str().unwrap().contains("<|im_start|>"));
     assert_eq!(all["metadata"]["general.architecture"], all["architecture"]);
-    for key in ["context", "weights", "cache", "work_estimate", "total_estimate"] {
+    for key in ["context", "weights", "cache", "work", "total"] {
         assert!(all["memory"][key].as_u64().is_some_and(|n| n > 0), "{key}: {}", all["memory"]);
     }
     let at =

@@ -14,6 +14,10 @@ impl WeightSource for Without<'_> {
         let matrix = t.shape().len() > 1 && !["tokens", "positions"].contains(&name);
         if matrix { Err("it was asked for".into()) } else { Ok(t) }
     }
+
+    fn kind(&self, name: &str) -> Result<(DType, bool), String> {
+        self.0.kind(name)
+    }
 }
 
 #[test]

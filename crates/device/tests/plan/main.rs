@@ -8,6 +8,7 @@ mod memory;
 mod mixture;
 mod reference;
 mod rules;
+mod streamed;
 
 use alula_device::{Batch, CacheType, Cpu, CpuDevice, Device, DeviceError, Limits, PAGE, Plan, Seq};
 use alula_graph::{

@@ -1,122 +1,111 @@
-//! What a model needs when it runs, worked out without loading it.
-//!
-//! The device itself is asked: it is given a strip of each kind of matrix and says what it makes of it.
+//! What a model needs when it runs, worked out without loading it, and how fast that could be here.
 
-use crate::Fail;
-use alula_device::{CacheType, Cpu, CpuDevice, Device, ExpertScratch, Limits, Memory, PAGE, Scratch};
+use super::header::human;
+use crate::cli::Show;
+use crate::{Fail, open};
+use alula_device::{Cpu, CpuDevice, Device, Needs, disk_speed};
 use alula_engine::local::{LoadOptions, Package};
-use alula_graph::{Graph, Index, Op, StateSpec, WeightSource, plan_arena};
-use alula_tensor::{DType, Storage, Tensor};
-use std::collections::HashMap;
+use alula_model::Files;
+use serde_json::{Value, json};
 
-/// Rows of a strip: what the device packs together.
-const STRIP: usize = 16;
-
-/// A strip of zeros.
-struct Zeros(DType);
-
-impl WeightSource for Zeros {
-    fn tensor(&self, name: &str) -> Result<Tensor, String> {
-        let (dtype, shape) = match name.split_once(' ').map(|(r, c)| (r.parse(), c.parse())) {
-            Some((Ok(1), Ok(cols))) => (DType::F32, vec![1, cols]),
-            Some((Ok(rows), Ok(cols))) => (self.0, vec![rows, cols]),
-            _ => return Err("no such weight".to_owned()),
-        };
-        let bytes = Tensor::bytes_of(dtype, &shape).map_err(|e| e.to_string())?;
-        Tensor::new(dtype, shape, Storage::from(vec![0; bytes]), 0..bytes).map_err(|e| e.to_string())
-    }
-}
-
-/// What the device makes of a `[16, cols]` matrix, and of so many cache pages and slots of the model.
-fn strip(
-    device: &CpuDevice,
-    model: &Graph,
-    (dtype, cols): (DType, usize),
-    (pages, slots): (usize, usize),
-) -> Result<Memory, Fail> {
-    let mut g = Graph::new();
-    model.states().iter().for_each(|s| _ = g.state(*s));
-    let table = g.weight(format!("1 {cols}"), &[1, cols]);
-    let matrix = g.weight(format!("{STRIP} {cols}"), &[STRIP, cols]);
-    let x = g.push("x", Op::Embed(Index::Tokens), &[], &[table])?;
-    g.push("y", Op::MatMul, &[x], &[matrix])?;
-    let limits = Limits { tokens: 1, outputs: 1, context: 1, pages, slots, cache: CacheType::F16 };
-    Ok(device.compile(&g, &Zeros(dtype), limits, None, &mut |_, _| {})?.memory())
-}
-
-/// Bytes at a context length, with a half-precision cache: weights and cache as the device says, work memory about.
+/// What it needs at a context length, with a half-precision cache, in so much memory.
 ///
 /// # Errors
-/// A tensor's type is not one that Alula computes with.
-pub(super) fn estimate(package: &Package, context: usize) -> Result<Memory, Fail> {
-    let threads = alula_device::threads();
-    let device = CpuDevice::new(Cpu::from_env()?, 1);
-    let graph = package.model.graph();
-    let run = LoadOptions::default();
-    let tokens = run.step_tokens.min(context);
-    let quantized = |name: &str| Ok::<_, Fail>(dtype(package, name)?.format().codes.is_some());
-    let (mut memory, mut strips) = (Memory::default(), HashMap::new());
-    let mut seen = vec![false; graph.weights().len()];
-    // Query heads of a key head, and columns of a head; columns of quantised inputs, 512 bytes each; parts that are gathered; experts.
-    let (mut group, mut dim, mut blocks, mut parts, mut experts) = (1, 1, 0, 0, 0);
-    for node in graph.nodes().iter().filter(|n| !matches!(n.op, Op::Embed(_))) {
-        for w in &node.weights {
-            if std::mem::replace(&mut seen[w.0], true) {
-                continue;
-            }
-            let weight = &graph.weights()[w.0];
-            memory.weights += match weight.shape.as_slice() {
-                &[rows, cols] if node.matrices().contains(w) => {
-                    let dtype = dtype(package, &weight.name)?;
-                    let one = match strips.get(&(dtype, cols)) {
-                        Some(&bytes) => bytes,
-                        None => strip(&device, graph, (dtype, cols), (0, 0))?.weights,
-                    };
-                    strips.insert((dtype, cols), one);
-                    one * rows.div_ceil(STRIP)
-                }
-                shape => shape.iter().product::<usize>() * 4,
-            };
-        }
-        let weight = |i: usize| &graph.weights()[node.weights[i].0];
-        match &node.op {
-            Op::MatMul if quantized(&weight(0).name)? => blocks = blocks.max(weight(0).shape[1].div_ceil(256)),
-            Op::Parts => {
-                let (count, cols) = (node.weights.len(), weight(0).shape[1]);
-                match quantized(&weight(0).name)? {
-                    true => blocks = blocks.max(count * cols.div_ceil(256)),
-                    false => parts = parts.max(count * cols * 4),
-                }
-            }
-            Op::Experts(_) => {
-                let count = node.weights.len() / 3;
-                let kinds = [quantized(&weight(0).name)?, quantized(&weight(2 * count).name)?];
-                let (sizes, used) = (&weight(0).shape, graph.shape(node.inputs[1]).cols / 2);
-                experts = experts.max(ExpertScratch::size(tokens, used, count, [sizes[1], sizes[0]], kinds));
-            }
-            Op::Attend { state, heads, .. } => {
-                let StateSpec::Paged { heads: kv, key_dim, value_dim, .. } = graph.states()[*state] else { continue };
-                group = group.max(heads / kv.max(1));
-                dim = dim.max(key_dim).max(value_dim);
-            }
-            _ => {}
-        }
-    }
-    let cache = |pages, slots| Ok::<_, Fail>(strip(&device, graph, (DType::F32, 1), (pages, slots))?.cache);
-    let pages = cache(1, 0)?.saturating_mul(context.div_ceil(PAGE));
-    memory.cache = pages.saturating_add(cache(0, 1)?.saturating_mul(run.sequences));
-    let seen = if package.model.spec().grows() { context } else { 0 };
-    let scores = Scratch::size(threads, seen, group, dim).unwrap_or(usize::MAX);
-    let blocks = tokens.max(run.outputs) * blocks * 512;
-    let arena = plan_arena(graph, tokens, run.outputs).len * 4;
-    memory.work = (arena + blocks + parts * tokens).saturating_add(scores).saturating_add(experts);
-    Ok(memory)
+/// A tensor's type is not one that Alula computes with, or so much memory is not enough.
+pub(super) fn needs(package: &Package, context: usize, within: usize) -> Result<Needs, Fail> {
+    let device = CpuDevice::new(Cpu::from_env()?, alula_device::threads()).within(within);
+    let limits = LoadOptions::default().limits(context);
+    Ok(device.needs(package.model.graph(), package.model.weights(), limits)?)
 }
 
-/// The type of a weight of the graph.
-fn dtype(package: &Package, name: &str) -> Result<DType, Fail> {
-    let wrong = |of| format!("tensor `{name}` is of type {of}, which Alula does not read").into();
-    package.model.dtype(name).map_err(wrong)
+/// What would be where, and what this machine makes of it.
+pub(super) struct Plan {
+    needs: Needs,
+    /// Bytes of memory, and whether they were asked for.
+    within: (usize, bool),
+    /// Bytes per second.
+    memory: f64,
+    disk: Option<f64>,
+}
+
+impl Plan {
+    /// Measures memory and disk.
+    ///
+    /// # Errors
+    /// As [`needs`].
+    pub(super) fn new(package: &Package, context: usize, a: &Show) -> Result<Plan, Fail> {
+        let have = || alula_device::available().map_or(usize::MAX, |n| n / 10 * 9);
+        let bytes = a.memory.map_or_else(have, open::rest);
+        let needs = needs(package, context, bytes)?;
+        let device = CpuDevice::new(Cpu::from_env()?, alula_device::threads());
+        let memory = device.ceilings().read.map_or(f64::INFINITY, |r| r.all);
+        let disk = match package.model.files() {
+            Files::Gguf(g) => g.heads().map(|(file, _)| file).max_by_key(|file| file.len()).and_then(disk_speed),
+            Files::Folder(_, s) => s.heads().map(|(file, _)| file).max_by_key(|file| file.len()).and_then(disk_speed),
+        };
+        Ok(Plan { needs, within: (bytes, a.memory.is_some()), memory, disk })
+    }
+
+    /// Bytes that a token reads from the disk, if every expert is as likely as any other.
+    fn read(&self) -> f64 {
+        let Needs { memory: m, token_fetched, .. } = self.needs;
+        if m.fetched == 0 { 0.0 } else { token_fetched as f64 * (1.0 - m.room as f64 / m.fetched as f64).max(0.0) }
+    }
+
+    /// Tokens per second of one stream at most; `None` where nothing could be read.
+    fn speed(&self) -> Option<f64> {
+        let (read, token) = (self.read(), self.needs.token as f64);
+        let disk = if read > 0.0 { read / self.disk? } else { 0.0 };
+        Some(1.0 / (token / self.memory + disk))
+    }
+
+    pub(super) fn to_json(&self) -> Value {
+        let Needs { memory: m, token, token_fetched } = self.needs;
+        json!({
+            "within": self.within.0,
+            "always_in_memory": m.weights + m.cache + m.work,
+            "fetched": m.fetched,
+            "fetched_in_memory": m.room,
+            "token_weights": token,
+            "token_fetched": token_fetched,
+            "token_read": self.read(),
+            "memory_bytes_per_second": self.memory,
+            "disk_bytes_per_second": self.disk,
+            "tokens_per_second": self.speed(),
+        })
+    }
+
+    pub(super) fn lines(&self) -> Vec<(&'static str, String)> {
+        let Needs { memory: m, token, token_fetched } = self.needs;
+        let size = |bytes: usize| human(bytes as u64, "B");
+        let (bytes, asked) = self.within;
+        let source = if asked { "--memory, less what the program takes" } else { "what this machine has to give" };
+        let mut lines = vec![("plan", format!("for {} of memory: {source}", size(bytes)))];
+        let always = size(m.weights.saturating_add(m.cache).saturating_add(m.work));
+        if m.fetched == 0 {
+            lines.push(("  in memory", format!("all of it, {always}")));
+            lines.push(("  a token", format!("reads {} of weights", size(token))));
+        } else {
+            lines.push(("  always there", format!("{always}: {} of weights, cache, work", size(m.weights))));
+            let (fetched, room) = (size(m.fetched), size(m.room));
+            lines
+                .push(("  fetched", format!("{fetched} when they are needed; {room} of them are in memory at a time")));
+            let (read, of) = (size(self.read() as usize), size(token_fetched));
+            let text = format!(
+                "reads {} of weights; {of} are of those that are fetched, {read} come from the disk",
+                size(token)
+            );
+            lines.push(("  a token", text));
+            lines.push(("", "if all experts are equally likely; those that are hot stay".to_owned()));
+        }
+        let disk = self.disk.map(|d| format!(", disk {}/s", size(d as usize))).unwrap_or_default();
+        lines.push(("  measured", format!("memory {}/s{disk}", size(self.memory as usize))));
+        match self.speed() {
+            Some(speed) => lines.push(("  at most", format!("{speed:.1} tokens/s, one stream"))),
+            None => lines.push(("  at most", "not known: the disk's speed could not be measured".to_owned())),
+        }
+        lines
+    }
 }
 
 #[cfg(test)]
@@ -127,11 +116,11 @@ mod tests {
     fn check(place: &Place, context: usize) {
         let package = place.open().unwrap();
         let context = context.min(package.model.spec().context);
-        let said = estimate(&package, context).unwrap();
+        let said = needs(&package, context, usize::MAX).unwrap();
         let options = LoadOptions { context: Some(context), ..LoadOptions::default() };
         let is = open::load(&package, crate::cli::Compute::default(), options).unwrap().memory();
-        assert_eq!((said.weights, said.cache), (is.weights, is.cache), "{place:?}");
-        assert!(said.work.abs_diff(is.work) * 10 < is.work, "{place:?}: {} said, {} taken", said.work, is.work);
+        assert_eq!(said.memory, is, "{place:?}");
+        assert!(said.token > 0 && said.token <= is.weights && said.token_fetched == 0, "{place:?}");
     }
 
     /// What is said about a model is what it takes when it is loaded: the built-in one, and one of every kind there is.
