@@ -5,6 +5,7 @@ use crate::{Fail, models, say};
 use alula_device::{CacheType, Cpu, CpuDevice};
 use alula_engine::Sampling;
 use alula_engine::local::{DEFAULT_CONTEXT, LoadOptions, Local, Package, Words};
+use alula_model::Files;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
@@ -65,6 +66,15 @@ pub fn load(package: &Package, compute: Compute, options: LoadOptions) -> Result
         bar.finish_and_clear();
     }
     Ok(local?)
+}
+
+/// Bytes per second at which a model's largest file can be read, measured.
+pub fn disk(package: &Package) -> Option<f64> {
+    let files: Vec<_> = match package.model.files() {
+        Files::Gguf(g) => g.heads().map(|(file, _)| file).collect(),
+        Files::Folder(_, s) => s.heads().map(|(file, _)| file).collect(),
+    };
+    alula_device::disk_speed(files.into_iter().max_by_key(|file| file.len())?)
 }
 
 /// What became of weights that are fetched, in a line.

@@ -88,6 +88,8 @@ struct Slot {
     wanted: bool,
     /// Its stage will need it the next time, as far as can be known.
     guessed: bool,
+    /// It was fetched, or is, because of a guess, and has not been needed since.
+    early: bool,
     /// Uses, older ones for less, as of the visit `seen` of its stage.
     heat: f32,
     seen: u32,
@@ -149,16 +151,16 @@ impl Pager {
         s.visits[stage] += 1;
         let visits = s.visits[stage];
         s.guesses.retain(|u| !all.contains(u));
-        let expected: Vec<bool> = s.slots[all.clone()].iter_mut().map(|s| std::mem::take(&mut s.guessed)).collect();
+        s.slots[all].iter_mut().for_each(|s| s.guessed = false);
         for u in units {
             let slot = &mut s.slots[u];
             slot.wanted = true;
             slot.heat = slot.heat * KEPT.powi((visits - slot.seen) as i32) + 1.0;
             slot.seen = visits;
             s.traffic.wanted += 1;
-            match slot.held {
-                Held::Absent => s.demand.push_back(u),
-                _ if expected[u - all.start] => s.traffic.ahead += 1,
+            match (&slot.held, std::mem::take(&mut slot.early)) {
+                (Held::Absent, _) => s.demand.push_back(u),
+                (_, true) => s.traffic.ahead += 1,
                 _ => s.traffic.found += 1,
             }
         }
@@ -278,13 +280,14 @@ impl Shared {
             if let Some(part) = s.parts.pop_front() {
                 return Some(part);
             }
-            let (unit, old) = match s.demand.front() {
-                Some(&unit) if !matches!(s.slots[unit].held, Held::Absent) => {
+            let demand = s.demand.front().copied();
+            let (unit, old) = match demand {
+                Some(unit) if !matches!(s.slots[unit].held, Held::Absent) => {
                     s.demand.pop_front();
                     continue;
                 }
                 // Until there is room for what a stage waits for, there is none for guesses.
-                Some(&unit) => (unit, self.clear(s, unit, f32::NEG_INFINITY)?),
+                Some(unit) => (unit, self.clear(s, unit, f32::NEG_INFINITY)?),
                 None => {
                     let unit = s.guesses.pop_front()?;
                     let slot = &s.slots[unit];
@@ -295,7 +298,8 @@ impl Shared {
                     (unit, old)
                 }
             };
-            if s.demand.front() == Some(&unit) {
+            s.slots[unit].early = demand.is_none();
+            if demand.is_some() {
                 s.demand.pop_front();
             }
             self.begin(s, unit, old);

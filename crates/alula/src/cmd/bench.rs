@@ -61,24 +61,34 @@ pub fn bench(a: &Bench) -> Result<(), Fail> {
         streams.run(0..start)?;
     }
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
+    // Bytes that were read, and for how long.
+    let mut fetched = [(0u64, 0.0); 2];
     for run in 0..=a.runs {
-        let begin = Instant::now();
+        let (begin, read) = (Instant::now(), streams.read());
         streams.run(0..a.prompt)?;
-        let prefilled = begin.elapsed();
+        let (prefilled, read) = (begin.elapsed(), streams.read() - read);
         if again {
             streams.run(0..start)?;
         }
-        let middle = Instant::now();
+        let (middle, before) = (Instant::now(), streams.read());
         for at in start..start + a.r#gen {
             streams.run(at..at + 1)?;
         }
         if run > 0 {
+            let decoded = middle.elapsed();
             prefill.push((streams.count * a.prompt) as f64 / prefilled.as_secs_f64());
-            decode.push((streams.count * a.r#gen) as f64 / middle.elapsed().as_secs_f64());
+            decode.push((streams.count * a.r#gen) as f64 / decoded.as_secs_f64());
+            let reads = [(read, prefilled), (streams.read() - before, decoded)];
+            for (sum, (bytes, time)) in fetched.iter_mut().zip(reads) {
+                *sum = (sum.0 + bytes, sum.1 + time.as_secs_f64());
+            }
         }
     }
+    // What is fetched cannot come faster than the disk gives it.
+    let disk = streams.model.traffic().and_then(|_| open::disk(&package));
     let mut out = std::io::stdout();
     if a.json {
+        let fetch = |(bytes, time): (u64, f64)| json!({"bytes": bytes, "bytes_per_second": bytes as f64 / time});
         let runs: Vec<_> =
             prefill.iter().zip(&decode).map(|(p, d)| json!({"prefill_tps": p, "decode_tps": d})).collect();
         let report = json!({
@@ -90,6 +100,11 @@ pub fn bench(a: &Bench) -> Result<(), Fail> {
             "prefill_tps": (a.prompt > 0).then(|| median(&prefill)),
             "decode_tps": (a.r#gen > 0).then(|| median(&decode)),
             "runs": runs,
+            "fetched": disk.map(|disk| json!({
+                "prefill": fetch(fetched[0]),
+                "decode": fetch(fetched[1]),
+                "disk_bytes_per_second": disk,
+            })),
         });
         writeln!(out, "{report}")?;
     } else {
@@ -104,6 +119,17 @@ pub fn bench(a: &Bench) -> Result<(), Fail> {
                     "{what:8} {n:5} tokens{together}{at}: {:10.2} tokens/s  ({low:.2} to {high:.2}, {} runs)",
                     median(all),
                     all.len()
+                )?;
+            }
+        }
+        for (what, n, (bytes, time)) in [("prefill", a.prompt, fetched[0]), ("decode", a.r#gen, fetched[1])] {
+            if let Some(disk) = disk.filter(|_| n > 0) {
+                let (token, speed) = (bytes as f64 / (n * a.runs * streams.count) as f64, bytes as f64 / time);
+                let share = 100.0 * speed / disk;
+                let [token, speed, disk] = [token, speed, disk].map(|b| b / 1e6);
+                writeln!(
+                    out,
+                    "{what:8} read {token:.1} MB a token, {speed:.0} MB/s: {share:.0} % of the disk's {disk:.0}"
                 )?;
             }
         }
@@ -170,7 +196,8 @@ fn caches() -> BTreeMap<String, String> {
     (0..8).map_while(one).collect()
 }
 
-/// Sequences that grow together, each with its own pages. Speed does not depend on which tokens they have.
+/// Sequences that grow together, each with its own pages. Speed does not depend on which tokens they have, but where experts are
+/// fetched.
 struct Streams {
     model: Local,
     vocab: u64,
@@ -179,6 +206,11 @@ struct Streams {
 }
 
 impl Streams {
+    /// Bytes that were fetched so far.
+    fn read(&self) -> u64 {
+        self.model.traffic().map_or(0, |t| t.read)
+    }
+
     /// Computes these positions of every sequence, as many in a step as fit, and the logits of each one's last.
     fn run(&mut self, range: Range<usize>) -> Result<(), Fail> {
         let (n, most, span) = (range.len(), self.model.max_tokens(), self.context.div_ceil(PAGE));

@@ -3,9 +3,8 @@
 use super::header::human;
 use crate::cli::Show;
 use crate::{Fail, open};
-use alula_device::{Cpu, CpuDevice, Device, Needs, disk_speed};
+use alula_device::{Cpu, CpuDevice, Device, Needs};
 use alula_engine::local::{LoadOptions, Package};
-use alula_model::Files;
 use serde_json::{Value, json};
 
 /// What it needs at a context length, with a half-precision cache, in so much memory.
@@ -39,10 +38,7 @@ impl Plan {
         let needs = needs(package, context, bytes)?;
         let device = CpuDevice::new(Cpu::from_env()?, alula_device::threads());
         let memory = device.ceilings().read.map_or(f64::INFINITY, |r| r.all);
-        let disk = match package.model.files() {
-            Files::Gguf(g) => g.heads().map(|(file, _)| file).max_by_key(|file| file.len()).and_then(disk_speed),
-            Files::Folder(_, s) => s.heads().map(|(file, _)| file).max_by_key(|file| file.len()).and_then(disk_speed),
-        };
+        let disk = open::disk(package);
         Ok(Plan { needs, within: (bytes, a.memory.is_some()), memory, disk })
     }
 
@@ -86,7 +82,7 @@ impl Plan {
             lines.push(("  in memory", format!("all of it, {always}")));
             lines.push(("  a token", format!("reads {} of weights", size(token))));
         } else {
-            lines.push(("  always there", format!("{always}: {} of weights, cache, work", size(m.weights))));
+            lines.push(("  always", format!("{always}: {} of weights, cache, work", size(m.weights))));
             let (fetched, room) = (size(m.fetched), size(m.room));
             lines
                 .push(("  fetched", format!("{fetched} when they are needed; {room} of them are in memory at a time")));
