@@ -17,8 +17,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-/// Of the count of an expert's uses, what is left a round later.
-const KEPT: f32 = 63.0 / 64.0;
+/// What a use counts for, of one a round later.
+const KEPT: f64 = 63.0 / 64.0;
+/// Counts do not grow beyond.
+const MOST: f64 = 1e100;
 
 /// A matrix that is fetched: its name and its bytes in a file.
 #[derive(Clone)]
@@ -66,9 +68,9 @@ struct Shared {
 
 struct State {
     slots: Vec<Slot>,
-    /// The stage that the step is at, and how often each was visited.
+    /// The stage that the step is at; all of them.
     now: usize,
-    visits: Vec<u32>,
+    visits: Vec<Visits>,
     /// Parts to fetch, with old matrices whose memory they may take; then units that a stage waits for, then guesses.
     parts: VecDeque<(usize, usize, Option<Packed>)>,
     demand: VecDeque<usize>,
@@ -90,9 +92,17 @@ struct Slot {
     guessed: bool,
     /// It was fetched, or is, because of a guess, and has not been needed since.
     early: bool,
-    /// Uses, older ones for less, as of the visit `seen` of its stage.
-    heat: f32,
-    seen: u32,
+    /// Uses, each with what it counts for.
+    heat: f64,
+}
+
+/// How often a stage was visited.
+#[derive(Clone, Copy)]
+struct Visits {
+    /// Visits, in uses of now.
+    all: f64,
+    /// What a use counts for now.
+    one: f64,
 }
 
 #[derive(Default)]
@@ -123,7 +133,7 @@ impl Pager {
         let state = State {
             slots: units.iter().map(slot).collect(),
             now: 0,
-            visits: vec![0; stages],
+            visits: vec![Visits { all: 0.0, one: 1.0 }; stages],
             parts: VecDeque::new(),
             demand: VecDeque::new(),
             guesses: VecDeque::new(),
@@ -148,15 +158,19 @@ impl Pager {
         let mut guard = self.shared.lock();
         let s = &mut *guard;
         s.now = stage;
-        s.visits[stage] += 1;
-        let visits = s.visits[stage];
+        let visits = &mut s.visits[stage];
+        (visits.all, visits.one) = (visits.all * KEPT + 1.0, visits.one / KEPT);
+        if visits.one > MOST {
+            s.slots[all.clone()].iter_mut().for_each(|s| s.heat /= visits.one);
+            visits.one = 1.0;
+        }
+        let one = visits.one;
         s.guesses.retain(|u| !all.contains(u));
         s.slots[all].iter_mut().for_each(|s| s.guessed = false);
         for u in units {
             let slot = &mut s.slots[u];
             slot.wanted = true;
-            slot.heat = slot.heat * KEPT.powi((visits - slot.seen) as i32) + 1.0;
-            slot.seen = visits;
+            slot.heat += one;
             s.traffic.wanted += 1;
             match (&slot.held, std::mem::take(&mut slot.early)) {
                 (Held::Absent, _) => s.demand.push_back(u),
@@ -287,7 +301,7 @@ impl Shared {
                     continue;
                 }
                 // Until there is room for what a stage waits for, there is none for guesses.
-                Some(unit) => (unit, self.clear(s, unit, f32::NEG_INFINITY)?),
+                Some(unit) => (unit, self.clear(s, unit, f64::NEG_INFINITY)?),
                 None => {
                     let unit = s.guesses.pop_front()?;
                     let slot = &s.slots[unit];
@@ -307,7 +321,7 @@ impl Shared {
     }
 
     /// Makes room for a unit. Gives what was there, or nothing where all that may go is expected sooner than `after`.
-    fn clear(&self, s: &mut State, unit: usize, after: f32) -> Option<Vec<Packed>> {
+    fn clear(&self, s: &mut State, unit: usize, after: f64) -> Option<Vec<Packed>> {
         let (need, mut old) = (self.units[unit].bytes(), Vec::new());
         while s.taken + need > self.room {
             let may_go = |u: &usize| {
@@ -373,19 +387,18 @@ impl Shared {
     }
 
     /// How likely a unit is needed when its stage comes.
-    fn chance(&self, s: &State, unit: usize) -> f32 {
-        let (slot, visits) = (&s.slots[unit], s.visits[self.units[unit].stage]);
-        let rounds = (1.0 - KEPT.powi(visits as i32)) / (1.0 - KEPT);
+    fn chance(&self, s: &State, unit: usize) -> f64 {
+        let visits = s.visits[self.units[unit].stage];
         // Of what has not been seen yet, something is expected.
-        (slot.heat * KEPT.powi((visits - slot.seen) as i32) + 0.1) / (rounds + 1.0)
+        (s.slots[unit].heat / visits.one + 0.1) / (visits.all + 1.0)
     }
 
     /// After how many rounds a unit is expected to be needed.
-    fn rounds(&self, s: &State, unit: usize) -> f32 {
+    fn rounds(&self, s: &State, unit: usize) -> f64 {
         let (stage, stages) = (self.units[unit].stage, s.visits.len());
         // A unit of this stage that is not wanted has a whole round before it.
         let away = (stage + stages - s.now - 1) % stages + 1;
         let chance = if s.slots[unit].guessed { 1.0 } else { self.chance(s, unit) };
-        away as f32 / stages as f32 + 1.0 / chance - 1.0
+        away as f64 / stages as f64 + 1.0 / chance - 1.0
     }
 }

@@ -5,7 +5,7 @@ use crate::pager::{Pager, Unit};
 use crate::stage::{Stage, Step};
 use crate::{DeviceError, Traffic};
 use alula_graph::{self as graph, Graph, Node, Op, ValueId};
-use alula_kernels::{self as kernels, Ctx, ExpertScratch, Experts, Input, Mixture, Packed};
+use alula_kernels::{self as kernels, Ctx, ExpertScratch, Experts, Input, Mixture, Packed, QBlock, Source};
 use alula_simd::Cpu;
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,6 +20,13 @@ pub(crate) struct Stream {
     fetches: Vec<Option<Fetch>>,
     /// Stages that fetch.
     order: Vec<usize>,
+    scratch: Scratch,
+}
+
+/// Memory for guesses.
+#[derive(Default)]
+struct Scratch {
+    blocks: Vec<QBlock>,
     scores: Vec<f32>,
     routes: Vec<f32>,
 }
@@ -86,7 +93,7 @@ impl Stream {
         }
         let thread = |e: std::io::Error| DeviceError::Memory { what: format!("threads that fetch weights ({e})") };
         let pager = Pager::new(cpu, units, room).map_err(thread)?;
-        Ok(Stream { pager, fetches, order, scores: Vec::new(), routes: Vec::new() })
+        Ok(Stream { pager, fetches, order, scratch: Scratch::default() })
     }
 
     /// Whether a stage has something to fetch.
@@ -152,7 +159,7 @@ impl Stream {
     /// chooses for what this mixture's experts were given (Eliseev and Mazur 2023, arXiv:2312.17238), or those that were needed
     /// most.
     fn guess(&mut self, stage: usize, given: Option<(Ctx<'_>, &[f32], usize)>) {
-        let Stream { pager, fetches, order, scores, routes } = self;
+        let Stream { pager, fetches, order, scratch } = self;
         let (now, stages) = (fetches[stage].as_ref().map_or(0, |f| f.number), order.len());
         let (mut next, mut bytes) = (Vec::new(), 0);
         for i in now + 1..now + stages {
@@ -169,7 +176,7 @@ impl Stream {
             let rows = given.map_or(1, |(_, x, cols)| x.len() / cols);
             let chosen = match (router, given) {
                 (Some(r), Some((ctx, x, cols))) if rows <= FEW && i < stages && r.matrix.cols() == cols => {
-                    r.choose(ctx, x, scores, routes).map(|e| units.start + e).collect()
+                    r.choose(ctx, x, scratch).map(|e| units.start + e).collect()
                 }
                 _ => pager.hottest(units, fetch.used.saturating_mul(rows)),
             };
@@ -185,7 +192,7 @@ impl Stream {
 }
 
 impl Router {
-    /// Of the mixture that a node is; `None` where experts are chosen in another way than by a matrix of floats.
+    /// Of the mixture that a node is; `None` where experts are chosen in another way than by a matrix that is there.
     fn of(graph: &Graph, node: &Node, loader: &mut Loader<'_>) -> Result<Option<Router>, DeviceError> {
         let made = |v: ValueId| graph.nodes().iter().find(|n| n.output == v);
         let Some(choice) = made(node.inputs[1]) else { return Ok(None) };
@@ -198,7 +205,7 @@ impl Router {
             _ => return Ok(None),
         };
         let matrix = loader.matrix(logits.weights[0])?;
-        if matrix.quantized() || matrix.is_absent() {
+        if matrix.is_absent() {
             return Ok(None);
         }
         let bias = logits.weights.get(1).map(|&b| loader.vector(b)).transpose()?;
@@ -207,20 +214,21 @@ impl Router {
     }
 
     /// The experts of any row of `x`.
-    fn choose<'a>(
-        &self,
-        ctx: Ctx<'_>,
-        x: &[f32],
-        scores: &mut Vec<f32>,
-        routes: &'a mut Vec<f32>,
-    ) -> impl Iterator<Item = usize> + 'a {
-        let (experts, used) = (self.matrix.rows(), self.route.used);
-        let rows = x.len() / self.matrix.cols();
+    fn choose<'a>(&self, ctx: Ctx<'_>, x: &[f32], scratch: &'a mut Scratch) -> impl Iterator<Item = usize> + use<'a> {
+        let (experts, cols, used) = (self.matrix.rows(), self.matrix.cols(), self.route.used);
+        let (Scratch { blocks, scores, routes }, rows) = (scratch, x.len() / cols);
+        let x = if self.matrix.quantized() {
+            blocks.resize(QBlock::count(rows, cols), QBlock::default());
+            kernels::quantize(ctx, Source::Plain(x), rows, cols, blocks);
+            Input::Q8(blocks)
+        } else {
+            Input::F32(x)
+        };
         // Logits, then scores.
         scores.resize(2 * rows * experts, 0.0);
         routes.resize(2 * rows * used, 0.0);
         let (logits, scores) = scores.split_at_mut(rows * experts);
-        kernels::matmul(ctx, Input::F32(x), &self.matrix, self.bias.as_deref(), logits);
+        kernels::matmul(ctx, x, &self.matrix, self.bias.as_deref(), logits);
         if self.sigmoid {
             kernels::map(ctx, kernels::Unary::Sigmoid, logits, scores);
         } else {
