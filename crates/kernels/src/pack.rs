@@ -282,7 +282,13 @@ fn pack_panel(cpu: Cpu, b: &Blocks, format: &Format, codes: &Codes, rows: &[u8],
     for (i, out) in out.chunks_exact_mut(b.bytes).enumerate() {
         for (r, row) in rows.chunks_exact(row_bytes).enumerate() {
             let bytes = &row[i * format.bytes..][..format.bytes];
-            [d[r], dmin[r]] = (codes.unpack)(bytes, &mut q[r][..b.block], &mut scales[r], &mut mins[r]);
+            [d[r], dmin[r]] = match codes.nibbles {
+                Some(at) => {
+                    pack_nibbles(b.block, &bytes[at..], r, &mut out[b.codes_at..]);
+                    (codes.head)(bytes, &mut scales[r], &mut mins[r])
+                }
+                None => (codes.unpack)(bytes, &mut q[r][..b.block], &mut scales[r], &mut mins[r]),
+            };
         }
         let halves = out.as_chunks_mut::<{ 2 * LANES }>().0;
         for (out, d) in halves.iter_mut().zip([&d, &dmin]).take(1 + usize::from(b.mins)) {
@@ -296,10 +302,37 @@ fn pack_panel(cpu: Cpu, b: &Blocks, format: &Format, codes: &Codes, rows: &[u8],
             lines(&scales, &mut out[b.scales_at..b.mins_at]);
             lines(&mins, &mut out[b.mins_at..b.codes_at]);
         }
+        if codes.nibbles.is_some() {
+            // Codes of 0.
+            let none = offset | offset << 4;
+            for line in out[b.codes_at..].as_chunks_mut::<LINE>().0 {
+                line[rows.len() / row_bytes * 4..].fill(none);
+            }
+            continue;
+        }
         for (run, out) in out[b.codes_at..].chunks_exact_mut(b.width * LINE).enumerate() {
             steps(&q, run * QK, &mut u);
             u.as_flattened_mut().iter_mut().for_each(|u| *u = u.wrapping_add(offset));
             pack_run(&u, out);
+        }
+    }
+}
+
+/// Places a row's nibbles, which are codes as they are: those of 16 bytes stand as in a panel, and of those of 32 bytes the low
+/// ones are a run, and the high ones.
+#[inline]
+fn pack_nibbles(block: usize, bytes: &[u8], r: usize, out: &mut [u8]) {
+    const LOW: u32 = 0x0f0f_0f0f;
+    let (words, lines) = (bytes.as_chunks::<4>().0, out.as_chunks_mut::<LINE>().0);
+    let mut put = |line: usize, word: [u8; 4]| lines[line][4 * r..][..4].copy_from_slice(&word);
+    if block == QK {
+        return words.iter().enumerate().for_each(|(j, word)| put(j, *word));
+    }
+    for (c, words) in words.as_chunks::<8>().0.iter().enumerate() {
+        for j in 0..4 {
+            let [a, b] = [words[j], words[j + 4]].map(u32::from_le_bytes);
+            put(8 * c + j, (a & LOW | (b & LOW) << 4).to_le_bytes());
+            put(8 * c + 4 + j, (a >> 4 & LOW | b & !LOW).to_le_bytes());
         }
     }
 }

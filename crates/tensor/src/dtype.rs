@@ -92,7 +92,18 @@ pub struct Codes {
     /// # Panics
     /// If a slice is shorter than that.
     pub unpack: Unpack,
+    /// Where codes begin in a block, if they are nothing but nibbles: of each 16 bytes, or of each 32 in a block of more than 32
+    /// elements, first the low ones, then the high ones.
+    pub nibbles: Option<usize>,
+    /// What `unpack` does but for codes; scales and minimums are written if `has_scales`.
+    ///
+    /// # Panics
+    /// If a slice is shorter than that.
+    pub head: Head,
 }
+
+/// Block bytes to scales and minimums, and `[d, dmin]`; see [`Codes::head`].
+pub type Head = fn(block: &[u8], scales: &mut [i8], mins: &mut [i8]) -> [f32; 2];
 
 /// Block bytes to codes, scales and minimums, and `[d, dmin]`; see [`Codes::unpack`].
 pub type Unpack = fn(block: &[u8], codes: &mut [i8], scales: &mut [i8], mins: &mut [i8]) -> [f32; 2];

@@ -11,7 +11,7 @@ mod quant;
 mod storage;
 mod tensor;
 
-pub use dtype::{Codes, DType, FORMATS, Format, Unpack};
+pub use dtype::{Codes, DType, FORMATS, Format, Head, Unpack};
 pub use float::{bf16_to_f32, f16_to_f32};
 pub use storage::{Stamp, Storage};
 pub use tensor::{ShapeError, Tensor};

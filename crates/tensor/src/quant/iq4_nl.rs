@@ -13,9 +13,14 @@ impl Block for Iq4Nl {
     const BYTES: usize = 18;
     const CODES: Range = Range { low: -127, bits: 8 };
     const TABLE: Option<[i8; 16]> = Some(VALUES);
+    const NIBBLES: Option<usize> = Some(2);
 
-    fn unpack(block: &[u8], codes: &mut [i8], _: &mut [i8], _: &mut [i8]) -> [f32; 2] {
-        nibbles(&block[2..18], codes, |q| q as i8);
+    fn head(block: &[u8], _: &mut [i8], _: &mut [i8]) -> [f32; 2] {
         [f16_at(block, 0), 0.0]
+    }
+
+    fn unpack(block: &[u8], codes: &mut [i8], scales: &mut [i8], mins: &mut [i8]) -> [f32; 2] {
+        nibbles(&block[2..18], codes, |q| q as i8);
+        Self::head(block, scales, mins)
     }
 }

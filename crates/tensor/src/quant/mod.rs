@@ -50,6 +50,12 @@ pub(crate) trait Block {
     const HAS_MIN: bool = false;
     /// The type of the numbers that `unpack` returns.
     const SCALE: DType = DType::F16;
+    /// Where codes begin, if they are nibbles as [`nibbles`] reads them, of 16 bytes or of 32 at a time.
+    const NIBBLES: Option<usize> = None;
+    /// The scales of one block of exactly `BYTES` bytes, as `unpack` gives them; of use where there are `NIBBLES`.
+    fn head(block: &[u8], scales: &mut [i8], mins: &mut [i8]) -> [f32; 2] {
+        Self::unpack(block, &mut [0; MAX_BLOCK][..Self::BLOCK], scales, mins)
+    }
     /// Unpacks one block of exactly `BYTES` bytes. Returns the scale of scales and that of minimums.
     fn unpack(block: &[u8], codes: &mut [i8], scales: &mut [i8], mins: &mut [i8]) -> [f32; 2];
 }
@@ -66,6 +72,8 @@ pub(crate) const fn row<B: Block>(dtype: DType, name: &'static str, gguf_id: u32
         has_min: B::HAS_MIN,
         scale: B::SCALE,
         unpack: unpack::<B>,
+        nibbles: B::NIBBLES,
+        head: head::<B>,
     };
     Format { dtype, name, gguf_id, block: B::BLOCK, bytes: B::BYTES, decode: decode::<B>, codes: Some(codes) }
 }
@@ -79,6 +87,12 @@ fn unpack<B: Block>(block: &[u8], codes: &mut [i8], scales: &mut [i8], mins: &mu
         mins.fill(1);
     }
     B::unpack(&block[..B::BYTES], &mut codes[..B::BLOCK], scales, mins)
+}
+
+/// The same for scales alone.
+fn head<B: Block>(block: &[u8], scales: &mut [i8], mins: &mut [i8]) -> [f32; 2] {
+    let groups = B::BLOCK / B::GROUP;
+    B::head(&block[..B::BYTES], &mut scales[..groups], &mut mins[..groups])
 }
 
 fn decode<B: Block>(bytes: &[u8], out: &mut [f32]) {
