@@ -323,16 +323,21 @@ fn pack_panel(cpu: Cpu, b: &Blocks, format: &Format, codes: &Codes, rows: &[u8],
 #[inline]
 fn pack_nibbles(block: usize, bytes: &[u8], r: usize, out: &mut [u8]) {
     const LOW: u32 = 0x0f0f_0f0f;
-    let (words, lines) = (bytes.as_chunks::<4>().0, out.as_chunks_mut::<LINE>().0);
-    let mut put = |line: usize, word: [u8; 4]| lines[line][4 * r..][..4].copy_from_slice(&word);
+    assert!(r < LANES);
+    let (words, lines) = (bytes.as_chunks::<4>().0, out.as_chunks_mut::<4>().0.as_chunks_mut::<LANES>().0);
     if block == QK {
-        return words.iter().enumerate().for_each(|(j, word)| put(j, *word));
+        if let (Some(words), Some(lines)) = (words.first_chunk::<4>(), lines.first_chunk_mut::<4>()) {
+            for j in 0..4 {
+                lines[j][r] = words[j];
+            }
+        }
+        return;
     }
-    for (c, words) in words.as_chunks::<8>().0.iter().enumerate() {
+    for (words, lines) in words.as_chunks::<8>().0.iter().zip(lines.as_chunks_mut::<8>().0) {
         for j in 0..4 {
             let [a, b] = [words[j], words[j + 4]].map(u32::from_le_bytes);
-            put(8 * c + j, (a & LOW | (b & LOW) << 4).to_le_bytes());
-            put(8 * c + 4 + j, (a >> 4 & LOW | b & !LOW).to_le_bytes());
+            lines[j][r] = (a & LOW | (b & LOW) << 4).to_le_bytes();
+            lines[j + 4][r] = (a >> 4 & LOW | b & !LOW).to_le_bytes();
         }
     }
 }

@@ -4,8 +4,13 @@
 #[inline]
 pub fn f16_to_f32(bits: u16) -> f32 {
     let magnitude = u32::from(bits & 0x7fff) << 13;
-    // 2^112 moves the exponent bias from 15 to 127; subnormals become normal, exactly.
-    let scaled = (f32::from_bits(magnitude) * f32::from_bits(239 << 23)).to_bits();
+    // 112 moves the exponent bias from 15 to 127. Subnormals are what a number has beyond 2^-14: so no operand is subnormal,
+    // which processors are slow with.
+    let least = f32::from_bits(113 << 23);
+    let scaled = match magnitude >> 23 {
+        0 => (f32::from_bits(magnitude + (113 << 23)) - least).to_bits(),
+        _ => magnitude + (112 << 23),
+    };
     let special = match magnitude {
         0..0x0f80_0000 => 0,
         0x0f80_0000 => 0x7f80_0000,
