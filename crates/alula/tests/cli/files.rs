@@ -80,6 +80,28 @@ fn models_are_shown() {
     }
 }
 
+/// A plan for little memory and for enough of it; too little is refused before anything is loaded.
+#[test]
+fn plans_are_shown_and_kept() {
+    let mixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/parity/mixtral");
+    let plan = alula(&["show", mixture, "--json", "--plan", "--memory", "2GiB"]).json()["plan"].clone();
+    let number = |key: &str| plan[key].as_f64().unwrap_or_else(|| panic!("{key}: {plan}"));
+    assert!(number("within") > 1e9 && number("within") < 2.0 * 1024.0 * 1024.0 * 1024.0);
+    assert!(number("fetched") == 0.0 && number("token_weights") > 0.0 && number("memory_bytes_per_second") > 1e6);
+    assert!(number("tokens_per_second") > 0.0);
+    let text = alula(&["show", mixture, "--memory", "2GiB"]).ok();
+    assert!(text.contains("all of it") && text.contains("tokens/s"), "{text}");
+    assert_eq!(alula(&["show", mixture, "--json"]).json()["plan"], json!(null));
+    for command in [&["show"][..], &["eval", "greedy", "--ids", "1"]] {
+        let why = alula(&[command, &[mixture, "--memory", "1MB"]].concat()).refused();
+        assert!(why.contains("bytes of memory are needed"), "{why}");
+        let why = alula(&[command, &[mixture, "--memory", "much"]].concat()).usage();
+        assert!(why.contains("--memory") && why.contains("12GB"), "{why}");
+    }
+    let ids = |more: &[&str]| alula(&[&["eval", "greedy", mixture, "--ids", "1,2", "-n", "5"], more].concat()).ok();
+    assert_eq!(ids(&["--memory", "1GB"]), ids(&[]));
+}
+
 #[test]
 fn what_cannot_run_is_shown_too() {
     let dir = folder("shown");
