@@ -3,7 +3,8 @@
 use crate::cores::{bind, cores};
 use crate::kept::Saving;
 use crate::loader::Loader;
-use crate::stage::{JOINED, Linear, Place, Stage, Step, join, link, networks};
+use crate::lora::Adapted;
+use crate::stage::{JOINED, Linear, Low, Place, Stage, Step, join, link, networks};
 use crate::state::{Slots, State};
 use crate::{Batch, Device, DeviceError, Keep, Limits, Memory, PAGE, Plan};
 use alula_graph::{self as graph, Graph, Index, Op, StateSpec, ValueId, WeightId, WeightSource, plan_arena};
@@ -93,7 +94,7 @@ impl Device for CpuDevice {
             |w: &[WeightId]| w.iter().map(|w| graph.weights()[w.0].shape.iter().product::<usize>() as u64).sum::<u64>();
         let all: u64 = graph.nodes().iter().map(|n| size(&n.weights)).sum();
         let (mut done, mut widest, mut widest_blocks, mut group, mut dim) = (0, 0, 0, 1, 1);
-        let (mut sorted, mut gathered, mut input) = (ExpertScratch::default(), 0, 0);
+        let (mut sorted, mut gathered, mut input, mut adapters) = (ExpertScratch::default(), 0, 0, 0);
         let mut stages: Vec<Stage> = Vec::with_capacity(graph.nodes().len());
         for node in graph.nodes() {
             let w = |i: usize| node.weights.get(i).copied();
@@ -170,6 +171,18 @@ impl Device for CpuDevice {
                 }
                 Op::Concat { heads } => Step::Concat(*heads),
                 Op::Mean => Step::Mean,
+                Op::Lora(parts) => {
+                    let each = node.weights.len() / parts.len();
+                    let mut all = Vec::with_capacity(parts.len());
+                    for (p, w) in parts.iter().zip(node.weights.chunks_exact(each)) {
+                        let a = if each > 1 { Some(loader.low(w[0])?) } else { None };
+                        let low = Low { adapter: p.adapter, scale: p.scale, a, b: loader.low(w[each - 1])? };
+                        gathered = gathered.max(low.kernel().scratch(limits.tokens.max(limits.outputs)));
+                        adapters = adapters.max(p.adapter + 1);
+                        all.push(low);
+                    }
+                    Step::Lora(all)
+                }
                 Op::Conv { state } => {
                     let taps = loader.shape(node.weights[0])[1];
                     let bias = w(1).map(|b| loader.vector(b)).transpose()?;
@@ -237,6 +250,7 @@ impl Device for CpuDevice {
             row_seq,
             written,
             input,
+            adapters,
             kept: graph.kept().iter().map(|&v| place(v)).collect(),
             ran: (0, 0),
             whole: graph.nodes().iter().any(|n| n.op.whole()),
@@ -272,7 +286,7 @@ struct CpuPlan {
     blocks: Vec<QBlock>,
     tiles: Vec<BTile>,
     scratch: Scratch,
-    /// Parts of rows that lie together.
+    /// Parts of rows that lie together; what adapters make.
     gathered: Buf,
     /// Rows by their experts.
     sorted: ExpertScratch,
@@ -281,6 +295,8 @@ struct CpuPlan {
     written: Vec<u64>,
     /// Columns that the caller gives.
     input: usize,
+    /// Adapters that sequences may have.
+    adapters: usize,
     kept: Vec<Place>,
     /// Tokens and outputs of the last run.
     ran: (usize, usize),
@@ -317,6 +333,10 @@ impl CpuPlan {
             require(s.length >= end, "a sequence is longer than its length")?;
             require(!self.whole || s.len == s.length, "the model looks both ways: a sequence must be whole in a step")?;
             require(end <= limits.context, "a position is past the context")?;
+            for (i, a) in s.adapters.iter().enumerate() {
+                require((a.index as usize) < self.adapters, "an adapter does not exist")?;
+                require(s.adapters[..i].iter().all(|b| b.index != a.index), "a sequence has an adapter twice")?;
+            }
             if self.paged {
                 require(s.pages.len() * PAGE >= end, "a page table is too short")?;
                 require(s.pages.iter().all(|&p| (p as usize) < limits.pages), "a page does not exist")?;
@@ -353,6 +373,7 @@ impl Plan for CpuPlan {
         }
         let pages: Vec<&[u32]> = batch.seqs.iter().map(|s| s.pages).collect();
         let rows = Rows { positions: batch.positions, seqs: &self.row_seq, pages: &pages };
+        let adapted = Adapted::new(batch, self.adapters, &self.row_seq);
         let by_tiles = |rows: usize| ctx.cpu.bf16().is_some() && rows >= TILED;
         for Stage { step, inputs, output, blocks: as_blocks } in &self.stages {
             let x = inputs.first().map_or(0..0, |x| x.range(batch));
@@ -472,6 +493,13 @@ impl Plan for CpuPlan {
                         kernels::mean(&x[s.start * output.cols..][..s.len * output.cols], out);
                     }
                 }
+                Step::Lora(all) => {
+                    out.copy_from_slice(input(0));
+                    for low in all {
+                        let runs = adapted.runs(low.adapter, output.rows, low.scale);
+                        kernels::lora(ctx, low.kernel(), &runs, input(1), self.gathered.floats_mut(), out);
+                    }
+                }
                 Step::Conv { state, conv } => {
                     let State::Fixed(fixed) = &mut self.states[*state] else { unreachable!("its size is fixed") };
                     kernels::conv(ctx, conv, fixed, &runs, input(0), out);
@@ -506,5 +534,9 @@ impl Plan for CpuPlan {
 
     fn memory(&self) -> Memory {
         self.memory
+    }
+
+    fn adapters(&self) -> usize {
+        self.adapters
     }
 }

@@ -9,12 +9,13 @@ mod cores;
 mod cpu;
 pub mod kept;
 mod loader;
+mod lora;
 mod stage;
 mod state;
 
 pub use alula_kernels::{CacheType, Ceilings, ExpertScratch, Rate, Scratch};
 pub use alula_simd::{Cpu, IsaError};
-pub use batch::{Batch, PAGE, Seq};
+pub use batch::{Adapter, Batch, PAGE, Seq};
 pub use cores::threads;
 pub use cpu::CpuDevice;
 pub use kept::Keep;
@@ -133,4 +134,7 @@ pub trait Plan: Send {
 
     /// What it holds.
     fn memory(&self) -> Memory;
+
+    /// Adapters that the graph has: their numbers are below this.
+    fn adapters(&self) -> usize;
 }

@@ -85,6 +85,14 @@ impl<'a> Loader<'a> {
         Ok(p)
     }
 
+    /// A matrix of an adapter. It is not kept: what is kept is the model's, whatever adapters it has.
+    pub(crate) fn low(&mut self, w: WeightId) -> Result<Arc<Packed>, DeviceError> {
+        let keeps = std::mem::take(&mut self.keeps);
+        let matrix = self.matrix(w);
+        self.keeps = keeps;
+        matrix
+    }
+
     /// Matrices in groups of `n`, each of which is of one kind.
     pub(crate) fn alike(&mut self, all: &[WeightId], n: usize) -> Result<Vec<Vec<Arc<Packed>>>, DeviceError> {
         let mut groups = Vec::new();
