@@ -151,32 +151,33 @@ pub(crate) struct Delta {
     pub(crate) table: bool,
 }
 
-impl Delta {
-    /// The weight with it, of the same type: the sum is one of single precision, rounded once.
-    pub(crate) fn added(&self, t: &Tensor) -> Result<Tensor, String> {
-        // Of a table, which has its columns as rows, the product is transposed.
-        let (left, right) = match self.table {
-            true => (&self.a, &transpose(&self.b).map_err(|e| e.to_string())?),
-            false => (&self.b, &self.a),
-        };
-        let (left, right, k) = (left.to_f32(), right.to_f32(), t.cols());
-        let (mut out, mut row, mut sum) = (Vec::with_capacity(t.bytes().len()), vec![0.0; k], vec![0.0; k]);
-        for (n, left) in left.chunks_exact(self.b.cols()).enumerate() {
-            t.row_f32(n, &mut row);
-            sum.fill(0.0);
-            for (l, right) in left.iter().zip(right.chunks_exact(k)) {
-                for (sum, r) in sum.iter_mut().zip(right) {
-                    *sum += l * r;
-                }
+/// A weight with what is added to it, of the same type: sums are of single precision, and rounded once.
+pub(crate) fn added(deltas: &[Delta], t: &Tensor) -> Result<Tensor, String> {
+    let wrong = |e: alula_tensor::ShapeError| e.to_string();
+    // Of a table, which has its columns as rows, the product is transposed.
+    let factors = deltas.iter().map(|d| match d.table {
+        true => Ok((d.a.to_f32(), transpose(&d.b)?.to_f32(), d)),
+        false => Ok((d.b.to_f32(), d.a.to_f32(), d)),
+    });
+    let factors = factors.collect::<Result<Vec<_>, _>>().map_err(wrong)?;
+    let k = t.cols();
+    let (mut out, mut row, mut product) = (Vec::with_capacity(t.bytes().len()), vec![0.0; k], vec![0.0; k]);
+    for n in 0..t.rows() {
+        t.row_f32(n, &mut row);
+        for (left, right, delta) in &factors {
+            let rank = delta.b.cols();
+            product.fill(0.0);
+            for (l, right) in left[n * rank..][..rank].iter().zip(right.chunks_exact(k)) {
+                product.iter_mut().zip(right).for_each(|(p, r)| *p += l * r);
             }
-            let values = row.iter().zip(&sum).map(|(w, d)| w + self.scale * d);
-            match t.dtype() {
-                DType::F16 => out.extend(values.flat_map(|v| f32_to_f16(v).to_le_bytes())),
-                DType::BF16 => out.extend(values.flat_map(|v| f32_to_bf16(v).to_le_bytes())),
-                _ => out.extend(values.flat_map(f32::to_le_bytes)),
-            }
+            row.iter_mut().zip(&product).for_each(|(w, p)| *w += delta.scale * p);
         }
-        let range = 0..out.len();
-        Tensor::new(t.dtype(), t.shape().to_vec(), Storage::from(out), range).map_err(|e| e.to_string())
+        match t.dtype() {
+            DType::F16 => out.extend(row.iter().flat_map(|v| f32_to_f16(*v).to_le_bytes())),
+            DType::BF16 => out.extend(row.iter().flat_map(|v| f32_to_bf16(*v).to_le_bytes())),
+            _ => out.extend(row.iter().flat_map(|v| v.to_le_bytes())),
+        }
     }
+    let range = 0..out.len();
+    Tensor::new(t.dtype(), t.shape().to_vec(), Storage::from(out), range).map_err(wrong)
 }

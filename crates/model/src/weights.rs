@@ -3,7 +3,7 @@
 //! Weights have GGUF's names. A [`Name`] row says what a tensor is called in a Hugging Face folder and what must be
 //! done to it; a graph never sees the difference.
 
-use crate::lora::Delta;
+use crate::lora::{self, Delta};
 use crate::{ModelError, fp8};
 use alula_format::TensorInfo;
 use alula_format::gguf::Gguf;
@@ -310,10 +310,10 @@ impl Weights {
 impl WeightSource for Weights {
     fn tensor(&self, name: &str) -> Result<Tensor, String> {
         match self.recipes.get(name).ok_or("no such weight")? {
-            Recipe::Part(part) => {
-                let deltas = self.merged.get(name).map_or(&[][..], Vec::as_slice);
-                deltas.iter().try_fold(self.read(part)?, |t, delta| delta.added(&t))
-            }
+            Recipe::Part(part) => match self.merged.get(name) {
+                Some(deltas) => lora::added(deltas, &self.read(part)?),
+                None => self.read(part),
+            },
             Recipe::Given(t) => Ok(t.clone()),
             Recipe::Ones(shape) => {
                 Tensor::from_f32(shape.clone(), &vec![1.0; shape.iter().product()]).map_err(|e| e.to_string())
