@@ -97,7 +97,9 @@ impl Adapters {
 /// `TEXT` or `TEXT:FACTOR`.
 fn factor(text: &str) -> Result<(&str, Option<f32>), Fail> {
     match text.rsplit_once(':').and_then(|(name, factor)| Some((name, factor.trim().parse::<f32>().ok()?))) {
-        Some((_, factor)) if !factor.is_finite() => Err(format!("{text}: the factor is {factor}; give a number").into()),
+        Some((_, factor)) if !factor.is_finite() => {
+            Err(format!("{text}: the factor is {factor}; give a number").into())
+        }
         Some((name, factor)) => Ok((name, Some(factor))),
         None => Ok((text, None)),
     }
@@ -109,7 +111,8 @@ pub fn adapt(package: Package, a: &LoraArgs) -> Result<(Package, Adapters), Fail
     for text in &a.lora {
         let there = |text: &str| Path::new(text).exists();
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        let named = text.split_once('=').filter(|(name, _)| !there(text) && !name.is_empty() && name.chars().all(plain));
+        let named =
+            text.split_once('=').filter(|(name, _)| !there(text) && !name.is_empty() && name.chars().all(plain));
         let (name, rest) = named.map_or((None, text.as_str()), |(name, rest)| (Some(name), rest));
         let (path, factor) = if there(rest) { (rest, None) } else { factor(rest)? };
         let stem = Path::new(path).file_stem().map_or_else(|| path.into(), |s| s.to_string_lossy());

@@ -124,7 +124,12 @@ impl Package {
     /// # Errors
     /// As [`Model::open`].
     pub fn open(path: &Path) -> Result<Package, LoadError> {
-        Ok(Package { name: path.display().to_string(), model: Model::open(path)?, path: Some(path.to_owned()), merged: Vec::new() })
+        Ok(Package {
+            name: path.display().to_string(),
+            model: Model::open(path)?,
+            path: Some(path.to_owned()),
+            merged: Vec::new(),
+        })
     }
 
     /// A GGUF model that is in memory.

@@ -125,7 +125,9 @@ fn targets(
             Some(&[rows, cols]) if rows > 0 && cols > 0 => Ok([rows, cols]),
             shape => {
                 let shape = shape.unwrap_or_default();
-                let why = format!("has the shape {shape:?}; only adapters of matrices can be applied, not of stacks of experts or filters");
+                let why = format!(
+                    "has the shape {shape:?}; only adapters of matrices can be applied, not of stacks of experts or filters"
+                );
                 Err(wrong(tensor, why))
             }
         };

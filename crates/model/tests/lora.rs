@@ -165,7 +165,8 @@ fn adapters_equal_peft() {
     let mut wrong = Vec::new();
     for case in cases().iter().filter(|c| c.runs) {
         for (name, base, files) in case.pairs() {
-            let model = Model::open(&base).unwrap().with_adapters(open(&files)).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let model =
+                Model::open(&base).unwrap().with_adapters(open(&files)).unwrap_or_else(|e| panic!("{name}: {e}"));
             let mut plan = plan(&model, cpu, 2);
             let chosen = all(&*plan);
             let e = error(&logits(&mut *plan, &case.tokens, &chosen), &case.reference);
@@ -245,8 +246,7 @@ fn sequences_have_their_own_adapters() {
             let sequences: [(&[u32], &[Choice]); 4] =
                 [(&other, &both), (&case.tokens, &[]), (&case.tokens, &one), (&other, &two)];
             let plain = logits(&mut *plan(&open(), base, 1), &case.tokens, &[]);
-            let alone: Vec<_> =
-                sequences.iter().map(|(t, a)| logits(&mut *plan(&model, base, 1), t, a)).collect();
+            let alone: Vec<_> = sequences.iter().map(|(t, a)| logits(&mut *plan(&model, base, 1), t, a)).collect();
             assert_eq!(bits(&alone[1]), bits(&plain), "{name}: a sequence without adapters");
             assert_ne!(bits(&alone[2]), bits(&plain), "{name}: a sequence with one");
             for cpu in Cpu::all() {
@@ -259,7 +259,12 @@ fn sequences_have_their_own_adapters() {
                         if whole && sequences[i].0.len() != want.len() / plan.cols() {
                             continue; // it sees its end
                         }
-                        assert_eq!(bits(got), bits(want), "{name}: sequence {i} on {} in pieces of {piece}", cpu.name());
+                        assert_eq!(
+                            bits(got),
+                            bits(want),
+                            "{name}: sequence {i} on {} in pieces of {piece}",
+                            cpu.name()
+                        );
                     }
                     if whole {
                         break;

@@ -87,7 +87,8 @@ impl Runner {
             let mine = &tokens[start..tokens.len().min(start + piece)];
             let mut flat = mine.to_vec();
             let mut positions: Vec<u32> = (start as u32..).take(mine.len()).collect();
-            let mut seqs = vec![Seq { start: 0, len: mine.len(), length: tokens.len(), pages: &[2, 0], slot: 1, adapters: &[] }];
+            let mut seqs =
+                vec![Seq { start: 0, len: mine.len(), length: tokens.len(), pages: &[2, 0], slot: 1, adapters: &[] }];
             if company {
                 flat.extend([5, 6, 7]);
                 positions.extend([0, 1, 2]);

@@ -207,7 +207,8 @@ impl Streams {
                 .zip(&pages)
                 .map(|(run, pages)| {
                     let slot = run[0].0 as u32;
-                    let seq = Seq { start, len: run.len(), length: self.context, pages, slot, adapters: &self.adapters };
+                    let seq =
+                        Seq { start, len: run.len(), length: self.context, pages, slot, adapters: &self.adapters };
                     start += run.len();
                     seq
                 })

@@ -4,6 +4,7 @@
 mod encoder;
 mod fixed;
 mod kept;
+mod lora;
 mod memory;
 mod mixture;
 mod reference;

@@ -58,7 +58,13 @@ pub(crate) fn apply(
     }
     let file = weights.file.clone();
     let wrong = |source| ModelError::Graph { file: file.clone(), source };
-    let add = |new: &mut Graph, weights: &mut Weights, map: &mut [ValueId], y: ValueId, x, lows, given: Vec<(String, Tensor)>| {
+    let add = |new: &mut Graph,
+               weights: &mut Weights,
+               map: &mut [ValueId],
+               y: ValueId,
+               x,
+               lows,
+               given: Vec<(String, Tensor)>| {
         let mut ids = Vec::with_capacity(given.len());
         for (name, tensor) in given {
             ids.push(new.weight(name.clone(), tensor.shape()));
@@ -137,7 +143,9 @@ pub(crate) fn merge(
                 match weights.dtype(key) {
                     Ok(DType::F32 | DType::F16 | DType::BF16) => {}
                     Ok(other) => {
-                        let why = format!("is quantised ({other}), and an adapter would be lost in rounding; use it without merging it");
+                        let why = format!(
+                            "is quantised ({other}), and an adapter would be lost in rounding; use it without merging it"
+                        );
                         return Err(ModelError::Tensor { file: file(), tensor: key.clone(), why });
                     }
                     Err(why) => return Err(ModelError::Tensor { file: file(), tensor: key.clone(), why }),
@@ -195,7 +203,9 @@ fn complete(
     let parts = graph.weights().iter().filter_map(|w| weights.recipe(&w.name));
     let there = parts.into_iter().any(|p| adapter.find(host, &p.name).is_some_and(|found| found.0 == lone));
     let why = match there {
-        true if !merged => "is for a matrix that adapters are not applied to while the model runs; merge it (--lora-merge)",
+        true if !merged => {
+            "is for a matrix that adapters are not applied to while the model runs; merge it (--lora-merge)"
+        }
         _ => "is for a matrix that the model does not have; is the adapter of another model?",
     };
     Err(adapter.wrong(&target.a, why))

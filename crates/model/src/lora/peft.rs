@@ -93,7 +93,8 @@ pub(super) fn open(path: &Path) -> Result<Adapter, ModelError> {
             Ok::<_, ModelError>(all)
         };
         if let Some(said) = own(&ranks, rank)?.filter(|r| *r != have as f64) {
-            let why = format!("is of rank {have}, but {CONFIG} says {said}; the two files belong to different adapters");
+            let why =
+                format!("is of rank {have}, but {CONFIG} says {said}; the two files belong to different adapters");
             return Err(ModelError::Tensor { file: name.clone(), tensor: clip_to(tensor, 200), why });
         }
         let alpha = own(&alphas, alpha)?.ok_or_else(|| config.wrong("lora_alpha", "is missing".into()))?;
