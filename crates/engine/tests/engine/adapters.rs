@@ -57,7 +57,8 @@ fn each_request_has_its_own() {
         &[adapter(2, -1.0), adapter(0, 0.25)],
     ];
     let requests: Vec<Request> = sets.iter().map(|set| request(&prompt, 64, set)).collect();
-    let alone: Vec<_> = requests.iter().map(|r| run(&package, false, 512, std::slice::from_ref(r)).0.remove(0)).collect();
+    let alone: Vec<_> =
+        requests.iter().map(|r| run(&package, false, 512, std::slice::from_ref(r)).0.remove(0)).collect();
     // What PEFT and transformers say.
     for (set, want) in [(0, "parity/llama_gqa"), (1, "lora/llama_two"), (2, "lora/llama_qv")] {
         assert_eq!(alone[set], ids(data().join(want).join("greedy.json")), "{want}");

@@ -79,7 +79,7 @@ pub(super) fn open(path: &Path) -> Result<Adapter, ModelError> {
     }
     let (ranks, alphas) = (config.patterns("rank_pattern")?, config.patterns("alpha_pattern")?);
     let (rank, alpha) = (config.number("r")?, config.number("lora_alpha")?);
-    let stabilised = config.fields.get("use_rslora").is_some_and(|v| v == true);
+    let stabilised = config.asks("use_rslora");
     let store = Store::Safe(store);
     let scale = |tensor: &str, have: usize| {
         let module = tensor.strip_suffix(".weight").unwrap_or(tensor);
@@ -120,6 +120,17 @@ impl Config<'_> {
         ModelError::Config { file: self.file.to_owned(), field: clip_to(field, 96), why }
     }
 
+    /// Whether a field says anything but no.
+    fn asks(&self, field: &str) -> bool {
+        match self.fields.get(field) {
+            None | Some(Value::Null | Value::Bool(false)) => false,
+            Some(Value::String(s)) => s != "none" && !s.is_empty(),
+            Some(Value::Array(a)) => !a.is_empty(),
+            Some(Value::Object(o)) => !o.is_empty(),
+            Some(_) => true,
+        }
+    }
+
     /// Whether anything is asked for that is not done.
     fn check(&self) -> Result<(), ModelError> {
         let kind = self.fields.get("peft_type").and_then(Value::as_str).unwrap_or("LORA");
@@ -127,18 +138,11 @@ impl Config<'_> {
             let why = format!("is `{}`; only `LORA` adapters can be applied", clip_to(kind, 96));
             return Err(self.wrong("peft_type", why));
         }
-        let asked = |field: &str| match self.fields.get(field) {
-            None | Some(Value::Null | Value::Bool(false)) => false,
-            Some(Value::String(s)) => s != "none" && !s.is_empty(),
-            Some(Value::Array(a)) => !a.is_empty(),
-            Some(Value::Object(o)) => !o.is_empty(),
-            Some(_) => true,
-        };
-        if let Some((field, fix)) = REFUSED.iter().find(|r| asked(r.0)) {
+        if let Some((field, fix)) = REFUSED.iter().find(|r| self.asks(r.0)) {
             return Err(self.wrong(field, format!("is set, but {fix}")));
         }
         // DoRA, QALoRA and what else changes the product.
-        let variant = |k: &&String| k.starts_with("use_") && *k != "use_rslora" && asked(k);
+        let variant = |k: &&String| k.starts_with("use_") && *k != "use_rslora" && self.asks(k);
         if let Some(field) = self.fields.keys().find(variant) {
             let why = "is set, but only plain and rank-stabilised LoRA can be applied; merge the adapter with PEFT";
             return Err(self.wrong(field, why.into()));
