@@ -4,7 +4,7 @@ use super::{Adapter, Delta, Target};
 use crate::weights::{Fix, Name, Part, Rows, Weights, foreign, transpose};
 use crate::{Head, ModelError, Spec};
 use alula_format::clip_to;
-use alula_graph::{Graph, Low, Op, ValueId};
+use alula_graph::{Graph, Low, Op, ValueId, WeightId};
 use alula_tensor::{DType, Storage, Tensor};
 use std::collections::{BTreeSet, HashSet};
 
@@ -50,72 +50,93 @@ pub(crate) fn apply(
     adapters: &[Adapter],
 ) -> Result<Graph, ModelError> {
     let mut used = vec![BTreeSet::new(); adapters.len()];
-    let (mut new, mut map) = (Graph::new(), vec![ValueId(0); graph.values().len()]);
-    // Products wait until somebody reads their value, so that those of one value with several matrices stay together.
-    let mut waiting: Vec<(ValueId, Vec<ValueId>, Vec<Low>, Vec<(String, Tensor)>)> = Vec::new();
+    let mut pass = Pass { old: graph, new: Graph::new(), map: vec![ValueId(0); graph.values().len()], weights };
     for state in graph.states() {
-        new.state(*state);
+        pass.new.state(*state);
     }
-    let file = weights.file.clone();
-    let wrong = |source| ModelError::Graph { file: file.clone(), source };
-    let add = |new: &mut Graph,
-               weights: &mut Weights,
-               map: &mut [ValueId],
-               y: ValueId,
-               x,
-               lows,
-               given: Vec<(String, Tensor)>| {
-        let mut ids = Vec::with_capacity(given.len());
-        for (name, tensor) in given {
-            ids.push(new.weight(name.clone(), tensor.shape()));
-            weights.give(name, tensor);
-        }
-        let name = format!("{}.lora", graph.values()[y.0].name);
-        map[y.0] = new.push(name, Op::Lora(lows), &[map[y.0], x], &ids).map_err(wrong)?;
-        Ok::<_, ModelError>(())
-    };
+    // Products wait until somebody reads their value, so that those of one value with several matrices stay together.
+    let mut waiting: Vec<Products> = Vec::new();
     for node in graph.nodes() {
-        for (y, x, lows, given) in waiting.extract_if(.., |w| node.inputs.contains(&w.0)) {
-            add(&mut new, weights, &mut map, y, x[0], lows, given)?;
+        for products in waiting.extract_if(.., |w| node.inputs.contains(&w.y)) {
+            pass.add(products)?;
         }
-        let inputs: Vec<ValueId> = node.inputs.iter().map(|v| map[v.0]).collect();
+        let (y, name) = (node.output, &graph.values()[node.output.0].name);
+        let inputs: Vec<ValueId> = node.inputs.iter().map(|v| pass.map[v.0]).collect();
         let ids = node.weights.iter().map(|w| &graph.weights()[w.0]);
-        let ids: Vec<_> = ids.map(|w| new.weight(w.name.clone(), &w.shape)).collect();
-        let (y, name) = (node.output, graph.values()[node.output.0].name.clone());
-        map[y.0] = new.push(name.clone(), node.op.clone(), &inputs, &ids).map_err(wrong)?;
+        let ids: Vec<_> = ids.map(|w| pass.new.weight(w.name.clone(), &w.shape)).collect();
+        pass.map[y.0] = pass.push(name.clone(), &node.op, &inputs, &ids)?;
         if !matches!(node.op, Op::MatMul | Op::Embed(_)) {
             continue;
         }
-        let changes = changes(host, graph, node, weights, adapters)?;
-        let (mut lows, mut given) = (Vec::new(), Vec::new());
-        for c in changes.into_iter().filter(|c| c.weight == 0) {
-            used[c.adapter].insert(c.target.to_owned());
-            let low = Low { adapter: c.adapter, scale: c.delta.scale };
+        let changes = changes(host, graph, node, pass.weights, adapters)?;
+        let mut all = Products { y, x: inputs.first().copied(), lows: Vec::new(), given: Vec::new() };
+        for Change { adapter, target, delta: Delta { a, b, scale, table }, .. } in changes {
+            used[adapter].insert(target.to_owned());
+            let low = Low { adapter, scale };
             // Matrices that are split share their A.
-            let a = format!("lora.{}.{}.a", c.adapter, c.target);
-            let b = format!("lora.{}.{}.b", c.adapter, graph.values()[y.0].name);
-            if c.delta.table {
-                let id = new.weight(a.clone(), c.delta.a.shape());
-                weights.give(a, c.delta.a);
-                let x = new.push(format!("{name}.lora.{}", c.adapter), node.op.clone(), &[], &[id]).map_err(wrong)?;
-                add(&mut new, weights, &mut map, y, x, vec![low], vec![(b, c.delta.b)])?;
+            let (a, b) = ((format!("lora.{adapter}.{target}.a"), a), (format!("lora.{adapter}.{name}.b"), b));
+            if table {
+                let id = pass.give(a);
+                let x = Some(pass.push(format!("{name}.lora.{adapter}"), &node.op, &[], &[id])?);
+                pass.add(Products { y, x, lows: vec![low], given: vec![b] })?;
             } else {
-                lows.push(low);
-                given.extend([(a, c.delta.a), (b, c.delta.b)]);
+                all.lows.push(low);
+                all.given.extend([a, b]);
             }
         }
-        if !lows.is_empty() {
-            waiting.push((y, inputs, lows, given));
+        if !all.lows.is_empty() {
+            waiting.push(all);
         }
     }
-    for (y, x, lows, given) in waiting {
-        add(&mut new, weights, &mut map, y, x[0], lows, given)?;
+    for products in waiting {
+        pass.add(products)?;
     }
-    graph.kept().iter().for_each(|v| new.keep(map[v.0]));
+    graph.kept().iter().for_each(|v| pass.new.keep(pass.map[v.0]));
+    let Pass { new, weights, .. } = pass;
     for (adapter, used) in adapters.iter().zip(&used) {
         complete(host, graph, weights, adapter, used, false)?;
     }
     Ok(new)
+}
+
+/// A graph on its way to another.
+struct Pass<'a> {
+    old: &'a Graph,
+    new: Graph,
+    /// What stands for each value of the old one.
+    map: Vec<ValueId>,
+    weights: &'a mut Weights,
+}
+
+/// Products that are added to a value of the old graph.
+struct Products {
+    y: ValueId,
+    /// What they multiply, in the new graph.
+    x: Option<ValueId>,
+    lows: Vec<Low>,
+    /// Their matrices, by name.
+    given: Vec<(String, Tensor)>,
+}
+
+impl Pass<'_> {
+    fn push(&mut self, name: String, op: &Op, x: &[ValueId], w: &[WeightId]) -> Result<ValueId, ModelError> {
+        let file = &self.weights.file;
+        self.new.push(name, op.clone(), x, w).map_err(|source| ModelError::Graph { file: file.clone(), source })
+    }
+
+    fn give(&mut self, (name, tensor): (String, Tensor)) -> WeightId {
+        let id = self.new.weight(name.clone(), tensor.shape());
+        self.weights.give(name, tensor);
+        id
+    }
+
+    fn add(&mut self, p: Products) -> Result<(), ModelError> {
+        let ids: Vec<WeightId> = p.given.into_iter().map(|matrix| self.give(matrix)).collect();
+        let name = format!("{}.lora", self.old.values()[p.y.0].name);
+        let inputs: Vec<ValueId> = [Some(self.map[p.y.0]), p.x].into_iter().flatten().collect();
+        self.map[p.y.0] = self.push(name, &Op::Lora(p.lows), &inputs, &ids)?;
+        Ok(())
+    }
 }
 
 /// Has adapters' products, each with a factor, added to the weights when they are read.
