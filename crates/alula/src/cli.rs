@@ -315,6 +315,8 @@ pub struct Embed {
     pub stats: bool,
     #[command(flatten)]
     pub load: EvalLoad,
+    #[command(flatten)]
+    pub lora: LoraArgs,
 }
 
 /// Which hidden states become a text's vector.
@@ -349,6 +351,8 @@ pub struct Rerank {
     pub json: bool,
     #[command(flatten)]
     pub load: EvalLoad,
+    #[command(flatten)]
+    pub lora: LoraArgs,
 }
 
 /// `alula list`.

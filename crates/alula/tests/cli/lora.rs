@@ -162,6 +162,14 @@ fn a_conversation_chooses_its_adapters() {
     assert_eq!(chat("/lora none\nHello\n").ok(), plain);
     assert_eq!(chat("/lora none\nHello\n/clear\n/lora t\nHello\n").ok(), format!("{plain}{toned}"));
     assert_eq!(chat("/lora t:0\nHello\n").ok(), plain);
+    // So have vectors of texts.
+    let vector = |factor: &str| {
+        let flag = format!("{}:{factor}", lora.display());
+        alula(&["embed", "builtin", "Hello", "--lora", &flag]).ok()
+    };
+    let plain = alula(&["embed", "builtin", "Hello"]).ok();
+    assert_eq!(vector("0"), plain);
+    assert_ne!(vector("1"), plain);
     let said = chat("/lora\n/lora t:0.5\n/lora\n/lora none\n/lora\n/lora x\n/lora t t\n").err;
     let lines: Vec<&str> = said.lines().map(str::trim).collect();
     assert!(lines[0].starts_with("t ") && lines[0].ends_with(" 1"), "{said}");
