@@ -221,6 +221,17 @@ pub struct LoadArgs {
     pub mtp: bool,
 }
 
+/// Adapters of a model.
+#[derive(Args, Debug, Clone)]
+pub struct LoraArgs {
+    /// Apply a LoRA adapter, a PEFT folder or a GGUF file, with a factor if it is not 1 (repeatable)
+    #[arg(long, env = "ALULA_LORA", value_name = "[NAME=]PATH[:FACTOR]", value_delimiter = ',')]
+    pub lora: Vec<String>,
+    /// Add the adapters to the weights while loading: no cost per token, but other bits
+    #[arg(long, env = "ALULA_LORA_MERGE")]
+    pub lora_merge: bool,
+}
+
 /// Element types of the cache.
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cache {
@@ -258,6 +269,8 @@ pub struct Run {
     pub ignore_end: bool,
     #[command(flatten)]
     pub load: LoadArgs,
+    #[command(flatten)]
+    pub lora: LoraArgs,
     /// Apply the model's chat template to PROMPT as a user's message
     #[arg(long, env = "ALULA_CHAT")]
     pub chat: bool,
@@ -294,6 +307,8 @@ pub struct Chat {
     pub sampling: SamplingArgs,
     #[command(flatten)]
     pub load: LoadArgs,
+    #[command(flatten)]
+    pub lora: LoraArgs,
 }
 
 /// `alula embed`.
@@ -324,6 +339,8 @@ pub struct Embed {
     pub stats: bool,
     #[command(flatten)]
     pub load: EvalLoad,
+    #[command(flatten)]
+    pub lora: LoraArgs,
 }
 
 /// Which hidden states become a text's vector.
@@ -358,6 +375,8 @@ pub struct Rerank {
     pub json: bool,
     #[command(flatten)]
     pub load: EvalLoad,
+    #[command(flatten)]
+    pub lora: LoraArgs,
 }
 
 /// `alula list`.
@@ -459,6 +478,8 @@ pub struct Logits {
     pub step: usize,
     #[command(flatten)]
     pub load: EvalLoad,
+    #[command(flatten)]
+    pub lora: LoraArgs,
 }
 
 /// A token id, with blanks around it.
@@ -483,6 +504,8 @@ pub struct Greedy {
     pub max_tokens: usize,
     #[command(flatten)]
     pub load: EvalLoad,
+    #[command(flatten)]
+    pub lora: LoraArgs,
 }
 
 /// `alula eval perplexity`.
@@ -503,6 +526,8 @@ pub struct Perplexity {
     pub json: bool,
     #[command(flatten)]
     pub load: EvalLoad,
+    #[command(flatten)]
+    pub lora: LoraArgs,
 }
 
 /// `alula bench`.
@@ -534,6 +559,8 @@ pub struct Bench {
     pub json: bool,
     #[command(flatten)]
     pub load: LoadArgs,
+    #[command(flatten)]
+    pub lora: LoraArgs,
 }
 
 /// `alula cache`.

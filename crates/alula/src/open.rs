@@ -1,14 +1,14 @@
 //! From flags to a model that runs.
 
-use crate::cli::{Cache, Compute, Numerics, SamplingArgs};
+use crate::cli::{Cache, Compute, LoraArgs, Numerics, SamplingArgs};
 use crate::{Fail, models, say};
 use alula_device::{CacheType, Cpu, CpuDevice};
-use alula_engine::Sampling;
-use alula_engine::local::{DEFAULT_CONTEXT, LoadOptions, Local, Package, Words};
+use alula_engine::local::{DEFAULT_CONTEXT, LoadOptions, Local, Lora, Package, Words};
+use alula_engine::{Adapter, Sampling};
 use alula_model::Files;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -84,6 +84,79 @@ pub fn traffic(t: &alula_device::Traffic) -> String {
     format!(
         "weights fetched: {found:.0} % were in memory, {ahead:.0} % read ahead; {gb:.2} GB read, {waited:.2} s waited"
     )
+}
+
+/// The adapters that requests may choose, by name, each with the factor that it was given with.
+#[derive(Clone, Debug, Default)]
+pub struct Adapters(Vec<(String, f32)>);
+
+impl Adapters {
+    /// All of them.
+    pub fn all(&self) -> Vec<Adapter> {
+        (0..).zip(&self.0).map(|(index, &(_, scale))| Adapter { index, scale }).collect()
+    }
+
+    /// Their names and factors.
+    pub fn names(&self) -> impl Iterator<Item = (&str, f32)> {
+        self.0.iter().map(|(name, scale)| (name.as_str(), *scale))
+    }
+
+    /// Some of them, as `NAME` or `NAME:FACTOR`; with a factor of its own or the one that it was given with.
+    pub fn choose<'a>(&self, texts: impl Iterator<Item = &'a str>) -> Result<Vec<Adapter>, Fail> {
+        let mut chosen: Vec<Adapter> = Vec::new();
+        for text in texts {
+            let (name, factor) = match self.0.iter().any(|a| a.0 == text) {
+                true => (text, None),
+                false => factor(text)?,
+            };
+            let Some((index, &(_, own))) = (0..).zip(&self.0).find(|(_, a)| a.0 == name) else {
+                let have: Vec<_> = self.0.iter().map(|a| a.0.as_str()).collect();
+                let have = if have.is_empty() { "none; give it with --lora".to_owned() } else { have.join(", ") };
+                return Err(format!("there is no adapter `{name}`; there is {have}").into());
+            };
+            if chosen.iter().any(|c| c.index == index) {
+                return Err(format!("the adapter `{name}` is named twice").into());
+            }
+            chosen.push(Adapter { index, scale: factor.unwrap_or(own) });
+        }
+        Ok(chosen)
+    }
+}
+
+/// `TEXT` or `TEXT:FACTOR`.
+fn factor(text: &str) -> Result<(&str, Option<f32>), Fail> {
+    match text.rsplit_once(':').and_then(|(name, factor)| Some((name, factor.trim().parse::<f32>().ok()?))) {
+        Some((_, factor)) if !factor.is_finite() => {
+            Err(format!("{text}: the factor is {factor}; give a number").into())
+        }
+        Some((name, factor)) => Ok((name, Some(factor))),
+        None => Ok((text, None)),
+    }
+}
+
+/// The model with the adapters that the flags ask for.
+pub fn adapt(package: Package, a: &LoraArgs) -> Result<(Package, Adapters), Fail> {
+    let (mut opened, mut names) = (Vec::new(), Vec::<(String, f32)>::new());
+    for text in &a.lora {
+        let there = |text: &str| Path::new(text).exists();
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let named =
+            text.split_once('=').filter(|(name, _)| !there(text) && !name.is_empty() && name.chars().all(plain));
+        let (name, rest) = named.map_or((None, text.as_str()), |(name, rest)| (Some(name), rest));
+        let (path, factor) = if there(rest) { (rest, None) } else { factor(rest)? };
+        let stem = Path::new(path).file_stem().map_or_else(|| path.into(), |s| s.to_string_lossy());
+        let (name, factor) = (name.unwrap_or(&stem).to_owned(), factor.unwrap_or(1.0));
+        if names.iter().any(|n| n.0 == name) {
+            return Err(format!("two adapters are called `{name}`; name one of them: --lora NAME={path}").into());
+        }
+        opened.push((Lora::open(Path::new(path))?, factor));
+        names.push((name, factor));
+    }
+    if a.lora_merge {
+        return Ok((package.merged(opened)?, Adapters::default()));
+    }
+    let package = package.with_adapters(opened.into_iter().map(|o| o.0).collect())?;
+    Ok((package, Adapters(names)))
 }
 
 /// A model's tokenizer as the engine wants it.

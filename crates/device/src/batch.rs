@@ -39,4 +39,15 @@ pub struct Seq<'a> {
     /// where there are none. A slot remembers the states before and after its last run, so a run begins where that one
     /// ended, where it began (as often as wanted, which makes it undone), or at position 0.
     pub slot: u32,
+    /// The adapters of its rows, each once.
+    pub adapters: &'a [Adapter],
+}
+
+/// An adapter of a sequence.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Adapter {
+    /// Its number in the graph, see [`alula_graph::Op::Lora`].
+    pub index: u32,
+    /// Factor on what it adds.
+    pub scale: f32,
 }

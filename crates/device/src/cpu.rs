@@ -4,7 +4,8 @@ use crate::cores::{bind, cores};
 use crate::divide::{Away, divide, token};
 use crate::kept::Saving;
 use crate::loader::Loader;
-use crate::stage::{JOINED, Linear, Place, Stage, Step, join, link, networks, route};
+use crate::lora::Adapted;
+use crate::stage::{JOINED, Linear, Low, Place, Stage, Step, join, link, networks, route};
 use crate::state::{Slots, State};
 use crate::stream::{Stream, here};
 use crate::{Batch, Device, DeviceError, Keep, Limits, Memory, Needs, PAGE, Plan, Traffic, available};
@@ -87,7 +88,7 @@ impl CpuDevice {
             |w: &[WeightId]| w.iter().map(|w| graph.weights()[w.0].shape.iter().product::<usize>() as u64).sum::<u64>();
         let all: u64 = graph.nodes().iter().map(|n| size(&n.weights)).sum();
         let (mut done, mut widest, mut widest_blocks, mut group, mut dim) = (0, 0, 0, 1, 1);
-        let (mut sorted, mut gathered, mut input) = (ExpertScratch::default(), 0, 0);
+        let (mut sorted, mut gathered, mut input, mut adapters) = (ExpertScratch::default(), 0, 0, 0);
         let mut stages: Vec<Stage> = Vec::with_capacity(graph.nodes().len());
         for node in graph.nodes() {
             let w = |i: usize| node.weights.get(i).copied();
@@ -163,6 +164,18 @@ impl CpuDevice {
                 }
                 Op::Concat { heads } => Step::Concat(*heads),
                 Op::Mean => Step::Mean,
+                Op::Lora(parts) => {
+                    let each = node.weights.len() / parts.len();
+                    let mut all = Vec::with_capacity(parts.len());
+                    for (p, w) in parts.iter().zip(node.weights.chunks_exact(each)) {
+                        let a = if each > 1 { Some(loader.low(w[0])?) } else { None };
+                        let low = Low { adapter: p.adapter, scale: p.scale, a, b: loader.low(w[each - 1])? };
+                        gathered = gathered.max(low.kernel().scratch(limits.tokens.max(limits.outputs)));
+                        adapters = adapters.max(p.adapter + 1);
+                        all.push(low);
+                    }
+                    Step::Lora(all)
+                }
                 Op::Conv { state } => {
                     let taps = loader.shape(node.weights[0])[1];
                     let bias = w(1).map(|b| loader.vector(b)).transpose()?;
@@ -185,7 +198,7 @@ impl CpuDevice {
         let mut uses = vec![0; graph.values().len()];
         graph.nodes().iter().flat_map(|n| &n.inputs).chain(graph.kept()).for_each(|v| uses[v.0] += 1);
         link(&mut stages, &uses);
-        Ok(Prepared { stages, arena, widest, widest_blocks, group, dim, sorted, gathered, input })
+        Ok(Prepared { stages, arena, widest, widest_blocks, group, dim, sorted, gathered, input, adapters })
     }
 
     /// Bytes of a plan's scratches, and of its cache.
@@ -215,12 +228,15 @@ impl CpuDevice {
         let mut loader = Loader::sketch(ctx, graph, source);
         let mut prepared = self.prepare(graph, &mut loader, limits, &mut |_, _| {})?;
         let [work, cache] = self.sizes(graph, &prepared, limits);
-        let matrices: usize = loader.matrices().map(|m| m.bytes()).fold(0, usize::saturating_add);
-        let vectors = loader.weights.saturating_sub(matrices);
         prepared.sorted.in_turns();
         let more = self.sizes(graph, &prepared, limits)[0] - work;
         let size = |w: WeightId| loader.size(w);
-        let fixed = work.saturating_add(cache).saturating_add(vectors);
+        let mut matrices: Vec<WeightId> = graph.nodes().iter().flat_map(|n| n.matrices()).copied().collect();
+        matrices.sort_unstable_by_key(|w| w.0);
+        matrices.dedup();
+        // Vectors, and the matrices of adapters.
+        let others = loader.weights.saturating_sub(matrices.into_iter().map(size).fold(0, usize::saturating_add));
+        let fixed = work.saturating_add(cache).saturating_add(others);
         // Of what the machine has, something is left for others.
         let budget = self.memory.or(available().map(|n| n / 10 * 9)).unwrap_or(usize::MAX);
         let away = match divide(graph, source, &size, (fixed, more), budget) {
@@ -260,6 +276,7 @@ struct Prepared {
     sorted: ExpertScratch,
     gathered: usize,
     input: usize,
+    adapters: usize,
 }
 
 impl Device for CpuDevice {
@@ -295,7 +312,8 @@ impl Device for CpuDevice {
         });
         let prepared = self.prepare(graph, &mut loader, limits, progress)?;
         let stream = room.map(|room| Stream::new(self.cpu, graph, &prepared.stages, &mut loader, room)).transpose()?;
-        let Prepared { stages, arena, widest, widest_blocks, group, dim, mut sorted, gathered, input } = prepared;
+        let Prepared { stages, arena, widest, widest_blocks, group, dim, mut sorted, gathered, input, adapters } =
+            prepared;
         let none = || {
             let (Limits { pages, slots, .. }, cache) = (limits, memory.cache);
             DeviceError::Memory { what: format!("a cache of {pages} pages and {slots} slots ({cache} bytes)") }
@@ -338,6 +356,7 @@ impl Device for CpuDevice {
             row_seq,
             written,
             input,
+            adapters,
             kept,
             ran: (0, 0),
             whole: graph.nodes().iter().any(|n| n.op.whole()),
@@ -375,7 +394,7 @@ struct CpuPlan {
     blocks: Vec<QBlock>,
     tiles: Vec<BTile>,
     scratch: Scratch,
-    /// Parts of rows that lie together.
+    /// Parts of rows that lie together; what adapters make.
     gathered: Buf,
     /// Rows by their experts.
     sorted: ExpertScratch,
@@ -384,6 +403,8 @@ struct CpuPlan {
     written: Vec<u64>,
     /// Columns that the caller gives.
     input: usize,
+    /// Adapters that sequences may have.
+    adapters: usize,
     kept: Vec<Place>,
     /// Tokens and outputs of the last run.
     ran: (usize, usize),
@@ -420,6 +441,10 @@ impl CpuPlan {
             require(s.length >= end, "a sequence is longer than its length")?;
             require(!self.whole || s.len == s.length, "the model looks both ways: a sequence must be whole in a step")?;
             require(end <= limits.context, "a position is past the context")?;
+            for (i, a) in s.adapters.iter().enumerate() {
+                require((a.index as usize) < self.adapters, "an adapter does not exist")?;
+                require(s.adapters[..i].iter().all(|b| b.index != a.index), "a sequence has an adapter twice")?;
+            }
             if self.paged {
                 require(s.pages.len() * PAGE >= end, "a page table is too short")?;
                 require(s.pages.iter().all(|&p| (p as usize) < limits.pages), "a page does not exist")?;
@@ -456,6 +481,7 @@ impl Plan for CpuPlan {
         }
         let pages: Vec<&[u32]> = batch.seqs.iter().map(|s| s.pages).collect();
         let rows = Rows { positions: batch.positions, seqs: &self.row_seq, pages: &pages };
+        let adapted = Adapted::new(batch, self.adapters, &self.row_seq);
         let by_tiles = |rows: usize| ctx.cpu.bf16().is_some() && rows >= TILED;
         for (number, Stage { step, inputs, output, blocks: as_blocks }) in self.stages.iter().enumerate() {
             let mut stream = self.stream.as_mut().filter(|s| s.fetches(number));
@@ -592,6 +618,13 @@ impl Plan for CpuPlan {
                         kernels::mean(&x[s.start * output.cols..][..s.len * output.cols], out);
                     }
                 }
+                Step::Lora(all) => {
+                    out.copy_from_slice(input(0));
+                    for low in all {
+                        let runs = adapted.runs(low.adapter, output.rows, low.scale);
+                        kernels::lora(ctx, low.kernel(), &runs, input(1), self.gathered.floats_mut(), out);
+                    }
+                }
                 Step::Conv { state, conv } => {
                     let State::Fixed(fixed) = &mut self.states[*state] else { unreachable!("its size is fixed") };
                     kernels::conv(ctx, conv, fixed, &runs, input(0), out);
@@ -630,5 +663,9 @@ impl Plan for CpuPlan {
 
     fn traffic(&self) -> Option<Traffic> {
         self.stream.as_ref().map(Stream::traffic)
+    }
+
+    fn adapters(&self) -> usize {
+        self.adapters
     }
 }

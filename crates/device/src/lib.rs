@@ -11,6 +11,7 @@ mod cpu;
 mod divide;
 pub mod kept;
 mod loader;
+mod lora;
 mod pager;
 mod read;
 mod stage;
@@ -20,7 +21,7 @@ mod stream;
 pub use alula_kernels::{CacheType, Ceilings, Rate};
 pub use alula_simd::{Cpu, IsaError};
 pub use available::{available, taken};
-pub use batch::{Batch, PAGE, Seq};
+pub use batch::{Adapter, Batch, PAGE, Seq};
 pub use cores::threads;
 pub use cpu::CpuDevice;
 pub use kept::Keep;
@@ -200,4 +201,7 @@ pub trait Plan: Send {
     fn traffic(&self) -> Option<Traffic> {
         None
     }
+
+    /// Adapters that the graph has: their numbers are below this.
+    fn adapters(&self) -> usize;
 }

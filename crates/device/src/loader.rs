@@ -78,11 +78,6 @@ impl<'a> Loader<'a> {
         self.packed.get(&w.0).map_or(0, |p| p.bytes())
     }
 
-    /// The matrices that it has, or knows.
-    pub(crate) fn matrices(&self) -> impl Iterator<Item = &Packed> {
-        self.packed.values().map(|p| &**p)
-    }
-
     /// The shape that the graph says.
     pub(crate) fn shape(&self, w: WeightId) -> &[usize] {
         &self.graph.weights()[w.0].shape
@@ -133,6 +128,14 @@ impl<'a> Loader<'a> {
         self.weights += p.bytes();
         self.packed.insert(w.0, Arc::clone(&p));
         Ok(p)
+    }
+
+    /// A matrix of an adapter. It is not kept: what is kept is the model's, whatever adapters it has.
+    pub(crate) fn low(&mut self, w: WeightId) -> Result<Arc<Packed>, DeviceError> {
+        let keeps = std::mem::take(&mut self.keeps);
+        let matrix = self.matrix(w);
+        self.keeps = keeps;
+        matrix
     }
 
     /// Matrices in groups of `n`, each of which is of one kind.

@@ -68,6 +68,21 @@ pub(crate) enum Step {
     Concat(usize),
     Input,
     Mean,
+    Lora(Vec<Low>),
+}
+
+/// A product of low rank of an adapter.
+pub(crate) struct Low {
+    pub(crate) adapter: usize,
+    pub(crate) scale: f32,
+    pub(crate) a: Option<Arc<Packed>>,
+    pub(crate) b: Arc<Packed>,
+}
+
+impl Low {
+    pub(crate) fn kernel(&self) -> kernels::Low<'_> {
+        kernels::Low { a: self.a.as_deref(), b: &self.b }
+    }
 }
 
 /// The networks of an `Experts` step.

@@ -6,7 +6,7 @@
 
 use crate::local::{LoadError, LoadOptions, Local, Package};
 use crate::runner::{RunError, Runner};
-use alula_device::{Batch, CacheType, PAGE, Seq};
+use alula_device::{Adapter, Batch, CacheType, PAGE, Seq};
 use alula_model::{Files, Head, ModelError, Pool};
 use alula_tokenizer::{Framed, Tokenizer};
 use serde_json::Value;
@@ -166,13 +166,20 @@ pub struct Embedder {
     tokenizer: Tokenizer,
     recipe: Recipe,
     dimensions: usize,
+    adapters: Vec<Adapter>,
 }
 
 impl Embedder {
     /// For a model with the recipe's head. Of its vectors the first `dimensions` elements are kept, all if there are fewer
     /// (Kusupati et al. 2022, arXiv:2205.13147).
     pub fn new(local: Local, tokenizer: Tokenizer, recipe: Recipe, dimensions: usize) -> Embedder {
-        Embedder { local, tokenizer, recipe, dimensions }
+        Embedder { local, tokenizer, recipe, dimensions, adapters: Vec::new() }
+    }
+
+    /// The same with adapters of the model, each once.
+    #[must_use]
+    pub fn with_adapters(self, adapters: Vec<Adapter>) -> Embedder {
+        Embedder { adapters, ..self }
     }
 
     /// The vectors of texts.
@@ -192,7 +199,7 @@ impl Embedder {
             }
         };
         let framed = texts.iter().map(|t| frame(t.as_ref())).collect::<Result<Vec<_>, _>>()?;
-        let rows = run(&mut self.local, &framed, recipe.pooling == Pooling::Last)?;
+        let rows = run(&mut self.local, &self.adapters, &framed, recipe.pooling == Pooling::Last)?;
         let vector = |(mut values, text): (Vec<f32>, &Framed)| {
             values.truncate(self.dimensions);
             if recipe.normalize {
@@ -210,6 +217,7 @@ impl Embedder {
 pub struct Ranker {
     local: Local,
     tokenizer: Tokenizer,
+    adapters: Vec<Adapter>,
 }
 
 /// A document's score.
@@ -242,7 +250,13 @@ impl Ranker {
 
     /// For a model that [`Ranker::check`] takes.
     pub fn new(local: Local, tokenizer: Tokenizer) -> Ranker {
-        Ranker { local, tokenizer }
+        Ranker { local, tokenizer, adapters: Vec::new() }
+    }
+
+    /// The same with adapters of the model, each once.
+    #[must_use]
+    pub fn with_adapters(self, adapters: Vec<Adapter>) -> Ranker {
+        Ranker { adapters, ..self }
     }
 
     /// The scores of documents, in their order.
@@ -253,14 +267,14 @@ impl Ranker {
         let longest = self.local.limits().context;
         let pairs = documents.iter().map(|d| self.tokenizer.frame(query, Some(d.as_ref()), longest));
         let framed = pairs.collect::<Result<Vec<_>, _>>()?;
-        let rows = run(&mut self.local, &framed, false)?;
+        let rows = run(&mut self.local, &self.adapters, &framed, false)?;
         let score = |(row, text): (Vec<f32>, &Framed)| Score { score: row[0], tokens: text.ids.len(), cut: text.cut };
         Ok(rows.into_iter().zip(&framed).map(score).collect())
     }
 }
 
 /// The results for texts: of each one's last token, or of its first.
-fn run(local: &mut Local, texts: &[Framed], last: bool) -> Result<Vec<Vec<f32>>, EmbedError> {
+fn run(local: &mut Local, adapters: &[Adapter], texts: &[Framed], last: bool) -> Result<Vec<Vec<f32>>, EmbedError> {
     if let Some(at) = texts.iter().position(|t| t.ids.is_empty()) {
         return Err(EmbedError::Empty { at: at + 1 });
     }
@@ -279,7 +293,7 @@ fn run(local: &mut Local, texts: &[Framed], last: bool) -> Result<Vec<Vec<f32>>,
             }
             let table = &pages[page..page + len.div_ceil(PAGE)];
             page += table.len();
-            seqs.push(Seq { start, len, length: len, pages: table, slot: 0 });
+            seqs.push(Seq { start, len, length: len, pages: table, slot: 0, adapters });
             tokens.extend(&text.ids);
             positions.extend(0..len as u32);
             types.extend(&text.types);

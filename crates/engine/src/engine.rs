@@ -9,7 +9,7 @@ use crate::sample::{Sampler, Sampling};
 use crate::scheduler::{self, Id, Scheduler, Share};
 use crate::stop::{self, Reason, StopError, StopText};
 use crate::text::{Stream, Text};
-use alula_device::{Batch, PAGE, Seq};
+use alula_device::{Adapter, Batch, PAGE, Seq};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,6 +45,7 @@ struct Active {
     ignore_end: bool,
     stop: StopText,
     stream: Option<Box<dyn Stream>>,
+    adapters: Vec<Adapter>,
     submitted: Instant,
     /// Begin of the first step with a share, end of the one with the first token, end of the one with the last.
     times: [Option<Instant>; 3],
@@ -146,7 +147,7 @@ impl<R: Runner> Engine<R> {
 
     /// Checks a request and puts it in line. Its events come from the following steps.
     pub fn submit(&mut self, request: Request) -> Result<Id, RequestError> {
-        let Request { prompt, max_tokens, sampling, stop, stop_tokens, ignore_end } = request;
+        let Request { prompt, max_tokens, sampling, stop, stop_tokens, ignore_end, adapters } = request;
         let vocab = self.runner.vocab();
         let unknown = |id: u32| id as usize >= vocab;
         if prompt.is_empty() {
@@ -167,6 +168,16 @@ impl<R: Runner> Engine<R> {
         if self.text.is_none() && !stop.is_empty() {
             return Err(RequestError::StopWithoutText);
         }
+        let known = self.runner.adapters();
+        for (i, &Adapter { index, scale }) in adapters.iter().enumerate() {
+            let why = match index as usize {
+                n if n >= known => format!("the model has {known}"),
+                _ if !scale.is_finite() => "give a number".to_owned(),
+                _ if adapters[..i].iter().any(|a| a.index == index) => "name it once".to_owned(),
+                _ => continue,
+            };
+            return Err(RequestError::Adapter { index, scale, why });
+        }
         let id = self.scheduler.admit(prompt.len(), self.context).map_err(|_| too_long)?;
         let max_tokens = max_tokens.unwrap_or(usize::MAX);
         let active = Active {
@@ -179,6 +190,7 @@ impl<R: Runner> Engine<R> {
             stop,
             stream: self.text.clone().map(|text| text.stream(&prompt)),
             sequence: prompt,
+            adapters,
             guess: None,
             submitted: Instant::now(),
             times: [None; 3],
@@ -205,14 +217,13 @@ impl<R: Runner> Engine<R> {
         }
         parts.clear();
         let began = Instant::now();
-        let mut seqs = Vec::new();
-        for share in scheduler.step().shares() {
+        let shares: Vec<Share<'_>> = scheduler.step().shares().collect();
+        for share in &shares {
             let at = find(active, share.id).expect("the scheduler's line and the active requests are the same");
             let (row, all) = (tokens.len(), share.len + share.tried);
             let Active { sequence, guess, times, .. } = &mut active[at];
             let guess = guess.filter(|_| share.tried > 0);
             let length = sequence.len();
-            seqs.push(Seq { start: row, len: all, length: length + share.tried, pages: share.pages, slot: share.slot });
             tokens.extend_from_slice(&sequence[share.start..share.start + share.len]);
             tokens.extend(guess);
             positions.extend((share.start..share.start + all).map(|p| p as u32));
@@ -220,13 +231,19 @@ impl<R: Runner> Engine<R> {
                 outputs.extend((row + share.len..=row + all).map(|r| r as u32 - 1));
             }
             let turns = runner.regime(length) != runner.regime(length + 1);
-            let Share { id, start, len, ends, .. } = share;
+            let Share { id, start, len, ends, .. } = *share;
             parts.push(Part { id, row, start, len, ends, guess, turns });
             times[0].get_or_insert(began);
         }
-        if seqs.is_empty() {
+        if shares.is_empty() {
             return Ok(std::mem::take(&mut self.ready));
         }
+        let seqs = shares.iter().zip(&*parts).map(|(share, part)| {
+            let Active { sequence, adapters, .. } = &active[find(active, share.id).expect("as above")];
+            let (len, length) = (share.len + share.tried, sequence.len() + share.tried);
+            Seq { start: part.row, len, length, pages: share.pages, slot: share.slot, adapters }
+        });
+        let seqs: Vec<Seq<'_>> = seqs.collect();
         let (rows, vocab) = (outputs.len(), runner.vocab());
         let batch = Batch { tokens, positions, seqs: &seqs, outputs, ..Batch::default() };
         let logits = runner.run(&batch).map_err(StepError::Run)?;
@@ -284,7 +301,7 @@ impl<R: Runner> Engine<R> {
             let Some(at) = find(active, part.id) else { continue };
             let (sequence, start) = (&active[at].sequence, tokens.len());
             let pages = scheduler.table(part.id);
-            seqs.push(Seq { start, len: part.len, length: sequence.len(), pages, slot: 0 });
+            seqs.push(Seq { start, len: part.len, length: sequence.len(), pages, slot: 0, adapters: &[] });
             tokens.extend_from_slice(&sequence[part.start + 1..=part.start + part.len]);
             positions.extend((part.start..part.start + part.len).map(|p| p as u32));
             rows.extend((part.row..part.row + part.len).map(|r| r as u32));

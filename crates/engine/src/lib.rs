@@ -20,6 +20,7 @@ pub mod scheduler;
 pub mod stop;
 pub mod text;
 
+pub use alula_device::Adapter;
 pub use engine::{Engine, Options};
 pub use request::{Event, Request, RequestError, StepError, Usage};
 pub use runner::{RunError, Runner};

@@ -5,6 +5,7 @@ pub use crate::text::Words;
 use alula_device::{Batch, CacheType, Device, DeviceError, Keep, Limits, Memory, PAGE, Plan, Traffic, kept};
 use alula_format::gguf::Gguf;
 use alula_format::hf::Folder;
+pub use alula_model::Adapter as Lora;
 use alula_model::{Files, Head, Model, ModelError, Spec};
 use alula_template::Template;
 use alula_tensor::Storage;
@@ -135,6 +136,8 @@ pub struct Package {
     /// Its spec, graph and weights.
     pub model: Model,
     path: Option<PathBuf>,
+    /// Adapters that its weights have become.
+    merged: Vec<(Lora, f32)>,
 }
 
 impl Package {
@@ -143,7 +146,12 @@ impl Package {
     /// # Errors
     /// As [`Model::open`].
     pub fn open(path: &Path) -> Result<Package, LoadError> {
-        Ok(Package { name: path.display().to_string(), model: Model::open(path)?, path: Some(path.to_owned()) })
+        Ok(Package {
+            name: path.display().to_string(),
+            model: Model::open(path)?,
+            path: Some(path.to_owned()),
+            merged: Vec::new(),
+        })
     }
 
     /// A GGUF model that is in memory.
@@ -152,7 +160,25 @@ impl Package {
     /// As [`Model::open`].
     pub fn from_bytes(bytes: &'static [u8], name: &str) -> Result<Package, LoadError> {
         let gguf = Gguf::from_bytes(bytes, name)?;
-        Ok(Package { name: name.to_owned(), model: Model::from_gguf(gguf, name)?, path: None })
+        Ok(Package { name: name.to_owned(), model: Model::from_gguf(gguf, name)?, path: None, merged: Vec::new() })
+    }
+
+    /// The same model with adapters that each request may choose, numbered in this order.
+    ///
+    /// # Errors
+    /// As [`Model::with_adapters`].
+    pub fn with_adapters(self, adapters: Vec<Lora>) -> Result<Package, LoadError> {
+        Ok(Package { model: self.model.with_adapters(adapters)?, ..self })
+    }
+
+    /// The same model with adapters added to its weights, each with a factor.
+    ///
+    /// # Errors
+    /// As [`Model::merged`].
+    pub fn merged(self, adapters: Vec<(Lora, f32)>) -> Result<Package, LoadError> {
+        let model = self.model.merged(&adapters)?;
+        let merged = self.merged.into_iter().chain(adapters).collect();
+        Ok(Package { model, merged, ..self })
     }
 
     /// The same model with another head.
@@ -263,10 +289,14 @@ const TICK: Duration = Duration::from_millis(20);
 impl Package {
     /// Where the packed weights of this model are kept, if it is one of mapped files.
     fn keep(&self, folder: PathBuf) -> Option<Keep> {
-        let heads: Vec<(&Storage, &[u8])> = match self.model.files() {
+        let mut heads: Vec<(&Storage, &[u8])> = match self.model.files() {
             Files::Gguf(g) => g.heads().collect(),
             Files::Folder(_, s) => s.heads().collect(),
         };
+        // Adapters that are not merged change no matrix of the model.
+        heads.extend(self.merged.iter().flat_map(|(lora, _)| lora.heads()));
+        let path = self.path.as_ref()?;
+        let path = path.canonicalize().unwrap_or_else(|_| path.clone());
         // The rules by which matrices are made from tensors belong to the version, and to a folder's configuration.
         let mut facts = env!("CARGO_PKG_VERSION").as_bytes().to_vec();
         if let Files::Folder(f, _) = self.model.files() {
@@ -276,6 +306,12 @@ impl Package {
         }
         if self.model.spec().head != Head::Vocabulary {
             facts.extend(format!("{:?}", self.model.spec().head).bytes());
+        }
+        let mut source = path.display().to_string();
+        for (lora, factor) in &self.merged {
+            // Beside the model itself, which has a file of its own.
+            source += &format!(" + {}", lora.file());
+            facts.extend(format!("+ {} {}", lora.facts(), factor.to_bits()).bytes());
         }
         for (file, head) in &heads {
             let stamp = file.stamp()?;
@@ -288,13 +324,11 @@ impl Package {
                 std::thread::sleep(TICK);
             }
         }
-        let path = self.path.as_ref()?;
-        let path = path.canonicalize().unwrap_or_else(|_| path.clone());
         let name = path.file_name()?.to_string_lossy();
         Some(Keep {
             folder,
             name: name.strip_suffix(".gguf").unwrap_or(&name).to_owned(),
-            source: path.display().to_string(),
+            source,
             identity: kept::digest(&facts),
             files: heads.into_iter().map(|(file, _)| file.clone()).collect(),
             least: LEAST,
@@ -375,6 +409,9 @@ impl Runner for Local {
     }
     fn max_outputs(&self) -> usize {
         self.plan.limits().outputs
+    }
+    fn adapters(&self) -> usize {
+        self.plan.adapters()
     }
     fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], RunError> {
         Ok(self.plan.run(batch)?)

@@ -3,6 +3,7 @@
 use crate::sample::{ArgumentError, Logprobs, Sampling};
 use crate::scheduler::Id;
 use crate::stop::{Reason, StopError};
+use alula_device::Adapter;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -21,6 +22,8 @@ pub struct Request {
     pub stop_tokens: Vec<u32>,
     /// Go on after the model's own end tokens.
     pub ignore_end: bool,
+    /// The model's adapters that it is computed with, each once; none by default.
+    pub adapters: Vec<Adapter>,
 }
 
 /// What a step brought forth.
@@ -118,6 +121,16 @@ pub enum RequestError {
     /// A stop condition.
     #[error(transparent)]
     Stop(#[from] StopError),
+    /// An adapter that the model does not have, or with a factor that is no number, or twice.
+    #[error("adapter {index} with factor {scale} cannot be used: {why}")]
+    Adapter {
+        /// Its number.
+        index: u32,
+        /// Its factor.
+        scale: f32,
+        /// What is wrong.
+        why: String,
+    },
     /// Stop strings where there is no text.
     #[error("stop strings need a tokenizer, and this model has none: use stop tokens")]
     StopWithoutText,

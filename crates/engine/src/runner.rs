@@ -31,6 +31,10 @@ pub trait Runner {
     fn max_outputs(&self) -> usize {
         self.max_tokens()
     }
+    /// Adapters that sequences may have, numbered from 0. A row's logits then depend on those of its sequence too.
+    fn adapters(&self) -> usize {
+        0
+    }
     /// Computes one step. Returns logits `[batch.outputs.len(), vocab]`, row-major, valid until the next call.
     ///
     /// After an error the same step may be asked for again: computing the positions of a sequence's last step twice must be
@@ -70,6 +74,9 @@ impl<R: Runner + ?Sized> Runner for Box<R> {
     }
     fn max_outputs(&self) -> usize {
         (**self).max_outputs()
+    }
+    fn adapters(&self) -> usize {
+        (**self).adapters()
     }
     fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], RunError> {
         (**self).run(batch)

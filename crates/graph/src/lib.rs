@@ -11,6 +11,6 @@ mod op;
 pub use arena::{Arena, plan_arena};
 pub use build::{Graph, GraphError, Node, Shape, Value, ValueId, Weight, WeightId, WeightSource};
 pub use op::{
-    Binary, Change, Dim, Groups, Index, Infer, NormKind, OPS, Op, OpDef, Past, RopeStyle, RopeTable, Route, StateSpec,
-    Unary, rope_powers,
+    Binary, Change, Dim, Groups, Index, Infer, Low, NormKind, OPS, Op, OpDef, Past, RopeStyle, RopeTable, Route,
+    StateSpec, Unary, rope_powers,
 };

@@ -286,6 +286,19 @@ pub enum Op {
         /// Runs of heads that share B and C.
         groups: usize,
     },
+    /// Products of low rank that rows of some sequences get beside others (LoRA, arXiv:2106.09685): y + scale · B (A x), summed
+    /// over the adapters that a row's sequence has, in this order. Inputs `[y [rows, n], x [rows, k]]`, weights `[A [r, k],
+    /// B [n, r]]` for each; of one alone A may be missing, where x is what it makes → like y.
+    Lora(Vec<Low>),
+}
+
+/// One of the products of [`Op::Lora`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Low {
+    /// Number of its adapter.
+    pub adapter: usize,
+    /// Factor on the product, beside the one that a sequence has for the adapter.
+    pub scale: f32,
 }
 
 /// Shape of an op's output from those of its inputs and weights, or what is wrong with them.
@@ -324,6 +337,7 @@ pub static OPS: &[OpDef] = &[
     OpDef { name: "Mean", inputs: 1, weights: (0, 0), infer: outputs },
     OpDef { name: "Conv", inputs: 1, weights: (1, 2), infer: conv },
     OpDef { name: "Scan", inputs: 4, weights: (2, 2), infer: scan },
+    OpDef { name: "Lora", inputs: 2, weights: (1, usize::MAX), infer: lora },
 ];
 
 impl Op {
@@ -354,6 +368,7 @@ impl Op {
             Op::Mean => 16,
             Op::Conv { .. } => 17,
             Op::Scan { .. } => 18,
+            Op::Lora(_) => 19,
         }]
     }
 }
@@ -535,6 +550,23 @@ fn input(op: &Op, _: &[&Shape], _: &[&[usize]], _: &[StateSpec]) -> Inferred {
     let Op::Input(cols) = *op else { return Err("not an Input".into()) };
     require(cols > 0, || "it has no columns".into())?;
     Ok(Shape::new(Dim::Tokens, cols))
+}
+
+fn lora(op: &Op, inputs: &[&Shape], weights: &[&[usize]], _: &[StateSpec]) -> Inferred {
+    let Op::Lora(parts) = op else { return Err("not a Lora".into()) };
+    let (y, x) = (inputs[0], inputs[1]);
+    require(y.rows == x.rows, || "it has other rows than what it is added to".into())?;
+    let alone = parts.len() == 1 && weights.len() == 1;
+    require(alone || weights.len() == 2 * parts.len(), || {
+        format!("{} matrices are not two for each of {}", weights.len(), parts.len())
+    })?;
+    for pair in weights.chunks(if alone { 1 } else { 2 }) {
+        let b = pair[pair.len() - 1];
+        let r = if alone { x.cols } else { pair[0].first().copied().unwrap_or(0) };
+        let fits = r > 0 && b == [y.cols, r] && (alone || pair[0] == [r, x.cols]);
+        require(fits, || format!("matrices {pair:?} do not lead from {} columns to {}", x.cols, y.cols))?;
+    }
+    Ok(*y)
 }
 
 fn concat(op: &Op, inputs: &[&Shape], _: &[&[usize]], _: &[StateSpec]) -> Inferred {

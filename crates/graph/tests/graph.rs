@@ -1,8 +1,8 @@
 //! What fits together and what does not, the memory plan of random graphs, and frequencies of long sequences.
 
 use alula_graph::{
-    Binary, Change, Dim, Graph, Groups, Index, NormKind, OPS, Op, Past, RopeStyle, RopeTable, Route, Shape, StateSpec,
-    Unary, ValueId, plan_arena, rope_powers,
+    Binary, Change, Dim, Graph, Groups, Index, Low, NormKind, OPS, Op, Past, RopeStyle, RopeTable, Route, Shape,
+    StateSpec, Unary, ValueId, plan_arena, rope_powers,
 };
 
 fn table(pairs: usize, past: Option<Past>) -> Op {
@@ -20,6 +20,10 @@ fn attend(state: usize, heads: usize) -> Op {
 fn route(used: usize, groups: Option<(usize, usize, bool)>) -> Op {
     let groups = groups.map(|(all, used, two)| Groups { all, used, two });
     Op::Route(Route { used, groups, normalise: true, scale: 1.0 })
+}
+
+fn lora(n: usize) -> Op {
+    Op::Lora(vec![Low { adapter: 0, scale: 1.0 }; n])
 }
 
 const NORM: Op = Op::Norm { kind: NormKind::Rms, eps: 1e-5 };
@@ -169,6 +173,18 @@ fn cases() -> Vec<Case> {
         (scan(4, 2), &[12, 4, 0, 0], &[&[4], &[4]], Err("12, 4, 0 and 0 columns")),
         (scan(4, 2), &[12, 4, 8, 8], &[&[4], &[4]], Err("state 5 is Some(Fixed { len: 60 }), not Fixed of Some(48)")),
         (scan(4, 2), &[12, -4, 10, 10], &[&[4], &[4]], Err("rows are those of outputs")),
+        (lora(1), &[8, 6], &[&[3, 6], &[8, 3]], Ok(8)),
+        (lora(1), &[-8, -3], &[&[8, 3]], Ok(8)),
+        (lora(2), &[8, 6], &[&[3, 6], &[8, 3], &[1, 6], &[8, 1]], Ok(8)),
+        (lora(1), &[8, -6], &[&[3, 6], &[8, 3]], Err("other rows than what it is added to")),
+        (lora(2), &[8, 6], &[&[3, 6], &[8, 3]], Err("2 matrices are not two for each of 2")),
+        (lora(2), &[8, 3], &[&[8, 3]], Err("1 matrices are not two for each of 2")),
+        (lora(0), &[8, 6], &[&[3, 6]], Err("1 matrices are not two for each of 0")),
+        (lora(1), &[8, 6], &[&[3, 5], &[8, 3]], Err("do not lead from 6 columns to 8")),
+        (lora(1), &[8, 6], &[&[3, 6], &[8, 4]], Err("do not lead from 6 columns to 8")),
+        (lora(1), &[8, 6], &[&[0, 6], &[8, 0]], Err("do not lead from 6 columns to 8")),
+        (lora(1), &[8, 6], &[&[], &[8, 3]], Err("do not lead from 6 columns to 8")),
+        (lora(1), &[8, 6], &[&[8, 3]], Err("do not lead from 6 columns to 8")),
     ]
 }
 

@@ -10,6 +10,7 @@ mod config;
 mod error;
 mod fp8;
 mod load;
+mod lora;
 mod rope;
 mod spec;
 mod weights;
@@ -19,6 +20,7 @@ pub mod zoo;
 pub use config::{Config, Dialect};
 pub use error::ModelError;
 pub use load::{Files, Model};
+pub use lora::Adapter;
 pub use spec::{
     Attention, Classes, Experts, Ffn, GateNorm, Head, Latent, Layer, Mixer, Norm, Place, Pool, Rope, Spec, Ssm, SsmKind,
 };

@@ -1,6 +1,7 @@
 //! Opening a model: which dialect, which architecture.
 
-use crate::weights::{Store, Weights};
+use crate::lora::{self, Adapter, Host};
+use crate::weights::{Name, Store, Weights};
 use crate::zoo::{Arch, ZOO, known};
 use crate::{Config, Dialect, Ffn, Head, ModelError, Spec, build, written};
 use alula_format::clip_to;
@@ -27,6 +28,9 @@ pub struct Model {
     graph: Graph,
     draft: Option<Graph>,
     weights: Weights,
+    /// What its tensors are called in a Hugging Face folder.
+    names: &'static [&'static [Name]],
+    adapters: Vec<Adapter>,
     folder: Option<Folder>,
 }
 
@@ -61,7 +65,7 @@ impl Model {
             Store::Gguf(g) => spec(row, Dialect::Gguf(&g.metadata, &arch), &weights)?,
             Store::Safe(_) => unreachable!("made two lines above"),
         };
-        Model::new(row.gguf, spec, weights, None)
+        Model::new(row.gguf, spec, weights, row.names, None)
     }
 
     /// A model from an open folder.
@@ -73,7 +77,7 @@ impl Model {
         let path = folder.path().join(written::FILE);
         if path.is_file() {
             let weights = Weights::new(path.display().to_string(), Store::Safe(folder.tensors()?), &[]);
-            return Model::new(written::FILE, written::read(&path)?, weights, Some(folder));
+            return Model::new(written::FILE, written::read(&path)?, weights, &[], Some(folder));
         }
         let config = folder.config()?;
         let file = format!("{name}/config.json");
@@ -92,22 +96,54 @@ impl Model {
         // Multimodal models keep the decoder's configuration inside.
         let config = config.get("text_config").unwrap_or(config);
         let spec = spec(row, Dialect::Hf(config), &weights)?;
-        Model::new(row.gguf, spec, weights, Some(folder))
+        Model::new(row.gguf, spec, weights, row.names, Some(folder))
     }
 
-    fn new(arch: &'static str, spec: Spec, mut weights: Weights, folder: Option<Folder>) -> Result<Model, ModelError> {
+    fn new(
+        arch: &'static str,
+        spec: Spec,
+        mut weights: Weights,
+        names: &'static [&'static [Name]],
+        folder: Option<Folder>,
+    ) -> Result<Model, ModelError> {
         let graph = build::build(&spec, &mut weights)?;
         let draft = build::draft(&spec, &mut weights)?;
-        Ok(Model { arch, spec, graph, draft, weights, folder })
+        Ok(Model { arch, spec, graph, draft, weights, names, adapters: Vec::new(), folder })
     }
 
     /// The same model with another head, which its file must have.
     ///
     /// # Errors
-    /// The file lacks a tensor.
+    /// The file lacks a tensor, or an adapter is not for this head.
     pub fn with_head(mut self, head: Head) -> Result<Model, ModelError> {
         self.spec.head = head;
+        let adapters = std::mem::take(&mut self.adapters);
         self.graph = build::build(&self.spec, &mut self.weights)?;
+        self.with_adapters(adapters)
+    }
+
+    /// The same model with adapters, of which each sequence may have some: their numbers are those of [`alula_graph::Low`].
+    /// What guesses tokens has none.
+    ///
+    /// # Errors
+    /// An adapter is not for this model, or for a matrix that cannot have one while the model runs.
+    pub fn with_adapters(mut self, adapters: Vec<Adapter>) -> Result<Model, ModelError> {
+        if !adapters.is_empty() {
+            let host = Host { arch: self.arch, spec: &self.spec, names: self.names };
+            self.graph = lora::apply(host, &self.graph, &mut self.weights, &adapters)?;
+            self.adapters.extend(adapters);
+        }
+        Ok(self)
+    }
+
+    /// The same model with adapters' products, each with a factor, added to its weights. Those are then of the same types as
+    /// before.
+    ///
+    /// # Errors
+    /// An adapter is not for this model, or for a matrix that is quantised or stands for two.
+    pub fn merged(mut self, adapters: &[(Adapter, f32)]) -> Result<Model, ModelError> {
+        let host = Host { arch: self.arch, spec: &self.spec, names: self.names };
+        lora::merge(host, &self.graph, &mut self.weights, adapters)?;
         Ok(self)
     }
 

@@ -3,6 +3,7 @@
 //! Weights have GGUF's names. A [`Name`] row says what a tensor is called in a Hugging Face folder and what must be
 //! done to it; a graph never sees the difference.
 
+use crate::lora::{self, Delta};
 use crate::{ModelError, fp8};
 use alula_format::TensorInfo;
 use alula_format::gguf::Gguf;
@@ -38,13 +39,13 @@ pub(crate) enum Store {
 }
 
 impl Store {
-    fn info(&self, name: &str) -> Option<&TensorInfo> {
+    pub(crate) fn info(&self, name: &str) -> Option<&TensorInfo> {
         match self {
             Store::Gguf(g) => g.info(name),
             Store::Safe(s) => s.info(name),
         }
     }
-    fn tensor(&self, name: &str) -> Result<Tensor, alula_format::Error> {
+    pub(crate) fn tensor(&self, name: &str) -> Result<Tensor, alula_format::Error> {
         match self {
             Store::Gguf(g) => g.tensor(name),
             Store::Safe(s) => s.tensor(name),
@@ -56,6 +57,37 @@ impl Store {
             Store::Safe(s) => s.heads().all(|(file, _)| file.is_mapped()),
         }
     }
+}
+
+/// The name under which a Hugging Face folder has a tensor of that GGUF name, and its fix-up: the first that `is` there.
+pub(crate) fn foreign(tables: &[&[Name]], name: &str, is: impl Fn(&str) -> bool) -> Option<(String, Fix)> {
+    let (whole, layer) = match name.strip_prefix("blk.").and_then(|r| r.split_once('.')) {
+        Some((layer, rest)) => (format!("blk.{{}}.{rest}"), layer),
+        None => (name.to_owned(), ""),
+    };
+    let (stem, suffix) = whole.rsplit_once('.')?;
+    // Experts have numbers too.
+    let (stem, expert) = match stem.rsplit_once('.') {
+        Some((stem, n)) if !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()) => (format!("{stem}.{{}}"), n),
+        _ => (stem.to_owned(), ""),
+    };
+    // The first BERT files have TensorFlow's names of a norm's weights; some tensors have no suffix at all.
+    let old = if suffix == "weight" { ".gamma" } else { ".beta" };
+    let (suffixes, none) = ([&format!(".{suffix}"), old, ""], [""]);
+    let rows = tables.iter().copied().flatten().filter(|n| n.0 == whole || n.0 == stem);
+    let all = rows.flat_map(|row| {
+        let suffixes: &[&str] = if row.0 == whole { &none } else { &suffixes };
+        suffixes.iter().map(move |suffix| (row, suffix))
+    });
+    // Base models are saved without the head model's prefix; multimodal ones add theirs.
+    all.into_iter().find_map(|(row, suffix)| {
+        let full = format!("{}{suffix}", row.1.replacen("{}", layer, 1).replacen("{}", expert, 1));
+        let bare = full.split_once('.').map_or("", |(_, rest)| rest).to_owned();
+        let nested = [format!("language_model.{full}"), format!("model.language_model.{bare}")];
+        let other = format!("roberta.{bare}"); // whose tensors are otherwise called as BERT's
+        let name = [full, bare].into_iter().chain(nested).chain([other]).find(|n| is(n))?;
+        Some((name, row.2))
+    })
 }
 
 /// Which rows of a matrix, or of all matrices of a stack one after another.
@@ -75,14 +107,18 @@ pub(crate) enum Rows {
 enum Recipe {
     Part(Part),
     Ones(Vec<usize>),
+    /// An adapter's.
+    Given(Tensor),
 }
 
 /// A tensor of the file, or rows of it.
-struct Part {
-    tensor: String,
-    fix: Fix,
-    rows: Rows,
-    shape: Vec<usize>,
+pub(crate) struct Part {
+    /// GGUF's name.
+    pub(crate) name: String,
+    pub(crate) tensor: String,
+    pub(crate) fix: Fix,
+    pub(crate) rows: Rows,
+    pub(crate) shape: Vec<usize>,
 }
 
 /// Whether numbers of one shape, in their order, are those of another: it differs by dimensions of 1, or one of them is a
@@ -102,11 +138,18 @@ pub(crate) struct Weights {
     /// Rows and columns of a block of FP8.
     pub(crate) block: (usize, usize),
     recipes: HashMap<String, Recipe>,
+    /// What is added to graph weights when they are read.
+    merged: HashMap<String, Vec<Delta>>,
 }
 
 impl Weights {
     pub(crate) fn new(file: String, store: Store, names: &'static [&'static [Name]]) -> Weights {
-        Weights { file, store, names, block: fp8::BLOCK, recipes: HashMap::new() }
+        Weights { file, store, names, block: fp8::BLOCK, recipes: HashMap::new(), merged: HashMap::new() }
+    }
+
+    /// Whether the tensors are a GGUF file's.
+    pub(crate) fn is_gguf(&self) -> bool {
+        matches!(self.store, Store::Gguf(_))
     }
 
     /// The file's name for a tensor, and its fix-up, if the file has it.
@@ -117,33 +160,7 @@ impl Weights {
             let found = names.into_iter().flatten().find(|n| self.store.info(n).is_some());
             return found.map(|n| (n.to_owned(), Fix::None));
         }
-        let (whole, layer) = match name.strip_prefix("blk.").and_then(|r| r.split_once('.')) {
-            Some((layer, rest)) => (format!("blk.{{}}.{rest}"), layer),
-            None => (name.to_owned(), ""),
-        };
-        let (stem, suffix) = whole.rsplit_once('.')?;
-        // Experts have numbers too.
-        let (stem, expert) = match stem.rsplit_once('.') {
-            Some((stem, n)) if !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()) => (format!("{stem}.{{}}"), n),
-            _ => (stem.to_owned(), ""),
-        };
-        // The first BERT files have TensorFlow's names of a norm's weights; some tensors have no suffix at all.
-        let old = if suffix == "weight" { ".gamma" } else { ".beta" };
-        let (suffixes, none) = ([&format!(".{suffix}"), old, ""], [""]);
-        let rows = self.names.iter().copied().flatten().filter(|n| n.0 == whole || n.0 == stem);
-        let all = rows.flat_map(|row| {
-            let suffixes: &[&str] = if row.0 == whole { &none } else { &suffixes };
-            suffixes.iter().map(move |suffix| (row, suffix))
-        });
-        // Base models are saved without the head model's prefix; multimodal ones add theirs.
-        all.into_iter().find_map(|(row, suffix)| {
-            let full = format!("{}{suffix}", row.1.replacen("{}", layer, 1).replacen("{}", expert, 1));
-            let bare = full.split_once('.').map_or("", |(_, rest)| rest).to_owned();
-            let nested = [format!("language_model.{full}"), format!("model.language_model.{bare}")];
-            let other = format!("roberta.{bare}"); // whose tensors are otherwise called as BERT's
-            let name = [full, bare].into_iter().chain(nested).chain([other]).find(|n| self.store.info(n).is_some())?;
-            Some((name, row.2))
-        })
+        foreign(self.names, name, |n| self.store.info(n).is_some())
     }
 
     /// Shape of a tensor by its GGUF name, after the fix-up.
@@ -175,6 +192,24 @@ impl Weights {
         let (key, part) = self.part(name, shape, rows)?;
         self.recipes.insert(key.clone(), Recipe::Part(part));
         Ok(key)
+    }
+
+    /// Declares a weight that is an adapter's.
+    pub(crate) fn give(&mut self, name: String, tensor: Tensor) {
+        self.recipes.insert(name, Recipe::Given(tensor));
+    }
+
+    /// Adds a product to a graph weight when it is read.
+    pub(crate) fn merge(&mut self, weight: String, delta: Delta) {
+        self.merged.entry(weight).or_default().push(delta);
+    }
+
+    /// What a graph weight is of the file, if it is of the file.
+    pub(crate) fn recipe(&self, weight: &str) -> Option<&Part> {
+        match self.recipes.get(weight)? {
+            Recipe::Part(part) => Some(part),
+            _ => None,
+        }
     }
 
     /// Declares a weight of ones.
@@ -219,7 +254,7 @@ impl Weights {
             let why = format!("has the shape {have:?}, but the configuration asks for {shape:?}{part}");
             return Err(ModelError::Tensor { file: self.file.clone(), tensor, why });
         }
-        Ok((key, Part { tensor, fix, rows, shape: shape.to_vec() }))
+        Ok((key, Part { name: name.to_owned(), tensor, fix, rows, shape: shape.to_vec() }))
     }
 
     /// Whether the parts of a fused tensor, of `rows` rows together, are all of it.
@@ -257,7 +292,11 @@ impl Weights {
 impl WeightSource for Weights {
     fn tensor(&self, name: &str) -> Result<Tensor, String> {
         match self.recipes.get(name).ok_or("no such weight")? {
-            Recipe::Part(part) => self.read(part),
+            Recipe::Part(part) => match self.merged.get(name) {
+                Some(deltas) => lora::added(deltas, &self.read(part)?),
+                None => self.read(part),
+            },
+            Recipe::Given(t) => Ok(t.clone()),
             Recipe::Ones(shape) => {
                 Tensor::from_f32(shape.clone(), &vec![1.0; shape.iter().product()]).map_err(|e| e.to_string())
             }
@@ -268,6 +307,7 @@ impl WeightSource for Weights {
         let part = match self.recipes.get(name).ok_or("no such weight")? {
             Recipe::Part(part) => part,
             Recipe::Ones(_) => return Ok((DType::F32, false)),
+            Recipe::Given(t) => return Ok((t.dtype(), t.storage().0.is_mapped())),
         };
         let info = self.store.info(&part.tensor).ok_or("no such tensor")?;
         if info.type_name() == fp8::TYPE {
@@ -279,7 +319,10 @@ impl WeightSource for Weights {
         let computed = matches!(part.fix, Fix::PlusOne | Fix::NegExp);
         // Quantised blocks cannot be transposed.
         let floats = computed || dtype.format().codes.is_some() && part.transposed();
-        let as_is = !computed && !part.transposed() && !matches!(part.rows, Rows::Each { .. });
+        let as_is = !computed
+            && !self.merged.contains_key(name)
+            && !part.transposed()
+            && !matches!(part.rows, Rows::Each { .. });
         Ok((if floats { DType::F32 } else { dtype }, as_is && self.store.is_mapped()))
     }
 }
@@ -290,7 +333,7 @@ impl Part {
     }
 
     /// The rows that are wanted, in the shape that is wanted.
-    fn rows(&self, t: Tensor) -> Result<Tensor, alula_tensor::ShapeError> {
+    pub(crate) fn rows(&self, t: Tensor) -> Result<Tensor, alula_tensor::ShapeError> {
         let (n, k) = match *self.shape {
             [n, k] => (n, k),
             _ => (self.shape[0], 1),
@@ -325,7 +368,7 @@ impl Part {
 }
 
 /// The transpose of a float matrix.
-fn transpose(t: &Tensor) -> Result<Tensor, alula_tensor::ShapeError> {
+pub(crate) fn transpose(t: &Tensor) -> Result<Tensor, alula_tensor::ShapeError> {
     let (rows, cols) = (t.rows(), t.cols());
     let size = match t.dtype() {
         DType::F16 | DType::BF16 => 2,

@@ -37,7 +37,7 @@ fn exercise(model: Result<Model, ModelError>) -> Result<(), String> {
     let device = CpuDevice::new(Cpu::from_env().map_err(|e| e.to_string())?, 1);
     let mut plan =
         device.compile(model.graph(), model.weights(), limits, None, &mut |_, _| ()).map_err(|e| e.to_string())?;
-    let seqs = [Seq { start: 0, len: 3, length: 3, pages: &[0], slot: 0 }];
+    let seqs = [Seq { start: 0, len: 3, length: 3, pages: &[0], slot: 0, adapters: &[] }];
     let batch = Batch { tokens: &[1, 2, 3], positions: &[0, 1, 2], seqs: &seqs, outputs: &[0, 2], ..Batch::default() };
     plan.run(&batch).map(|_| ()).map_err(|e| e.to_string())
 }

@@ -87,11 +87,12 @@ impl Runner {
             let mine = &tokens[start..tokens.len().min(start + piece)];
             let mut flat = mine.to_vec();
             let mut positions: Vec<u32> = (start as u32..).take(mine.len()).collect();
-            let mut seqs = vec![Seq { start: 0, len: mine.len(), length: tokens.len(), pages: &[2, 0], slot: 1 }];
+            let mut seqs =
+                vec![Seq { start: 0, len: mine.len(), length: tokens.len(), pages: &[2, 0], slot: 1, adapters: &[] }];
             if company {
                 flat.extend([5, 6, 7]);
                 positions.extend([0, 1, 2]);
-                seqs.push(Seq { start: mine.len(), len: 3, length: 3, pages: &[1], slot: 0 });
+                seqs.push(Seq { start: mine.len(), len: 3, length: 3, pages: &[1], slot: 0, adapters: &[] });
             }
             let outputs: Vec<u32> = (0..mine.len() as u32).collect();
             let mut types = types.to_vec(); // only of whole sequences
@@ -160,7 +161,7 @@ fn guesses_equal_transformers() {
         let mut plan = device.compile(graph, model.weights(), limits, None, &mut |_, _| ()).unwrap();
         let hidden = &runner.plan.kept(0)[..(n - 1) * model.spec().width];
         let (positions, outputs): (Vec<u32>, Vec<u32>) = ((0..n as u32 - 1).collect(), (0..n as u32 - 1).collect());
-        let seqs = [Seq { start: 0, len: n - 1, length: n, pages: &[2, 0], slot: 0 }];
+        let seqs = [Seq { start: 0, len: n - 1, length: n, pages: &[2, 0], slot: 0, adapters: &[] }];
         let (tokens, positions, outputs) = (&case.tokens[1..], &positions[..], &outputs[..]);
         let batch = Batch { tokens, positions, types: &[], seqs: &seqs, outputs, hidden };
         let e = error(plan.run(&batch).unwrap(), &want);

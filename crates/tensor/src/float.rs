@@ -25,6 +25,26 @@ pub fn bf16_to_f32(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
+/// The nearest binary16's bits, ties to even. NaN stays NaN.
+pub fn f32_to_f16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let (sign, magnitude) = ((bits >> 16 & 0x8000) as u16, bits & 0x7fff_ffff);
+    sign | match magnitude {
+        0x7f80_0001.. => 0x7e00,
+        0x477f_f000.. => 0x7c00, // 65520 and above round to infinity
+        // Below 2^-14, adding 0.5 leaves the nearest multiple of 2^-24 in the low bits.
+        0..0x3880_0000 => ((f32::from_bits(magnitude) + 0.5).to_bits() - 0x3f00_0000) as u16,
+        _ => ((magnitude + 0xfff + (magnitude >> 13 & 1) - (112 << 23)) >> 13) as u16,
+    }
+}
+
+/// The nearest bfloat16's bits, ties to even. NaN stays NaN.
+pub fn f32_to_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    (if x.is_nan() { bits >> 16 | 64 } else { rounded }) as u16
+}
+
 /// Two little-endian bytes at `at` as binary16.
 ///
 /// # Panics
@@ -82,6 +102,27 @@ mod tests {
     fn bf16_is_the_upper_half() {
         for bits in 0..=u16::MAX {
             assert_eq!(bf16_to_f32(bits).to_bits(), u32::from(bits) << 16);
+        }
+    }
+
+    /// Every half is its own nearest, and what lies between two goes to the nearer, or the even one.
+    #[test]
+    fn rounding_is_to_the_nearest() {
+        for (to, from, infinity) in
+            [(f32_to_f16 as fn(f32) -> u16, f16_to_f32 as fn(u16) -> f32, 0x7c00), (f32_to_bf16, bf16_to_f32, 0x7f80)]
+        {
+            for bits in 0..infinity {
+                let (a, b) = (from(bits), from(bits + 1));
+                assert_eq!((to(a), to(-a)), (bits, bits | 0x8000));
+                if bits + 1 < infinity {
+                    let half = ((f64::from(a) + f64::from(b)) / 2.0) as f32;
+                    assert_eq!(to(half), bits + (bits & 1), "between {a} and {b}");
+                    assert_eq!(to(half.next_up()), bits + 1);
+                    assert_eq!(to(half.next_down()), bits);
+                }
+            }
+            assert!(from(to(f32::NAN)).is_nan());
+            assert_eq!((to(f32::INFINITY), to(f32::MAX)), (infinity, infinity));
         }
     }
 }

@@ -12,6 +12,6 @@ mod storage;
 mod tensor;
 
 pub use dtype::{Codes, DType, FORMATS, Format, Head, Unpack};
-pub use float::{bf16_to_f32, f16_to_f32};
+pub use float::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 pub use storage::{Stamp, Storage};
 pub use tensor::{ShapeError, Tensor};

@@ -2,7 +2,7 @@
 
 use crate::cli::Bench;
 use crate::{Fail, models, open};
-use alula_device::{Batch, Cpu, Device, PAGE, Rate, Seq};
+use alula_device::{Adapter, Batch, Cpu, Device, PAGE, Rate, Seq};
 use alula_engine::Runner;
 use alula_engine::local::{LoadOptions, Local};
 use serde_json::json;
@@ -24,7 +24,7 @@ pub fn bench(a: &Bench) -> Result<(), Fail> {
     if a.runs == 0 || a.prompt == 0 && a.r#gen == 0 {
         return Err("give at least one run of at least one token".into());
     }
-    let package = models::need(&a.model)?.open()?;
+    let (package, adapters) = open::adapt(models::need(&a.model)?.open()?, &a.lora)?;
     package.writes()?;
     let spec = package.model.spec();
     // A step may have as many rows as a context has positions, and each sequence needs a row.
@@ -53,7 +53,7 @@ pub fn bench(a: &Bench) -> Result<(), Fail> {
         drop(open::load(&package, a.load.compute, options.clone())?);
     }
     let model = open::load(&package, a.load.compute, options)?;
-    let mut streams = Streams { model, vocab: spec.vocab as u64, context, count: streams };
+    let mut streams = Streams { model, vocab: spec.vocab as u64, context, count: streams, adapters: adapters.all() };
     // States of fixed size are those after the last token, and are no longer what they were at the start.
     let deep = start > a.prompt && a.r#gen > 0;
     let again = deep && spec.layers.iter().any(|l| l.mixer.ssm().is_some());
@@ -203,6 +203,8 @@ struct Streams {
     vocab: u64,
     context: usize,
     count: usize,
+    /// Of every sequence.
+    adapters: Vec<Adapter>,
 }
 
 impl Streams {
@@ -237,7 +239,8 @@ impl Streams {
                 .zip(&pages)
                 .map(|(run, pages)| {
                     let slot = run[0].0 as u32;
-                    let seq = Seq { start, len: run.len(), length: self.context, pages, slot };
+                    let seq =
+                        Seq { start, len: run.len(), length: self.context, pages, slot, adapters: &self.adapters };
                     start += run.len();
                     seq
                 })

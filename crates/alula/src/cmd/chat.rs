@@ -58,7 +58,7 @@ pub fn chat(a: Chat) -> Result<(), Fail> {
     if keyboard {
         interrupt.listen()?;
     }
-    let package = models::need(&a.model)?.open()?;
+    let (package, adapters) = open::adapt(models::need(&a.model)?.open()?, &a.lora)?;
     package.writes()?;
     let options = LoadOptions {
         context: a.load.ctx,
@@ -71,6 +71,8 @@ pub fn chat(a: Chat) -> Result<(), Fail> {
     };
     let settings = Settings::new(open::sampling(&a.sampling, None), a.max_tokens);
     let mut session = Session::open(&package, a.load.compute, options, settings, interrupt)?;
+    session.chosen = adapters.all();
+    session.adapters = adapters;
     session.system = a.system;
     let mut reader = Reader::new(keyboard && std::io::stdout().is_terminal())?;
     if keyboard {

@@ -12,7 +12,7 @@ const CHUNK: usize = 256;
 
 /// `alula embed MODEL [TEXT…]`.
 pub fn embed(a: &Embed) -> Result<(), Fail> {
-    let package = models::need(&a.model)?.open()?;
+    let (package, adapters) = open::adapt(models::need(&a.model)?.open()?, &a.lora)?;
     let mut recipe = Recipe::of(&package)?;
     let width = package.model.spec().width;
     let dimensions = a.dimensions.unwrap_or(width);
@@ -32,7 +32,7 @@ pub fn embed(a: &Embed) -> Result<(), Fail> {
     let options = embed::options(recipe.longest, open::cache(a.load.cache_type));
     let options = alula_engine::local::LoadOptions { keep: open::keep(a.load.no_cache), ..options };
     let local = open::load(&package, a.load.compute, options)?;
-    let mut embedder = Embedder::new(local, tokenizer, recipe.clone(), dimensions);
+    let mut embedder = Embedder::new(local, tokenizer, recipe.clone(), dimensions).with_adapters(adapters.all());
     let mut out = std::io::stdout().lock();
     let (mut lines, mut cut, mut tokens, mut time) = (Vec::new(), 0, 0, Duration::ZERO);
     for chunk in texts.chunks(CHUNK) {

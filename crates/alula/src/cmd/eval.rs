@@ -3,7 +3,7 @@
 use crate::cli::{Eval, EvalLoad, Greedy, Logits, Perplexity};
 use crate::cmd::tokenize::join;
 use crate::{Fail, models, open};
-use alula_device::{Batch, PAGE, Seq};
+use alula_device::{Adapter, Batch, PAGE, Seq};
 use alula_engine::local::{LoadOptions, Local, Package};
 use alula_engine::{Engine, Event, Options, Request, Runner, Sampling};
 use serde_json::json;
@@ -40,13 +40,19 @@ fn check(ids: &[u32], vocab: usize) -> Result<(), Fail> {
 }
 
 /// Calls `each` with the first position and the logits of every step that computes `ids`.
-fn forward(model: &mut Local, ids: &[u32], step: usize, mut each: impl FnMut(usize, &[f32])) -> Result<(), Fail> {
+fn forward(
+    model: &mut Local,
+    adapters: &[Adapter],
+    ids: &[u32],
+    step: usize,
+    mut each: impl FnMut(usize, &[f32]),
+) -> Result<(), Fail> {
     let pages: Vec<u32> = (0..ids.len().div_ceil(PAGE) as u32).collect();
     for start in (0..ids.len()).step_by(step) {
         let tokens = &ids[start..ids.len().min(start + step)];
         let positions: Vec<u32> = (start as u32..).take(tokens.len()).collect();
         let outputs: Vec<u32> = (0..tokens.len() as u32).collect();
-        let seqs = [Seq { start: 0, len: tokens.len(), length: ids.len(), pages: &pages, slot: 0 }];
+        let seqs = [Seq { start: 0, len: tokens.len(), length: ids.len(), pages: &pages, slot: 0, adapters }];
         let batch = Batch { tokens, positions: &positions, seqs: &seqs, outputs: &outputs, ..Batch::default() };
         each(start, model.run(&batch)?);
     }
@@ -54,19 +60,19 @@ fn forward(model: &mut Local, ids: &[u32], step: usize, mut each: impl FnMut(usi
 }
 
 fn logits(a: &Logits) -> Result<(), Fail> {
-    let package = models::need(&a.model)?.open()?;
+    let (package, adapters) = open::adapt(models::need(&a.model)?.open()?, &a.lora)?;
     check(&a.ids, package.model.spec().vocab)?;
     // What looks both ways is computed at once.
     let whole = package.model.graph().nodes().iter().any(|n| n.op.whole());
     let step = if whole { a.ids.len() } else { a.step };
     let mut model = load(&package, &a.load, a.ids.len(), step)?;
     let mut all = Vec::with_capacity(a.ids.len() * model.vocab());
-    forward(&mut model, &a.ids, step, |_, rows| all.extend_from_slice(rows))?;
+    forward(&mut model, &adapters.all(), &a.ids, step, |_, rows| all.extend_from_slice(rows))?;
     Ok(alula_format::safetensors::write(&a.out, &[("logits", &[a.ids.len(), model.vocab()], &all)])?)
 }
 
 fn greedy(a: &Greedy) -> Result<(), Fail> {
-    let package = models::need(&a.model)?.open()?;
+    let (package, adapters) = open::adapt(models::need(&a.model)?.open()?, &a.lora)?;
     package.writes()?;
     // A sequence has room for at least one token beyond its prompt.
     let model = load(&package, &a.load, a.ids.len().saturating_add(a.max_tokens.max(1)), 64)?;
@@ -76,6 +82,7 @@ fn greedy(a: &Greedy) -> Result<(), Fail> {
         max_tokens: Some(a.max_tokens),
         sampling: Sampling::greedy(),
         ignore_end: true,
+        adapters: adapters.all(),
         ..Request::default()
     })?;
     let mut ids = Vec::new();
@@ -94,7 +101,7 @@ fn greedy(a: &Greedy) -> Result<(), Fail> {
 /// Perplexity as llama.cpp's tool works it out, so that figures compare: the text is cut into chunks of `ctx` tokens,
 /// each begins with the model's first token in place of its own, and the second half of each is scored.
 fn perplexity(a: &Perplexity) -> Result<(), Fail> {
-    let package = models::need(&a.model)?.open()?;
+    let (package, adapters) = open::adapt(models::need(&a.model)?.open()?, &a.lora)?;
     package.writes()?;
     let file = a.file.display().to_string();
     let text = open::utf8(std::fs::read(&a.file).map_err(|e| format!("{file}: {e}"))?, &file)?;
@@ -125,7 +132,7 @@ fn perplexity(a: &Perplexity) -> Result<(), Fail> {
             chunk[0] = bos;
         }
         let chunk = &*chunk;
-        forward(&mut model, chunk, 64.min(ctx), |start, rows| {
+        forward(&mut model, &adapters.all(), chunk, 64.min(ctx), |start, rows| {
             for (i, row) in rows.chunks_exact(vocab).enumerate() {
                 let at = start + i;
                 if (first..ctx - 1).contains(&at) {

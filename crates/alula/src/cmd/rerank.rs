@@ -9,14 +9,15 @@ use std::io::Write;
 
 /// `alula rerank MODEL QUERY [DOCUMENT…]`.
 pub fn rerank(a: &Rerank) -> Result<(), Fail> {
-    let package = models::need(&a.model)?.open()?;
+    let (package, adapters) = open::adapt(models::need(&a.model)?.open()?, &a.lora)?;
     Ranker::check(&package)?;
     let longest = open::longest(&package, package.model.spec().context, a.ctx)?;
     let tokenizer = package.tokenizer()?;
     let documents = open::lines(&a.documents)?;
     let options = embed::options(longest, open::cache(a.load.cache_type));
     let local = open::load(&package, a.load.compute, LoadOptions { keep: open::keep(a.load.no_cache), ..options })?;
-    let scores = Ranker::new(local, tokenizer).rank(&a.query, &documents)?;
+    let mut ranker = Ranker::new(local, tokenizer).with_adapters(adapters.all());
+    let scores = ranker.rank(&a.query, &documents)?;
     let cut = scores.iter().filter(|s| s.cut > 0).count();
     let mut order: Vec<(usize, Score)> = scores.into_iter().enumerate().collect();
     order.sort_by(|(i, a), (j, b)| b.score.total_cmp(&a.score).then(i.cmp(j)));

@@ -27,7 +27,7 @@ fn arguments(model: Option<String>, prompt: Option<String>) -> Result<(models::P
 pub fn run(a: Run) -> Result<(), Fail> {
     let start = Instant::now();
     let (place, prompt) = arguments(a.model, a.prompt)?;
-    let package = place.open()?;
+    let (package, adapters) = open::adapt(place.open()?, &a.lora)?;
     package.writes()?;
     let (tokenizer, words) = open::words(&package)?;
     let prompt = open::text(prompt.as_deref())?;
@@ -59,6 +59,7 @@ pub fn run(a: Run) -> Result<(), Fail> {
         sampling: open::sampling(&a.sampling, a.logprobs),
         stop,
         ignore_end: a.ignore_end,
+        adapters: adapters.all(),
         ..Request::default()
     })?;
     let mut out = std::io::stdout().lock();

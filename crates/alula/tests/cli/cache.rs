@@ -6,7 +6,12 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// A model of random weights, large enough to be kept. Another seed gives another model of the same size and header.
-fn model(path: &Path, seed: u64) {
+pub fn model(path: &Path, seed: u64) {
+    model_of(path, seed, false);
+}
+
+/// The same with matrices of floats, or of quantised blocks.
+pub fn model_of(path: &Path, seed: u64, floats: bool) {
     const WIDTH: u64 = 256;
     const HIDDEN: u64 = 3072;
     const LAYERS: u32 = 4;
@@ -41,7 +46,15 @@ fn model(path: &Path, seed: u64) {
         out
     };
     let mut tensors = Vec::new();
-    let mut matrix = |name: String, cols: u64, rows: u64| tensors.push((name, vec![cols, rows], 8, q8(cols * rows)));
+    // Codes as halves are as large as their values: a few bits of the exponent are cut off.
+    let half = |q8: Vec<u8>| -> Vec<u8> {
+        let codes = q8.chunks_exact(34).flat_map(|block| &block[2..]);
+        codes.flat_map(|c| (u16::from(c & 0x80) << 8 | 0x2000 | u16::from(c & 0x7f) << 4).to_le_bytes()).collect()
+    };
+    let mut matrix = |name: String, cols: u64, rows: u64| {
+        let (kind, bytes) = if floats { (1, half(q8(cols * rows))) } else { (8, q8(cols * rows)) };
+        tensors.push((name, vec![cols, rows], kind, bytes));
+    };
     matrix("token_embd.weight".into(), WIDTH, tokens.len() as u64);
     for i in 0..LAYERS {
         for part in ["attn_q", "attn_k", "attn_v", "attn_output"] {
@@ -60,13 +73,13 @@ fn model(path: &Path, seed: u64) {
 }
 
 /// A models directory with one model, which is not in it.
-struct Place {
-    models: PathBuf,
-    model: PathBuf,
+pub struct Place {
+    pub models: PathBuf,
+    pub model: PathBuf,
 }
 
 impl Place {
-    fn new(name: &str) -> Place {
+    pub fn new(name: &str) -> Place {
         let folder = folder(name);
         let place = Place { models: folder.join("models"), model: folder.join("some.gguf") };
         model(&place.model, 1);
@@ -89,13 +102,13 @@ impl Place {
     }
 
     /// What the model says, with probabilities to four digits.
-    fn say(&self, more: &[&str]) -> (String, String) {
+    pub fn say(&self, more: &[&str]) -> (String, String) {
         let ran = self.alula(&self.args(more));
         assert_eq!(ran.code, Some(0), "{ran:?}");
         (ran.out, ran.err)
     }
 
-    fn files(&self) -> Vec<PathBuf> {
+    pub fn files(&self) -> Vec<PathBuf> {
         let Ok(read) = std::fs::read_dir(self.models.join(".packed")) else { return Vec::new() };
         let mut all: Vec<_> = read.map(|f| f.unwrap().path()).filter(|f| !f.ends_with("CACHEDIR.TAG")).collect();
         all.sort();
@@ -104,7 +117,7 @@ impl Place {
 
     /// The one file.
     #[track_caller]
-    fn file(&self) -> PathBuf {
+    pub fn file(&self) -> PathBuf {
         let files = self.files();
         assert_eq!(files.len(), 1, "{files:?}");
         files[0].clone()
@@ -112,7 +125,7 @@ impl Place {
 }
 
 /// What tells that a file was written anew.
-fn stamp(path: &Path) -> (u64, std::time::SystemTime) {
+pub fn stamp(path: &Path) -> (u64, std::time::SystemTime) {
     let m = path.metadata().unwrap();
     (m.len(), m.created().or(m.modified()).unwrap())
 }

@@ -7,5 +7,6 @@ mod common;
 mod encoders;
 mod errors;
 mod files;
+mod lora;
 mod run;
 mod terminal;

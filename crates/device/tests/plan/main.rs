@@ -4,6 +4,7 @@
 mod encoder;
 mod fixed;
 mod kept;
+mod lora;
 mod memory;
 mod mixture;
 mod reference;
@@ -184,7 +185,7 @@ impl Step {
     fn run(&self, plan: &mut dyn Plan) -> Result<Vec<f32>, DeviceError> {
         let seqs = self.runs.iter().map(|r| {
             let Run { start, len, length, slot, .. } = *r;
-            Seq { start, len, length, pages: &r.pages, slot }
+            Seq { start, len, length, pages: &r.pages, slot, adapters: &[] }
         });
         let seqs: Vec<Seq<'_>> = seqs.collect();
         let (tokens, positions, outputs) = (&self.tokens[..], &self.positions[..], &self.outputs[..]);

@@ -182,7 +182,7 @@ fn values_go_in_and_come_out() {
     let device = CpuDevice::new(Cpu::pick(None).expect("a level"), 1);
     let mut plan = device.compile(&b.graph, &weights, LIMITS, None, &mut |_, _| ()).expect("a plan");
     let hidden: Vec<f32> = crate::floats(5, 3 * WIDTH).collect();
-    let seqs = [alula_device::Seq { start: 0, len: 3, length: 3, pages: &[0], slot: 0 }];
+    let seqs = [alula_device::Seq { start: 0, len: 3, length: 3, pages: &[0], slot: 0, adapters: &[] }];
     let mut batch = alula_device::Batch {
         tokens: &[4, 0, 2],
         positions: &[0, 1, 2],

@@ -1,5 +1,6 @@
 //! The step loop over a toy model: whatever the company, the pieces and the preemptions, the answer is the same.
 
+mod adapters;
 mod guesses;
 mod stories;
 mod toy;

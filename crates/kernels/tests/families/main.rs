@@ -4,6 +4,7 @@
 mod attend;
 mod conv;
 mod experts;
+mod lora;
 mod map;
 mod matmul;
 mod norm;

@@ -13,6 +13,7 @@ static COMMANDS: &[(&[&str], &str, &str, Option<Run>)] = &[
     (&["help", "?"], "", "this list", Some(help)),
     (&["system"], "TEXT", "the system message", Some(system)),
     (&["set"], "NAME VALUE", "change a setting", Some(set)),
+    (&["lora"], "NAME …", "choose adapters", Some(lora)),
     (&["regen"], "", "answer anew", Some(|s, _| s.regenerate())),
     (&["save"], "FILE", "write the talk as JSON", Some(save)),
     (&["load"], "FILE", "read it again", Some(load)),
@@ -35,7 +36,8 @@ pub(super) fn run(session: &mut Session, name: &str, argument: &str) -> Result<b
 
 /// As narrow as the list above it: 40 columns.
 const HINTS: &str = "\
-/set alone lists the settings;
+/set alone lists the settings, /lora the
+adapters; /lora none chooses none.
 /system none removes the message.
 A line that ends in \\ goes on; several
 lines go between \"\"\" and \"\"\".
@@ -67,6 +69,22 @@ fn set(session: &mut Session, argument: &str) -> Result<(), Fail> {
             session.settings.list().for_each(|(name, value)| say(format_args!("{name:18}{value}")))
         }
         _ => say(session.settings.get(argument.trim())?),
+    }
+    Ok(())
+}
+
+fn lora(session: &mut Session, argument: &str) -> Result<(), Fail> {
+    match argument.trim() {
+        "" => {
+            for (i, (name, factor)) in session.adapters.names().enumerate() {
+                match session.chosen.iter().find(|c| c.index as usize == i) {
+                    Some(chosen) => say(format_args!("{name:18}{}", chosen.scale)),
+                    None => say(format_args!("{name:18}off ({factor})")),
+                }
+            }
+        }
+        "none" => session.chosen.clear(),
+        names => session.chosen = session.adapters.choose(names.split_whitespace())?,
     }
     Ok(())
 }

@@ -3,11 +3,12 @@
 use super::Interrupt;
 use super::settings::Settings;
 use crate::cli::Compute;
+use crate::open::Adapters;
 use crate::speech::Speech;
 use crate::{Fail, open, say};
 use alula_device::Memory;
 use alula_engine::local::{LoadOptions, Local, Package};
-use alula_engine::{Engine, Event, Id, Options, Reason, Request, Runner, Usage};
+use alula_engine::{Adapter, Engine, Event, Id, Options, Reason, Request, Runner, Usage};
 use serde_json::json;
 use std::io::{IsTerminal, Write};
 
@@ -24,6 +25,9 @@ pub(super) struct Session {
     pub(super) system: Option<String>,
     pub(super) turns: Vec<Turn>,
     pub(super) settings: Settings,
+    pub(super) adapters: Adapters,
+    /// Those that answer.
+    pub(super) chosen: Vec<Adapter>,
     engine: Engine<Local>,
     speech: Speech,
     /// Oldest turns that the model no longer sees.
@@ -55,6 +59,8 @@ impl Session {
             system: None,
             turns: Vec::new(),
             settings,
+            adapters: Adapters::default(),
+            chosen: Vec::new(),
             engine: Engine::new(local, Some(words), Options::default()),
             speech,
             left_out: 0,
@@ -162,7 +168,8 @@ impl Session {
         let mut sampling = self.settings.sampling.clone();
         sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(self.again));
         let max_tokens = self.settings.max_tokens.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
-        let request = Request { prompt, max_tokens, sampling, stop: self.speech.stop(), ..Request::default() };
+        let (stop, adapters) = (self.speech.stop(), self.chosen.clone());
+        let request = Request { prompt, max_tokens, sampling, stop, adapters, ..Request::default() };
         let id = self.engine.submit(request)?;
         self.interrupt.busy(true);
         let result = self.stream(id);
