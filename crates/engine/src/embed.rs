@@ -57,6 +57,14 @@ pub enum EmbedError {
         /// Its place, from 1.
         at: usize,
     },
+    /// Room for fewer tokens than the model adds to a text.
+    #[error("there is room for {room} tokens, but the model adds {tokens} of its own to a text; allow longer texts")]
+    Room {
+        /// Tokens of a text at most.
+        room: usize,
+        /// What it is with nothing left of it.
+        tokens: usize,
+    },
 }
 
 impl Recipe {
@@ -265,6 +273,9 @@ fn run(local: &mut Local, texts: &[Framed], last: bool) -> Result<Vec<Vec<f32>>,
         return Err(EmbedError::Empty { at: at + 1 });
     }
     let (limits, cols) = (local.limits(), local.vocab());
+    if let Some(tokens) = texts.iter().map(|t| t.ids.len()).find(|n| *n > limits.context) {
+        return Err(EmbedError::Room { room: limits.context, tokens });
+    }
     let typed = local.spec().types.is_some_and(|n| n > 1);
     let pages: Vec<u32> = (0..limits.pages as u32).collect();
     let mut rows = Vec::with_capacity(texts.len());

@@ -201,7 +201,8 @@ impl Builder<'_> {
             Place::Scaled(k) => Some(Op::Map(Unary::Scale(k))),
             _ => None,
         };
-        if layer.place == Place::Parallel {
+        let alone = matches!(layer.ffn, Ffn::None);
+        if layer.place == Place::Parallel && !alone {
             let f = self.ffn(i, layer.ffn, h)?;
             let sum = self.add(at("attn_ffn"), mixed, f)?;
             return self.add(at("out"), x, sum);
@@ -215,11 +216,14 @@ impl Builder<'_> {
         let x = self.add(at("attn_out"), x, mixed)?;
         if layer.place == Place::Post {
             let x = self.norm(&at("attn_output_norm"), norm, x, width)?;
+            if alone {
+                return Ok(x);
+            }
             let f = self.ffn(i, layer.ffn, x)?;
             let sum = self.add(at("out"), x, f)?;
             return self.norm(&at("layer_output_norm"), norm, sum, width);
         }
-        if matches!(layer.ffn, Ffn::None) {
+        if alone {
             return Ok(x);
         }
         let h = self.norm(&at("ffn_norm"), norm, x, width)?;
@@ -237,6 +241,7 @@ impl Builder<'_> {
         let at = |part: &str| format!("blk.{i}.{part}");
         let sizes = [a.heads * a.key_dim, a.kv_heads * a.key_dim, a.kv_heads * a.value_dim];
         let fused = self.weights.shape(&at("attn_qkv.weight")).is_some();
+        self.weights.whole(&at("attn_qkv.weight"), sizes.iter().sum())?;
         let mut first = 0;
         let mut qkv = [x; 3];
         for ((part, n), out) in ["attn_q", "attn_k", "attn_v"].into_iter().zip(sizes).zip(&mut qkv) {
@@ -289,6 +294,9 @@ impl Builder<'_> {
         let at = |part: &str| format!("blk.{i}.{part}{suffix}");
         // Fused files have the gate's rows first in `ffn_up`.
         let fused = self.weights.shape(&(at("ffn_gate") + ".weight")).is_none();
+        if fused {
+            self.weights.whole(&(at("ffn_up") + ".weight"), width.saturating_mul(2))?;
+        }
         let (gate_stem, gate_rows) = if fused { ("ffn_up", Rows::From(0)) } else { ("ffn_gate", Rows::All) };
         let gate = self.linear(&at("ffn_gate"), &at(gate_stem), x, width, gate_rows)?;
         let up_rows = if fused { Rows::From(width) } else { Rows::All };

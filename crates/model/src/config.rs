@@ -144,9 +144,23 @@ impl<'a> Config<'a> {
     /// A number, or `default`.
     ///
     /// # Errors
-    /// It is not a number.
+    /// It is not a number, or larger than single precision holds.
     pub fn float(&self, key: &str, default: f64) -> Result<f32, ModelError> {
-        Ok(self.number(key)?.unwrap_or(default) as f32)
+        match self.number(key)?.unwrap_or(default) as f32 {
+            v if v.is_finite() => Ok(v),
+            _ => Err(self.error(key, "is larger than single precision holds")),
+        }
+    }
+
+    /// What a norm adds to a variance or mean square, or `default`.
+    ///
+    /// # Errors
+    /// It is negative or not a number.
+    pub fn eps(&self, key: &str, default: f64) -> Result<f32, ModelError> {
+        match self.float(key, default)? {
+            v if v >= 0.0 => Ok(v),
+            v => Err(self.error(key, format!("is {v}; expected 0 or more"))),
+        }
     }
 
     /// A positive number such as a soft cap; absent or 0 means none.
@@ -254,6 +268,17 @@ impl<'a> Config<'a> {
             _ => Err(self.error("layer_types", format!("has {t}; supported are mamba and attention"))),
         };
         types.iter().map(each).collect()
+    }
+
+    /// The layers that a list of `config.json` names; none where it is absent.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn places(&self, key: &str) -> Result<Vec<usize>, ModelError> {
+        let Some(list) = self.json(key) else { return Ok(vec![]) };
+        let each = |v: &Value| v.as_u64().and_then(|n| usize::try_from(n).ok());
+        let all = list.as_array().and_then(|list| list.iter().map(each).collect());
+        all.ok_or_else(|| self.error(key, "must be a list of layers"))
     }
 
     /// GGUF's list of the key heads of each layer, if it has one instead of a number.

@@ -343,7 +343,7 @@ impl Spec {
 
     /// Whether any layer remembers more the longer a sequence is.
     pub fn grows(&self) -> bool {
-        self.layers.iter().any(|l| l.mixer.attention().is_some())
+        self.layers.iter().any(|l| !matches!(l.mixer, Mixer::Ssm(_)))
     }
 
     /// Whether sequences may be longer than [`context`](Spec::context): dynamic NTK has no limit of its own, nor have state

@@ -158,7 +158,7 @@ fn scores_equal_those_of_transformers() {
 
 #[test]
 fn what_is_no_encoder_and_what_is_one_is_said() {
-    let (mean, cross) = (model("mean"), model("cross_bert"));
+    let (mean, cross, roberta) = (model("mean"), model("cross_bert"), model("cross_roberta"));
     for (args, word) in [
         (&["run", &mean, "x"][..], "writes no text"),
         (&["chat", &mean], "writes no text"),
@@ -170,6 +170,8 @@ fn what_is_no_encoder_and_what_is_one_is_said() {
         (&["embed", &mean, "x", "--dimensions", "0"], "--dimensions"),
         (&["embed", &mean, "x", "--dimensions", "33"], "1 to 32"),
         (&["embed", &mean, "x", "--ctx", "65"], "1 to 64"),
+        (&["embed", &mean, "x", "--ctx", "1"], "room for 1 tokens, but the model adds 2"),
+        (&["rerank", &roberta, "x", "y", "--ctx", "3"], "room for 3 tokens, but the model adds 4"),
         (&["rerank", &cross, "x", "y", "--ctx", "0"], "1 to 64"),
         (&["embed", "./nope", "x"], "nope"),
     ] {

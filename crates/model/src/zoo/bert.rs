@@ -103,7 +103,7 @@ pub(super) struct Bert {
 impl Bert {
     pub(super) fn new(c: &Config<'_>) -> Result<Bert, ModelError> {
         Ok(Bert {
-            norm: Norm { kind: NormKind::Layer, eps: c.float("attention.layer_norm_epsilon", 1e-12)? },
+            norm: Norm { kind: NormKind::Layer, eps: c.eps("attention.layer_norm_epsilon", 1e-12)? },
             types: None,
             first_position: 0,
             rope: None,
