@@ -58,6 +58,7 @@ FAMILIES = {
     "bamba": ("BambaConfig", "BambaForCausalLM", {**_LLAMA, **_MAMBA2, "num_hidden_layers": 3, "attn_layer_indices": [1]}),
     "granite": ("GraniteConfig", "GraniteForCausalLM", {**_LLAMA, **_FACTORS}),
     "granite_moe": ("GraniteMoeConfig", "GraniteMoeForCausalLM", {**_LLAMA, **_FACTORS, "intermediate_size": 24}),
+    "granite_moe_shared": ("GraniteMoeSharedConfig", "GraniteMoeSharedForCausalLM", {**_LLAMA, **_FACTORS, "intermediate_size": 24, "shared_intermediate_size": 40}),
     "granite_hybrid": ("GraniteMoeHybridConfig", "GraniteMoeHybridForCausalLM", {
         **_LLAMA, **_MAMBA2, **_FACTORS, "num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"],
         "num_local_experts": 0, "shared_intermediate_size": 56}),
@@ -83,6 +84,7 @@ class Case:
     names: str = ""               # "bare": tensor names without the model prefix, with the mask buffers of the hub's gpt2; "gamma": TensorFlow's for norms
     types: bool = False           # the second half of the prompt is of type 1
     gguf: str = ""                # type of the committed GGUF twin: f32, f16, bf16 or none
+    unsplit: bool = False         # the twin is written as llama.cpp wrote DeepSeek-V2 before it absorbed matrices
     note: str = ""
     extra: bool = False           # made only when asked for, not kept in the project
 
@@ -183,11 +185,14 @@ CASES = {
     "bert": Case("bert", dict(hidden_act="gelu"), gguf="f32", note="norms with 1e-12"),
     "bert_types": Case("bert", dict(layer_norm_eps=3e-5, num_attention_heads=3, hidden_act="gelu_new", type_vocab_size=3), types=True, old=True, drop=("layer_norm_epsilon",)),
     "bert_relu": Case("bert", dict(hidden_act="relu", hidden_size=40, num_attention_heads=5, intermediate_size=52, num_hidden_layers=3, layer_norm_eps=1e-6), shards=True, stored="float32"),
+    "bert_relu2": Case("bert", dict(hidden_act="relu2", num_hidden_layers=1)),
+    "bert_quick": Case("bert", dict(hidden_act="quick_gelu", num_hidden_layers=1)),
     "bert_hub": Case("bert_cls", dict(num_labels=3), old=True, names="gamma", types=True, add={"position_embedding_type": "absolute", "gradient_checkpointing": False},
                      note="gamma and beta, as the first files; three scores"),
     "bert_cls": Case("bert_cls", dict(layer_norm_eps=1e-6), types=True),
     "roberta": Case("roberta", dict(layer_norm_eps=1e-5), old=True, gguf="bf16", note="positions begin at 2"),
     "roberta_pad": Case("roberta", dict(pad_token_id=2, eos_token_id=1, max_position_embeddings=100, type_vocab_size=1, hidden_act="silu"), note="positions begin at 3"),
+    "roberta_padded": Case("roberta", dict(pad_token_id=20, max_position_embeddings=72, num_hidden_layers=1), note="the prompt has padding in it"),
     "xlm_roberta": Case("xlm_roberta", dict(num_attention_heads=6, intermediate_size=44), gguf="f16"),
     "xlm_roberta_cls": Case("xlm_roberta_cls", dict(layer_norm_eps=1e-5), gguf="f32"),
     "distilbert": Case("distilbert", dict(n_heads=3), gguf="f16"),
@@ -255,6 +260,8 @@ CASES = {
     "olmoe": Case("olmoe", dict(num_key_value_heads=4), gguf="bf16"),
     "olmoe_norm": Case("olmoe", dict(norm_topk_prob=True, num_local_experts=9, num_hidden_layers=1), old=True),
     "granite_moe": Case("granite_moe", dict(num_local_experts=6, num_experts_per_tok=2, rms_norm_eps=3e-5), gguf="bf16"),
+    "granite_moe_shared": Case("granite_moe_shared", dict(num_local_experts=3, num_experts_per_tok=2, num_hidden_layers=1), gguf="bf16"),
+    "olmoe_clip": Case("olmoe", dict(num_key_value_heads=4, num_hidden_layers=1, clip_qkv=0.9)),
     "granite_hybrid_moe": Case("granite_hybrid", dict(num_local_experts=5, num_experts_per_tok=3, intermediate_size=24, shared_intermediate_size=40), old=True, gguf="bf16",
                                add={"layer_types": ["mamba", "attention", "mamba"]}),
     "jamba_moe": Case("jamba", dict(num_experts=4, num_experts_per_tok=2, expert_layer_period=2, expert_layer_offset=1), gguf="bf16"),
@@ -264,8 +271,10 @@ CASES = {
     "deepseek_v2_yarn": Case("deepseek_v2", dict(num_hidden_layers=2, max_position_embeddings=256, attention_bias=True, rope_parameters=rope(
         "yarn", factor=8.0, beta_fast=32, beta_slow=1, mscale=0.707, mscale_all_dim=0.707, original_max_position_embeddings=32)), old=True, gguf="f16",
         note="factors on scores instead of rotations"),
+    "deepseek_v2_unsplit": Case("deepseek_v2", dict(num_hidden_layers=2, num_key_value_heads=4, rms_norm_eps=3e-6), gguf="bf16", unsplit=True),
     "deepseek_v3": Case("deepseek_v3", dict(rms_norm_eps=2e-4), note="sigmoids, a bias for the choice, the best groups by their best two"),
     "deepseek_v3_gguf": Case("deepseek_v3", dict(num_hidden_layers=2, n_group=2, topk_group=1, rope_interleave=True), add={"scoring_func": "sigmoid", "topk_method": "noaux_tc"}, old=True, gguf="bf16"),
+    "deepseek_v3_dense": Case("deepseek_v3", dict(num_hidden_layers=1, first_k_dense_replace=1), gguf="bf16", note="experts are spoken of, and no layer has any"),
     "deepseek_v3_halves": Case("deepseek_v3", dict(num_hidden_layers=2, rope_interleave=False, q_lora_rank=None, norm_topk_prob=False, routed_scaling_factor=1.0), shards=True),
     "deepseek_v3_yarn": Case("deepseek_v3", dict(num_hidden_layers=2, max_position_embeddings=512, rope_parameters=rope(
         "yarn", factor=16.0, beta_fast=24, beta_slow=2, mscale=1.0, mscale_all_dim=0.5, original_max_position_embeddings=32))),
@@ -282,7 +291,7 @@ CASES["gemma3_linear"].config["layer_types"] = ["sliding_attention", "sliding_at
 def draw_encoder(family, rng: random.Random) -> Case:
     one, kind = rng.choice, family.removesuffix("_cls")
     heads, layers, eps = one([1, 2, 3, 4, 6]), one([1, 2, 3, 5]), one([1e-12, 1e-5, 1e-6, 3e-6, 1e-4])
-    width, wide, act = heads * one([8, 12, 16, 20]), one([40, 52, 72, 100]), one(["gelu", "gelu_new", "relu", "silu"])
+    width, wide, act = heads * one([8, 12, 16, 20]), one([40, 52, 72, 100]), one(["gelu", "gelu_new", "relu", "silu", "quick_gelu", "relu2", "tanh"])
     c = dict(hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=wide, vocab_size=one([96, 97, 128]))
     types = False
     if kind == "distilbert":
@@ -336,7 +345,7 @@ def draw_state_space(family, rng: random.Random) -> Case:
     used = rng.randrange(1, min(experts, 6) + 1)
     second = dict(mamba_n_heads=heads, mamba_d_head=dim, mamba_n_groups=groups, mamba_d_state=state, mamba_d_conv=taps, mamba_expand=expand, mamba_conv_bias=one([True, False]),
                   mamba_proj_bias=one([True, False]), mamba_chunk_size=one([3, 16, 64]), **more)
-    partial = one([0.25, 0.5, 1.0])
+    partial = 0.5 if old and family == "bamba" else one([0.25, 0.5, 1.0])      # transformers takes no other from old files
     table = rope("default", one([10000.0, 777.0]))
     if family == "bamba":
         c.update(second, attn_layer_indices=[i for i in range(layers) if one([True, False])], mlp_bias=one([True, False]), rope_parameters={**table, "partial_rotary_factor": partial})
@@ -459,4 +468,7 @@ def draw(family, rng: random.Random) -> Case:
             c.update(rope_parameters=dict(sliding_attention=rope("default", one([10000.0, 5000.0])), full_attention=one(kinds[:3])))
         else:
             c.update(rope_parameters=rope("default", theta))
-    return Case(family, c, stored=one(["bfloat16", "float32"] if family.startswith("gemma") else ["bfloat16", "float16", "float32"]), shards=one([True, False, False]), old=one([True, False, False]), gguf="f32")
+    fp8 = one([(), (16, 32), (13, 7), (128, 128)]) if family in ("deepseek_v2", "deepseek_v3", "qwen2_moe", "qwen3_moe") else ()
+    mtp = family == "deepseek_v3" and one([True, False])
+    return Case(family, c, stored=one(["bfloat16", "float32"] if family.startswith("gemma") else ["bfloat16", "float16", "float32"]), shards=not fp8 and not mtp and one([True, False, False]),
+                old=one([True, False, False]), gguf="f32", fp8=fp8, mtp=mtp)

@@ -286,14 +286,14 @@ def make(name, case, out):
     except ValueError as e:                              # hybrids without attention have no cache
         assert "LinearAttention" in str(e)
         cached = chosen
+    if case.mtp:
+        guesses(truth, ids).astype("<f4").tofile(folder / "draft.bin")
     if stored:
         save_file({k: v.contiguous() for k, v in stored.items()}, folder / "model.safetensors", metadata={"format": "pt"})
         config = json.loads((folder / "config.json").read_text())
         config["quantization_config"] = dict(activation_scheme="dynamic", fmt="e4m3", quant_method="fp8", weight_block_size=list(case.fp8))
         (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
     ref.astype("<f4").tofile(folder / "ref.bin")
-    if case.mtp:
-        guesses(truth, ids).astype("<f4").tofile(folder / "draft.bin")
     (folder / "tokens.json").write_text(json.dumps(ids[0].tolist()) + "\n")
     (folder / "greedy.json").write_text(json.dumps(chosen) + "\n")
     if cached != chosen:
