@@ -106,9 +106,13 @@ impl Builder<'_> {
             x = self.add("token_embd.typed".into(), x, t)?;
         }
         if let Some(n) = spec.positions {
-            let rows = if spec.first_position > 0 { Rows::From(spec.first_position) } else { Rows::All };
+            let (n, rows, index) = match (spec.first_position, spec.padding) {
+                (0, _) => (n, Rows::All, Index::Positions),
+                (first, None) => (n, Rows::From(first), Index::Positions),
+                (first, Some(pad)) => (n.saturating_add(first), Rows::All, Index::Places(pad)),
+            };
             let table = self.weight("position_embd.weight", &[n, spec.width], rows)?;
-            let p = self.push("position_embd", Op::Embed(Index::Positions), &[], &[table])?;
+            let p = self.push("position_embd", Op::Embed(index), &[], &[table])?;
             x = self.add("embd".into(), x, p)?;
         }
         if let Some(norm) = spec.embed_norm {
@@ -257,6 +261,11 @@ impl Builder<'_> {
             let (cols, have) = (self.graph.shape(*v).cols, self.weights.shape(&at(&format!("{part}.weight"))));
             if let Some(have) = have {
                 *v = self.norm(&at(part), norm, *v, if have == [cols] { cols } else { a.key_dim })?;
+            }
+        }
+        if let Some(c) = self.spec.clip {
+            for (part, v) in ["attn_q_clip", "attn_k_clip", "attn_v_clip"].into_iter().zip(&mut qkv) {
+                *v = self.push(at(part), Op::Map(Unary::Clamp(-c, c)), &[*v], &[])?;
             }
         }
         if let Some(r) = a.rope {

@@ -22,6 +22,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("attention.layer_norm_rms_epsilon", &["rms_norm_eps"]),
     ("attention.layer_norm_epsilon", &["layer_norm_epsilon", "layer_norm_eps", "norm_eps"]),
     ("attention.sliding_window", &["sliding_window"]),
+    ("attention.clamp_kqv", &["clip_qkv"]),
     ("attn_logit_softcapping", &["attn_logit_softcapping"]),
     ("final_logit_softcapping", &["final_logit_softcapping"]),
     ("expert_count", &["num_local_experts", "num_experts", "n_routed_experts"]),
@@ -317,8 +318,17 @@ impl<'a> Config<'a> {
             Some("gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_accurate" | "gelu_python_tanh") => {
                 Ok(Unary::GeluTanh)
             }
+            Some("quick_gelu") => Ok(Unary::GeluQuick),
             Some("relu") => Ok(Unary::Relu),
-            Some(other) => Err(self.error(key, format!("is `{other}`; supported are silu, gelu, gelu_new, relu"))),
+            Some("relu2") => Ok(Unary::Relu2),
+            Some("relu6") => Ok(Unary::Clamp(0.0, 6.0)),
+            Some("sigmoid") => Ok(Unary::Sigmoid),
+            Some("tanh") => Ok(Unary::SoftCap(1.0)),
+            Some("linear") => Ok(Unary::Scale(1.0)),
+            Some(other) => {
+                let names = "silu, gelu, gelu_new, quick_gelu, relu, relu2, relu6, sigmoid, tanh, linear";
+                Err(self.error(key, format!("is `{other}`; supported are {names}")))
+            }
         }
     }
 

@@ -163,7 +163,9 @@ fn find(file: &str, arch: &str, is: impl Fn(&Arch) -> bool) -> Result<&'static A
 fn spec(row: &Arch, dialect: Dialect<'_>, weights: &Weights) -> Result<Spec, ModelError> {
     let config = Config { dialect, file: &weights.file, weights };
     let spec = (row.spec)(&config)?;
-    let sparse = spec.layers.iter().any(|l| matches!(l.ffn, Ffn::Experts(_)));
+    // Mixtral's files say `llama`; where the zoo knows routers, no layer need have one.
+    let sparse = row.names.iter().copied().flatten().any(|n| n.0.ends_with("ffn_gate_inp"))
+        || spec.layers.iter().any(|l| matches!(l.ffn, Ffn::Experts(_)));
     match config.size("expert_count")? {
         Some(n) if n > 1 && config.is_gguf() && !sparse => {
             Err(config.error("expert_count", format!("is {n}, but models of this architecture have no experts")))

@@ -21,6 +21,8 @@ pub struct Spec {
     /// Rows of its table before that of the first position (RoBERTa).
     #[serde(default)]
     pub first_position: usize,
+    /// The token that has the last of these rows wherever it stands, and no position (padding in RoBERTa).
+    pub padding: Option<u32>,
     /// Entries of an embedding of token types (BERT).
     pub types: Option<usize>,
     /// A norm of the embeddings (BERT).
@@ -44,6 +46,8 @@ pub struct Spec {
     pub draft: Option<Layer>,
     /// Factor on logits.
     pub logit_scale: Option<f32>,
+    /// Queries, keys and values are at most this, and at least its negative (OLMo).
+    pub clip: Option<f32>,
     /// Factors on further values, by what they are called in a layer: products such as `attn_k`, and `attn_in` and `ssm_in`,
     /// what attention and a state space side by side begin with.
     #[serde(skip)]

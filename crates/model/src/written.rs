@@ -97,6 +97,10 @@ fn check(spec: &Spec) -> Result<(), (String, String)> {
     factor("embed_scale".into(), spec.embed_scale.unwrap_or(1.0))?;
     factor("logit_scale".into(), spec.logit_scale.unwrap_or(1.0))?;
     cap("soft_cap".into(), spec.soft_cap)?;
+    cap("clip".into(), spec.clip)?;
+    if spec.padding.is_some_and(|pad| pad as usize + 1 != spec.first_position) {
+        return Err(("padding".into(), "must be the number of the row before `first_position`".into()));
+    }
     if let Head::Classes(c) = spec.head {
         act("head".into(), c.dense.unwrap_or(Unary::Relu))?;
         norm("head".into(), c.norm.unwrap_or_default())?;

@@ -208,6 +208,8 @@ fn specs_have_numbers_that_can_be() {
         ("tied = false", "tied = false\nsoft_cap = -1.0", "`soft_cap` is -1; expected a number above 0"),
         ("tied = false", "tied = false\nembed_scale = nan", "`embed_scale` is NaN"),
         ("logit_scale = 0.5", "logit_scale = inf", "`logit_scale` is inf"),
+        ("tied = false", "tied = false\nclip = 0.0", "`clip` is 0; expected a number above 0"),
+        ("tied = false", "tied = false\npadding = 3", "`padding` must be the number of the row before"),
     ] {
         let error = open(from, to).err().unwrap_or_default();
         assert!(error.contains(want) && !error.contains('\n'), "{to}: {error:?}");

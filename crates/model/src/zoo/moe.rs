@@ -97,13 +97,11 @@ fn qwen3(c: &Config<'_>) -> Result<Spec, ModelError> {
 }
 
 fn olmoe(c: &Config<'_>) -> Result<Spec, ModelError> {
-    if let Some(v) = c.json("clip_qkv") {
-        return Err(c.error("clip_qkv", format!("is {v}; models that clip queries, keys and values do not run")));
-    }
     let mut spec = like_llama(c, Llama { context: 4096, eps: 1e-5, ..Llama::default() })?;
     let normalise = if c.is_gguf() { false } else { c.truth("expert_weights_norm")?.unwrap_or(false) };
     let width = c.size("expert_feed_forward_length")?.map_or_else(|| c.need("feed_forward_length"), Ok)?;
     let experts = c.experts(c.activation("hidden_act", Unary::Silu)?, width, normalise)?;
+    spec.clip = c.cap("attention.clamp_kqv", None)?;
     spec.layers.iter_mut().for_each(|layer| layer.ffn = Ffn::Experts(experts));
     Ok(spec)
 }
