@@ -12,6 +12,9 @@ use alula_tensor::DType;
 use serde_json::Value;
 use std::path::Path;
 
+/// The largest models have some 25,000.
+const MOST_PARTS: usize = 1 << 18;
+
 /// The files of a model.
 #[derive(Clone, Copy)]
 pub enum Files<'a> {
@@ -97,6 +100,11 @@ impl Model {
     }
 
     fn new(arch: &'static str, spec: Spec, mut weights: Weights, folder: Option<Folder>) -> Result<Model, ModelError> {
+        let parts = spec.parts();
+        if parts > MOST_PARTS {
+            let why = format!("has {parts} experts and heads with matrices of their own; expected up to {MOST_PARTS}");
+            return Err(ModelError::Path { path: weights.file, why });
+        }
         let graph = build::build(&spec, &mut weights)?;
         let draft = build::draft(&spec, &mut weights)?;
         Ok(Model { arch, spec, graph, draft, weights, folder })

@@ -30,7 +30,7 @@ pub struct Spec {
     /// The layers, first to last.
     pub layers: Vec<Layer>,
     /// Rotary embeddings that layers refer to.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::written::ropes")]
     pub ropes: Vec<Rope>,
     /// The norm before the head, unless layers end with norms of their own ([`Place::Post`]).
     pub norm: Norm,
@@ -322,8 +322,7 @@ pub struct Experts {
 }
 
 /// A rotary embedding.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(try_from = "crate::written::Rotary")]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
     /// Frequencies.
     pub table: RopeTable,
@@ -343,6 +342,15 @@ impl Spec {
     /// NTK): when a sequence's regime changes, it must be computed anew.
     pub fn regime(&self, length: usize) -> usize {
         self.ropes.iter().map(|r| r.table.regime(length)).max().unwrap_or(0)
+    }
+
+    /// Matrices that are parts of others: of experts, and of heads of latent attention.
+    pub(crate) fn parts(&self) -> usize {
+        let each = |l: &Layer| {
+            let heads = if let Mixer::Latent(a) = &l.mixer { a.heads } else { 0 };
+            heads + if let Ffn::Experts(e) = &l.ffn { e.count } else { 0 }
+        };
+        self.layers.iter().map(each).sum()
     }
 
     /// Whether any layer remembers more the longer a sequence is.

@@ -5,6 +5,7 @@ use crate::{Ffn, Head, Mixer, ModelError, Norm, Place, Rope, Spec, SsmKind};
 use alula_format::clip_to;
 use alula_graph::{RopeStyle, RopeTable, Unary, rope_powers};
 use serde::Deserialize;
+use serde::de::{Deserializer, Error};
 use std::io::Read;
 use std::path::Path;
 
@@ -18,10 +19,13 @@ const LARGEST: usize = 1 << 24;
 const MOST_LAYERS: usize = 4096;
 const MOST_EXPERTS: usize = 4096;
 
+/// No model has more rotary embeddings.
+const MOST_ROPES: usize = 64;
+
 /// How the file describes a rotary embedding.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Rotary {
+struct Rotary {
     base: f64,
     /// Columns of a head that are rotated.
     dims: usize,
@@ -38,6 +42,15 @@ impl TryFrom<Rotary> for Rope {
         let inv_freq = rope_powers(base, dims).map(|p| 1.0 / p).collect();
         Ok(Rope { table: RopeTable { inv_freq, factor: 1.0, past: None }, style })
     }
+}
+
+/// A list of them.
+pub(crate) fn ropes<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Rope>, D::Error> {
+    let all = Vec::<Rotary>::deserialize(d)?;
+    if all.len() > MOST_ROPES {
+        return Err(D::Error::custom(format!("{} ropes; expected up to {MOST_ROPES}", all.len())));
+    }
+    all.into_iter().map(|r| r.try_into().map_err(D::Error::custom)).collect()
 }
 
 /// Reads the spec of a file.

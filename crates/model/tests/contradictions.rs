@@ -214,6 +214,19 @@ fn specs_have_numbers_that_can_be() {
         let error = open(from, to).err().unwrap_or_default();
         assert!(error.contains(want) && !error.contains('\n'), "{to}: {error:?}");
     }
+    let rope = "{ base = 20000.0, dims = 8, style = \"halves\" }";
+    let error = open(rope, &[rope; 65].join(", ")).err().unwrap_or_default();
+    assert!(error.contains("line 8: 65 ropes; expected up to 64"), "{error}");
+    assert!(open(rope, &[rope; 64].join(", ")).is_ok());
+    // A matrix for each expert of each layer is more than there can be, before any is looked for.
+    let layer = "[[layers]]\nnorm = { kind = \"rms\", eps = 1e-5 }\nplace = \"pre\"\nmixer.ssm = { inner = 80, heads = 80, groups = 1, \
+                 state = 6, taps = 3, act = \"silu\", kind.mamba = { rank = 5 } }\nffn.experts = { count = 4096, act = \"silu\", width = 1, \
+                 sigmoid = true, route = { used = 1, normalise = true, scale = 1.0 } }\n";
+    let error = open("[[layers]]", &[&layer.repeat(65), "[[layers]]"].concat()).err().unwrap_or_default();
+    assert!(
+        error.contains("has 266240 experts and heads with matrices of their own; expected up to 262144"),
+        "{error}"
+    );
     // A layer that has nothing beside its mixer adds nothing, wherever its norms stand.
     let nodes = |place: &str| {
         let model = open("place = \"pre\"\nffn = \"none\"", &format!("place = {place}\nffn = \"none\"")).unwrap();
