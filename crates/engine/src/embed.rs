@@ -290,7 +290,7 @@ fn run(local: &mut Local, texts: &[Framed], last: bool) -> Result<Vec<Vec<f32>>,
             }
             let table = &pages[page..page + len.div_ceil(PAGE)];
             page += table.len();
-            seqs.push(Seq { start, len, length: len, pages: table, slot: 0 });
+            seqs.push(Seq { start, len, length: len, pages: table, slot: seqs.len() as u32 });
             tokens.extend(&text.ids);
             positions.extend(0..len as u32);
             types.extend(&text.types);

@@ -188,6 +188,27 @@ fn what_is_no_encoder_and_what_is_one_is_said() {
     assert!(std::fs::metadata(out).unwrap().len() > 4 * 32 * 4);
 }
 
+/// Each text has states of its own, in one step with others or alone.
+#[test]
+fn state_spaces_make_vectors_too() {
+    let folder = copy("mean", "recurrent");
+    std::fs::remove_file(folder.join("modules.json")).unwrap();
+    let path = folder.to_str().unwrap();
+    for case in ["mamba", "jamba", "granite_hybrid"] {
+        for file in ["config.json", "model.safetensors"] {
+            let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/parity").join(case).join(file);
+            std::fs::copy(from, folder.join(file)).unwrap();
+        }
+        let texts = ["a b c", "x", "a long text of letters a b c d e f g"];
+        let all = lines(&alula(&[&["embed", path][..], &texts].concat()).ok());
+        assert_eq!(all.len(), texts.len());
+        for (got, text) in all.iter().zip(texts) {
+            let alone = lines(&alula(&["embed", path, text]).ok());
+            assert_eq!(got["embedding"], alone[0]["embedding"], "{case}: {text}");
+        }
+    }
+}
+
 #[test]
 fn modules_that_cannot_be_computed_are_refused() {
     let folder = copy("mean", "modules");
