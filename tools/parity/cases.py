@@ -58,6 +58,7 @@ FAMILIES = {
     "bamba": ("BambaConfig", "BambaForCausalLM", {**_LLAMA, **_MAMBA2, "num_hidden_layers": 3, "attn_layer_indices": [1]}),
     "granite": ("GraniteConfig", "GraniteForCausalLM", {**_LLAMA, **_FACTORS}),
     "granite_moe": ("GraniteMoeConfig", "GraniteMoeForCausalLM", {**_LLAMA, **_FACTORS, "intermediate_size": 24}),
+    "granite_moe_shared": ("GraniteMoeSharedConfig", "GraniteMoeSharedForCausalLM", {**_LLAMA, **_FACTORS, "intermediate_size": 24, "shared_intermediate_size": 40}),
     "granite_hybrid": ("GraniteMoeHybridConfig", "GraniteMoeHybridForCausalLM", {
         **_LLAMA, **_MAMBA2, **_FACTORS, "num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"],
         "num_local_experts": 0, "shared_intermediate_size": 56}),
@@ -83,6 +84,7 @@ class Case:
     names: str = ""               # "bare": tensor names without the model prefix, with the mask buffers of the hub's gpt2; "gamma": TensorFlow's for norms
     types: bool = False           # the second half of the prompt is of type 1
     gguf: str = ""                # type of the committed GGUF twin: f32, f16, bf16 or none
+    unsplit: bool = False         # the twin is written as llama.cpp wrote DeepSeek-V2 before it absorbed matrices
     note: str = ""
     extra: bool = False           # made only when asked for, not kept in the project
 
@@ -183,11 +185,14 @@ CASES = {
     "bert": Case("bert", dict(hidden_act="gelu"), gguf="f32", note="norms with 1e-12"),
     "bert_types": Case("bert", dict(layer_norm_eps=3e-5, num_attention_heads=3, hidden_act="gelu_new", type_vocab_size=3), types=True, old=True, drop=("layer_norm_epsilon",)),
     "bert_relu": Case("bert", dict(hidden_act="relu", hidden_size=40, num_attention_heads=5, intermediate_size=52, num_hidden_layers=3, layer_norm_eps=1e-6), shards=True, stored="float32"),
+    "bert_relu2": Case("bert", dict(hidden_act="relu2", num_hidden_layers=1)),
+    "bert_quick": Case("bert", dict(hidden_act="quick_gelu", num_hidden_layers=1)),
     "bert_hub": Case("bert_cls", dict(num_labels=3), old=True, names="gamma", types=True, add={"position_embedding_type": "absolute", "gradient_checkpointing": False},
                      note="gamma and beta, as the first files; three scores"),
     "bert_cls": Case("bert_cls", dict(layer_norm_eps=1e-6), types=True),
     "roberta": Case("roberta", dict(layer_norm_eps=1e-5), old=True, gguf="bf16", note="positions begin at 2"),
     "roberta_pad": Case("roberta", dict(pad_token_id=2, eos_token_id=1, max_position_embeddings=100, type_vocab_size=1, hidden_act="silu"), note="positions begin at 3"),
+    "roberta_padded": Case("roberta", dict(pad_token_id=20, max_position_embeddings=72, num_hidden_layers=1), note="the prompt has padding in it"),
     "xlm_roberta": Case("xlm_roberta", dict(num_attention_heads=6, intermediate_size=44), gguf="f16"),
     "xlm_roberta_cls": Case("xlm_roberta_cls", dict(layer_norm_eps=1e-5), gguf="f32"),
     "distilbert": Case("distilbert", dict(n_heads=3), gguf="f16"),
@@ -255,6 +260,8 @@ CASES = {
     "olmoe": Case("olmoe", dict(num_key_value_heads=4), gguf="bf16"),
     "olmoe_norm": Case("olmoe", dict(norm_topk_prob=True, num_local_experts=9, num_hidden_layers=1), old=True),
     "granite_moe": Case("granite_moe", dict(num_local_experts=6, num_experts_per_tok=2, rms_norm_eps=3e-5), gguf="bf16"),
+    "granite_moe_shared": Case("granite_moe_shared", dict(num_local_experts=3, num_experts_per_tok=2, num_hidden_layers=1), gguf="bf16"),
+    "olmoe_clip": Case("olmoe", dict(num_key_value_heads=4, num_hidden_layers=1, clip_qkv=0.9)),
     "granite_hybrid_moe": Case("granite_hybrid", dict(num_local_experts=5, num_experts_per_tok=3, intermediate_size=24, shared_intermediate_size=40), old=True, gguf="bf16",
                                add={"layer_types": ["mamba", "attention", "mamba"]}),
     "jamba_moe": Case("jamba", dict(num_experts=4, num_experts_per_tok=2, expert_layer_period=2, expert_layer_offset=1), gguf="bf16"),
@@ -264,8 +271,10 @@ CASES = {
     "deepseek_v2_yarn": Case("deepseek_v2", dict(num_hidden_layers=2, max_position_embeddings=256, attention_bias=True, rope_parameters=rope(
         "yarn", factor=8.0, beta_fast=32, beta_slow=1, mscale=0.707, mscale_all_dim=0.707, original_max_position_embeddings=32)), old=True, gguf="f16",
         note="factors on scores instead of rotations"),
+    "deepseek_v2_unsplit": Case("deepseek_v2", dict(num_hidden_layers=2, num_key_value_heads=4, rms_norm_eps=3e-6), gguf="bf16", unsplit=True),
     "deepseek_v3": Case("deepseek_v3", dict(rms_norm_eps=2e-4), note="sigmoids, a bias for the choice, the best groups by their best two"),
     "deepseek_v3_gguf": Case("deepseek_v3", dict(num_hidden_layers=2, n_group=2, topk_group=1, rope_interleave=True), add={"scoring_func": "sigmoid", "topk_method": "noaux_tc"}, old=True, gguf="bf16"),
+    "deepseek_v3_dense": Case("deepseek_v3", dict(num_hidden_layers=1, first_k_dense_replace=1), gguf="bf16", note="experts are spoken of, and no layer has any"),
     "deepseek_v3_halves": Case("deepseek_v3", dict(num_hidden_layers=2, rope_interleave=False, q_lora_rank=None, norm_topk_prob=False, routed_scaling_factor=1.0), shards=True),
     "deepseek_v3_yarn": Case("deepseek_v3", dict(num_hidden_layers=2, max_position_embeddings=512, rope_parameters=rope(
         "yarn", factor=16.0, beta_fast=24, beta_slow=2, mscale=1.0, mscale_all_dim=0.5, original_max_position_embeddings=32))),
@@ -282,7 +291,7 @@ CASES["gemma3_linear"].config["layer_types"] = ["sliding_attention", "sliding_at
 def draw_encoder(family, rng: random.Random) -> Case:
     one, kind = rng.choice, family.removesuffix("_cls")
     heads, layers, eps = one([1, 2, 3, 4, 6]), one([1, 2, 3, 5]), one([1e-12, 1e-5, 1e-6, 3e-6, 1e-4])
-    width, wide, act = heads * one([8, 12, 16, 20]), one([40, 52, 72, 100]), one(["gelu", "gelu_new", "relu", "silu"])
+    width, wide, act = heads * one([8, 12, 16, 20]), one([40, 52, 72, 100]), one(["gelu", "gelu_new", "relu", "silu", "quick_gelu", "relu2", "tanh"])
     c = dict(hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=wide, vocab_size=one([96, 97, 128]))
     types = False
     if kind == "distilbert":
@@ -305,11 +314,70 @@ def draw_encoder(family, rng: random.Random) -> Case:
     return Case(family, c, stored=one(["bfloat16", "float16", "float32"]), shards=one([True, False, False]), old=one([True, False]), types=types)
 
 
+def draw_state_space(family, rng: random.Random) -> Case:
+    one, layers, eps = rng.choice, rng.choice([1, 2, 3, 4]), rng.choice([1e-5, 1e-6, 3e-6, 1e-4, 2e-3])
+    add, drop, old = {}, (), one([True, False])
+    c = dict(vocab_size=one([96, 97, 128]), num_hidden_layers=layers, tie_word_embeddings=one([True, False]))
+    taps, state, act = one([2, 3, 4, 5, 8]), one([1, 3, 8, 13, 16, 33]), one(["silu", "silu", "gelu", "relu"])
+    limit = one([None, None, [0.0, 0.7], [0.3, 0.9], [0.5, float("inf")]])
+    more = dict(time_step_limit=limit) if limit else {}
+    if family in ("mamba", "falcon_mamba"):
+        c.update(hidden_size=one([17, 24, 33, 40]), state_size=state, expand=one([1, 2, 3]), conv_kernel=taps, time_step_rank=one(["auto", 1, 3, 7]), use_bias=one([True, False]),
+                 use_conv_bias=one([True, False]), layer_norm_epsilon=eps, hidden_act=act)
+        if family == "falcon_mamba":
+            c.update(mixer_rms_eps=one([1e-6, 1e-3]))
+        return Case(family, c, stored=one(["bfloat16", "float16", "float32"]), shards=one([True, False, False]), old=old)
+    groups = one([1, 1, 2, 3, 4])
+    heads, dim = groups * one([1, 2, 3]), one([5, 8, 12, 16, 21])
+    expand = one([e for e in (1, 2, 3) if heads * dim % e == 0])
+    width = heads * dim // expand
+    if family == "mamba2":
+        c.update(hidden_size=width, expand=expand, num_heads=heads, head_dim=dim, n_groups=groups, state_size=state, conv_kernel=taps, use_bias=one([True, False]),
+                 use_conv_bias=one([True, False]), layer_norm_epsilon=eps, chunk_size=one([3, 16, 64]), hidden_act=act, **more)
+        return Case(family, c, stored=one(["bfloat16", "float16", "float32"]), shards=one([True, False, False]), old=old)
+    while width % 4:                                   # a quarter of a head is rotated at least
+        width, heads = 2 * width, 2 * heads
+    q, head_dim = one([n for n in (1, 2, 3, 4, 6) if width % (4 * n) == 0]), one([4, 8, 12, 20])
+    c.update(hidden_size=width, num_attention_heads=q, num_key_value_heads=one([d for d in range(1, q + 1) if q % d == 0]), intermediate_size=one([40, 52, 75]), rms_norm_eps=eps,
+             attention_bias=one([True, False]), hidden_act=act)
+    factors = dict(embedding_multiplier=one([1.0, 7.0, 0.4]), attention_multiplier=one([1.0, 0.2]), residual_multiplier=one([1.0, 0.22]), logits_scaling=one([1.0, 3.0, 0.5]))
+    experts = one([1, 2, 5, 9, 50])
+    used = rng.randrange(1, min(experts, 6) + 1)
+    second = dict(mamba_n_heads=heads, mamba_d_head=dim, mamba_n_groups=groups, mamba_d_state=state, mamba_d_conv=taps, mamba_expand=expand, mamba_conv_bias=one([True, False]),
+                  mamba_proj_bias=one([True, False]), mamba_chunk_size=one([3, 16, 64]), **more)
+    partial = 0.5 if old and family == "bamba" else one([0.25, 0.5, 1.0])      # transformers takes no other from old files
+    table = rope("default", one([10000.0, 777.0]))
+    if family == "bamba":
+        c.update(second, attn_layer_indices=[i for i in range(layers) if one([True, False])], mlp_bias=one([True, False]), rope_parameters={**table, "partial_rotary_factor": partial})
+        if int(width // q * partial) % 2:
+            return draw_state_space(family, rng)
+    elif family == "granite":
+        c.update(factors, mlp_bias=one([True, False]), rope_parameters=table)
+    elif family == "granite_moe":
+        c.update(factors, num_local_experts=experts, num_experts_per_tok=used, rope_parameters=table)
+    elif family == "granite_hybrid":
+        c.update(second, **factors, layer_types=[one(["linear_attention", "full_attention"]) for _ in range(layers)], num_local_experts=one([0, experts]), num_experts_per_tok=used,
+                 shared_intermediate_size=one([24, 37]), position_embedding_type=one(["rope", "nope", None]), rope_parameters=table)
+    elif family == "falcon_h1":
+        c.update(second, mamba_d_ssm=heads * dim, head_dim=head_dim, mamba_rms_norm=one([True, False]), mamba_norm_before_gate=one([True, False]), projectors_bias=one([True, False]),
+                 mlp_bias=one([True, False]), rope_parameters=table, embedding_multiplier=one([1.0, 2.5]), lm_head_multiplier=one([1.0, 0.3]), mlp_multipliers=one([None, [0.7, 1.4]]),
+                 ssm_multipliers=one([None, [0.9, 1.2, 0.8, 1.1, 0.5]]), key_multiplier=one([1.0, 0.6]), attention_in_multiplier=one([1.0, 1.2]), ssm_in_multiplier=one([1.0, 0.8]))
+    else:
+        attends, sparse = one([1, 2, 3, 8]), one([1, 2, 3])
+        c.update(attn_layer_period=attends, attn_layer_offset=rng.randrange(attends), expert_layer_period=sparse, expert_layer_offset=rng.randrange(sparse), num_experts=experts,
+                 num_experts_per_tok=used, mamba_d_state=state, mamba_d_conv=taps, mamba_expand=expand, mamba_dt_rank=one(["auto", 1, 5]), mamba_conv_bias=one([True, False]),
+                 mamba_proj_bias=one([True, False]))
+        c.pop("attention_bias")
+    return Case(family, c, stored=one(["bfloat16", "float16", "float32"]), shards=one([True, False, False]), old=old, add=add, drop=drop)
+
+
 def draw(family, rng: random.Random) -> Case:
     """A random row of `family`: the options of the table in random combination."""
     one = rng.choice
     if family.removesuffix("_cls") in ENCODERS:
         return draw_encoder(family, rng)
+    if family in ("mamba", "falcon_mamba", "mamba2", "bamba", "granite", "granite_moe", "granite_hybrid", "falcon_h1", "jamba"):
+        return draw_state_space(family, rng)
     heads = one([1, 2, 3, 4, 6, 8])
     kv = one([d for d in range(1, heads + 1) if heads % d == 0])
     hd = one([8, 12, 16, 20, 32])
@@ -344,8 +412,8 @@ def draw(family, rng: random.Random) -> Case:
         if one([True, False]):
             c.update(use_sliding_window=True, sliding_window=window, **one([{"max_window_layers": rng.randrange(layers + 1)}, {"layer_types": types}]))
     elif family in ("mixtral", "olmoe", "qwen2_moe", "qwen3_moe"):
-        n = one([2, 3, 4, 7, 8, 16])
-        c.update(rope_parameters=one(kinds), rms_norm_eps=eps, num_experts_per_tok=rng.randrange(1, n + 1))
+        n = one([1, 2, 3, 5, 8, 16, 49, 67])
+        c.update(rope_parameters=one(kinds), rms_norm_eps=eps, num_experts_per_tok=one([1, n, rng.randrange(1, n + 1), rng.randrange(1, min(n, 8) + 1)]))
         c.update({"num_experts" if family.startswith("qwen") else "num_local_experts": n})
         if family != "qwen3_moe":
             hd = width // heads
@@ -357,17 +425,19 @@ def draw(family, rng: random.Random) -> Case:
         else:
             c.update(norm_topk_prob=one([True, False]))
         if family.startswith("qwen"):
-            c.update(moe_intermediate_size=one([8, 20, 33]), decoder_sparse_step=one([1, 1, 2]), mlp_only_layers=one([[], [0]]))
+            c.update(moe_intermediate_size=one([8, 20, 33]), decoder_sparse_step=one([1, 1, 2, 3]), mlp_only_layers=one([[], [0], [layers - 1], list(range(layers))]))
         if family == "qwen2_moe":
-            c.update(shared_expert_intermediate_size=one([12, 40, 56]))
+            c.update(shared_expert_intermediate_size=one([1, 12, 37, 40, 56]))
     elif family.startswith("deepseek"):
-        groups, size = one([1, 2, 4]), one([2, 3, 4])
+        groups, size = one([1, 2, 3, 4, 7]), one([2, 3, 4, 9])
         chosen = rng.randrange(1, groups + 1)
-        c.update(num_key_value_heads=heads, q_lora_rank=one([None, 20, 33]), kv_lora_rank=one([16, 21, 40]), qk_nope_head_dim=one([8, 12, 17]),
+        mscale = one([{}, {"mscale": 0.707, "mscale_all_dim": 0.707}, {"mscale": 1.0, "mscale_all_dim": 1.0}, {"mscale_all_dim": 0.6}, {"mscale": 1.3}, {"mscale": 1.0, "mscale_all_dim": 0.0}])
+        c.update(num_key_value_heads=heads, q_lora_rank=one([None, 20, 33]), kv_lora_rank=one([16, 21, 40]), qk_nope_head_dim=one([8, 12, 18 if family == "deepseek_v2" else 17]),
                  qk_rope_head_dim=one([4, 8, 10]), v_head_dim=one([6, 8, 16, 19]), n_routed_experts=groups * size, n_group=groups, topk_group=chosen,
                  num_experts_per_tok=rng.randrange(1, chosen * size + 1), n_shared_experts=one([1, 2, 3]), moe_intermediate_size=one([8, 20, 32]),
                  first_k_dense_replace=rng.randrange(layers + 1), routed_scaling_factor=one([1.0, 2.5, 0.7]), rms_norm_eps=eps,
-                 rope_parameters=one([k for k in kinds if k["rope_type"] in ("default", "yarn")]), attention_bias=one([True, False]))
+                 rope_parameters=one([k for k in kinds if k["rope_type"] in ("default", "yarn")] + [rope("yarn", theta, factor=one([1.0, 3.0, 40.0]), original_max_position_embeddings=orig, **mscale)]),
+                 attention_bias=one([True, False]))
         c.pop("head_dim")
         c.update(dict(topk_method=one(["greedy", "group_limited_greedy"])) if family == "deepseek_v2" else
                  dict(norm_topk_prob=one([True, False]), rope_interleave=one([True, True, False])))
@@ -398,4 +468,7 @@ def draw(family, rng: random.Random) -> Case:
             c.update(rope_parameters=dict(sliding_attention=rope("default", one([10000.0, 5000.0])), full_attention=one(kinds[:3])))
         else:
             c.update(rope_parameters=rope("default", theta))
-    return Case(family, c, stored=one(["bfloat16", "float32"] if family.startswith("gemma") else ["bfloat16", "float16", "float32"]), shards=one([True, False, False]), old=one([True, False, False]), gguf="f32")
+    fp8 = one([(), (16, 32), (13, 7), (128, 128)]) if family in ("deepseek_v2", "deepseek_v3", "qwen2_moe", "qwen3_moe") else ()
+    mtp = family == "deepseek_v3" and one([True, False])
+    return Case(family, c, stored=one(["bfloat16", "float32"] if family.startswith("gemma") else ["bfloat16", "float16", "float32"]), shards=not fp8 and not mtp and one([True, False, False]),
+                old=one([True, False, False]), gguf="f32", fp8=fp8, mtp=mtp)

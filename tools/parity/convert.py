@@ -28,7 +28,7 @@ def converter(root):
     return importlib.import_module("conversion"), importlib.import_module("gguf")
 
 
-def convert(package, gguf, folder, path, kind):
+def convert(package, gguf, folder, path, kind, unsplit=False):
     base = importlib.import_module("conversion.base").ModelBase
     hparams = base.load_hparams(folder, False)
     if hparams.get("model_type") == "nomic_bert":        # transformers adds its own keys beside the hub's
@@ -50,6 +50,18 @@ def convert(package, gguf, folder, path, kind):
             self._set_vocab_none()
             if "vocab_size" in self.hparams and not self.gguf_writer.kv_data[0].get(f"{gguf.MODEL_ARCH_NAMES[self.model_arch]}.vocab_size"):
                 self.gguf_writer.add_vocab_size(self.hparams["vocab_size"])
+
+        def set_gguf_parameters(self):
+            super().set_gguf_parameters()
+            if unsplit:
+                kv, h = self.gguf_writer.kv_data[0], self.hparams
+                for key, value in (("head_count_kv", h["num_attention_heads"]), ("key_length", h["qk_nope_head_dim"] + h["qk_rope_head_dim"]), ("value_length", h["v_head_dim"])):
+                    kv[f"deepseek2.attention.{key}"].value = value
+                del kv["deepseek2.attention.key_length_mla"], kv["deepseek2.attention.value_length_mla"]
+
+        def modify_tensors(self, data, name, bid):
+            whole = unsplit and name.endswith("kv_b_proj.weight")
+            yield from (super(found, self) if whole else super()).modify_tensors(data, name, bid)
 
     ftype = {"f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16, "bf16": gguf.LlamaFileType.MOSTLY_BF16}[kind]
     with tempfile.TemporaryDirectory() as t:
@@ -95,7 +107,7 @@ def main():
         path = folder / "model.gguf" if a.beside else a.out / f"{name}.gguf"
         path.unlink(missing_ok=True)
         try:
-            convert(package, gguf, folder, path, kind)
+            convert(package, gguf, folder, path, kind, name in CASES and CASES[name].unsplit)
             line = f"{path.stat().st_size / 1000:6.0f} kB"
             if a.run:
                 error, more = verdict(a.run, path, folder)

@@ -370,6 +370,8 @@ impl Device for CpuDevice {
 fn unary(f: graph::Unary) -> kernels::Unary {
     match f {
         graph::Unary::Relu => kernels::Unary::Relu,
+        graph::Unary::Relu2 => kernels::Unary::Relu2,
+        graph::Unary::GeluQuick => kernels::Unary::GeluQuick,
         graph::Unary::Sigmoid => kernels::Unary::Sigmoid,
         graph::Unary::Silu => kernels::Unary::Silu,
         graph::Unary::Gelu => kernels::Unary::Gelu,
@@ -546,9 +548,20 @@ impl Plan for CpuPlan {
             match step {
                 Step::MatMul { .. } => {}
                 Step::Embed(index, table) => {
+                    let mut places = Vec::new();
                     let ids = match index {
                         Index::Tokens => batch.tokens,
                         Index::Positions => batch.positions,
+                        Index::Places(pad) => {
+                            for s in batch.seqs {
+                                let mut last = *pad;
+                                places.extend(batch.tokens[s.start..s.start + s.len].iter().map(|token| {
+                                    last += u32::from(token != pad);
+                                    if token == pad { *pad } else { last }
+                                }));
+                            }
+                            &places
+                        }
                         Index::Types => batch.types,
                     };
                     let ids = ids.iter().chain(std::iter::repeat(&0)); // all types may be 0

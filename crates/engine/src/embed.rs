@@ -57,6 +57,14 @@ pub enum EmbedError {
         /// Its place, from 1.
         at: usize,
     },
+    /// Room for fewer tokens than the model adds to a text.
+    #[error("there is room for {room} tokens, but the model adds {tokens} of its own to a text; allow longer texts")]
+    Room {
+        /// Tokens of a text at most.
+        room: usize,
+        /// What it is with nothing left of it.
+        tokens: usize,
+    },
 }
 
 impl Recipe {
@@ -279,6 +287,9 @@ fn run(local: &mut Local, adapters: &[Adapter], texts: &[Framed], last: bool) ->
         return Err(EmbedError::Empty { at: at + 1 });
     }
     let (limits, cols) = (local.limits(), local.vocab());
+    if let Some(tokens) = texts.iter().map(|t| t.ids.len()).find(|n| *n > limits.context) {
+        return Err(EmbedError::Room { room: limits.context, tokens });
+    }
     let typed = local.spec().types.is_some_and(|n| n > 1);
     let pages: Vec<u32> = (0..limits.pages as u32).collect();
     let mut rows = Vec::with_capacity(texts.len());
@@ -293,7 +304,7 @@ fn run(local: &mut Local, adapters: &[Adapter], texts: &[Framed], last: bool) ->
             }
             let table = &pages[page..page + len.div_ceil(PAGE)];
             page += table.len();
-            seqs.push(Seq { start, len, length: len, pages: table, slot: 0, adapters });
+            seqs.push(Seq { start, len, length: len, pages: table, slot: seqs.len() as u32, adapters });
             tokens.extend(&text.ids);
             positions.extend(0..len as u32);
             types.extend(&text.types);

@@ -70,6 +70,8 @@ struct Part {
 /// Many requests, one model.
 pub struct Engine<R> {
     runner: R,
+    /// Whether tokens are guessed.
+    guesses: bool,
     text: Option<Arc<dyn Text>>,
     context: usize,
     scheduler: Scheduler,
@@ -94,17 +96,18 @@ pub struct Engine<R> {
 impl<R: Runner> Engine<R> {
     /// An engine without requests. Without `text` it works on ids alone: events have no text, and nothing is an end token.
     pub fn new(runner: R, text: Option<Arc<dyn Text>>, options: Options) -> Self {
+        // A guess has a row of logits too.
+        let guesses = runner.guesses() && runner.max_outputs() > 1;
         let limits = scheduler::Limits {
             tokens: options.step_tokens.min(runner.max_tokens()),
-            // A guess has a row of logits too.
-            running: (options.running.min(runner.slots()))
-                .min(runner.max_outputs() / (1 + usize::from(runner.guesses()))),
+            running: options.running.min(runner.slots()).min(runner.max_outputs() / (1 + usize::from(guesses))),
             pages: runner.pages(),
         };
         let scheduler = Scheduler::new(limits);
         Self {
             context: runner.context().min(scheduler.pages().total().saturating_mul(PAGE)),
             runner,
+            guesses,
             text,
             scheduler,
             active: Vec::new(),
@@ -281,7 +284,7 @@ impl<R: Runner> Engine<R> {
             }
             events.extend(reason.and_then(|reason| end(active, scheduler, part.id, reason)));
         }
-        if runner.guesses()
+        if self.guesses
             && let Err(e) = self.guess()
         {
             self.ready = events; // they are true, and not lost

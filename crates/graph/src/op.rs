@@ -24,6 +24,9 @@ pub enum Index {
     Tokens,
     /// Positions in the sequence.
     Positions,
+    /// Positions among those tokens of the sequence that are not this one, which itself has the row of its number; the first
+    /// of the others has the next row (RoBERTa). The sequence must be whole in the step.
+    Places(u32),
     /// Types of tokens: which of two texts they are of (BERT).
     Types,
 }
@@ -34,6 +37,8 @@ pub enum Index {
 pub enum Unary {
     /// max(x, 0).
     Relu,
+    /// max(x, 0)² (arXiv:2109.08668).
+    Relu2,
     /// 1 / (1 + e⁻ˣ).
     Sigmoid,
     /// x · sigmoid(x) (arXiv:1702.03118).
@@ -42,6 +47,8 @@ pub enum Unary {
     Gelu,
     /// The tanh approximation of it.
     GeluTanh,
+    /// The approximation of it by x · sigmoid(1.702 x).
+    GeluQuick,
     /// k x.
     Scale(f32),
     /// c tanh(x / c).
@@ -343,7 +350,7 @@ pub static OPS: &[OpDef] = &[
 impl Op {
     /// Whether a sequence must be whole in one step: its rows depend on later ones.
     pub fn whole(&self) -> bool {
-        matches!(self, Op::Attend { causal: false, .. } | Op::Mean)
+        matches!(self, Op::Attend { causal: false, .. } | Op::Mean | Op::Embed(Index::Places(_)))
     }
 
     /// The family's row.

@@ -42,6 +42,7 @@ fn cases() -> Vec<Case> {
     vec![
         (Op::Embed(Index::Tokens), &[], &[&[10, 6]], Ok(6)),
         (Op::Embed(Index::Positions), &[], &[&[10, 6]], Ok(6)),
+        (Op::Embed(Index::Places(1)), &[], &[&[10, 6]], Ok(6)),
         (Op::Embed(Index::Types), &[], &[&[2, 6]], Ok(6)),
         (Op::Embed(Index::Tokens), &[], &[&[10]], Err("2 dimensions and columns, not [10]")),
         (Op::Embed(Index::Tokens), &[], &[&[10, 0]], Err("2 dimensions and columns, not [10, 0]")),

@@ -9,6 +9,8 @@ use alula_simd::{Isa, Kernel, LANES, math};
 pub enum Unary {
     /// max(x, 0).
     Relu,
+    /// max(x, 0)².
+    Relu2,
     /// 1 / (1 + e⁻ˣ).
     Sigmoid,
     /// x · sigmoid(x).
@@ -17,6 +19,8 @@ pub enum Unary {
     Gelu,
     /// Its tanh approximation.
     GeluTanh,
+    /// x · sigmoid(1.702 x).
+    GeluQuick,
     /// k x.
     Scale(f32),
     /// c tanh(x / c) (Gemma 2's soft cap).
@@ -41,10 +45,15 @@ impl Unary {
     pub(crate) fn apply<I: Isa>(self, isa: I, x: I::F) -> I::F {
         match self {
             Unary::Relu => isa.max(isa.splat(0.0), x), // NaN stays NaN
+            Unary::Relu2 => {
+                let y = isa.max(isa.splat(0.0), x);
+                isa.mul(y, y)
+            }
             Unary::Sigmoid => math::sigmoid(isa, x),
             Unary::Silu => math::silu(isa, x),
             Unary::Gelu => math::gelu(isa, x),
             Unary::GeluTanh => math::gelu_tanh(isa, x),
+            Unary::GeluQuick => isa.mul(x, math::sigmoid(isa, isa.mul(x, isa.splat(1.702)))),
             Unary::Scale(k) => isa.mul(x, isa.splat(k)),
             Unary::SoftCap(c) => isa.mul(math::tanh(isa, isa.div(x, isa.splat(c))), isa.splat(c)),
             Unary::Softplus => math::softplus(isa, x),

@@ -106,9 +106,13 @@ impl Builder<'_> {
             x = self.add("token_embd.typed".into(), x, t)?;
         }
         if let Some(n) = spec.positions {
-            let rows = if spec.first_position > 0 { Rows::From(spec.first_position) } else { Rows::All };
+            let (n, rows, index) = match (spec.first_position, spec.padding) {
+                (0, _) => (n, Rows::All, Index::Positions),
+                (first, None) => (n, Rows::From(first), Index::Positions),
+                (first, Some(pad)) => (n.saturating_add(first), Rows::All, Index::Places(pad)),
+            };
             let table = self.weight("position_embd.weight", &[n, spec.width], rows)?;
-            let p = self.push("position_embd", Op::Embed(Index::Positions), &[], &[table])?;
+            let p = self.push("position_embd", Op::Embed(index), &[], &[table])?;
             x = self.add("embd".into(), x, p)?;
         }
         if let Some(norm) = spec.embed_norm {
@@ -201,7 +205,8 @@ impl Builder<'_> {
             Place::Scaled(k) => Some(Op::Map(Unary::Scale(k))),
             _ => None,
         };
-        if layer.place == Place::Parallel {
+        let alone = matches!(layer.ffn, Ffn::None);
+        if layer.place == Place::Parallel && !alone {
             let f = self.ffn(i, layer.ffn, h)?;
             let sum = self.add(at("attn_ffn"), mixed, f)?;
             return self.add(at("out"), x, sum);
@@ -215,11 +220,14 @@ impl Builder<'_> {
         let x = self.add(at("attn_out"), x, mixed)?;
         if layer.place == Place::Post {
             let x = self.norm(&at("attn_output_norm"), norm, x, width)?;
+            if alone {
+                return Ok(x);
+            }
             let f = self.ffn(i, layer.ffn, x)?;
             let sum = self.add(at("out"), x, f)?;
             return self.norm(&at("layer_output_norm"), norm, sum, width);
         }
-        if matches!(layer.ffn, Ffn::None) {
+        if alone {
             return Ok(x);
         }
         let h = self.norm(&at("ffn_norm"), norm, x, width)?;
@@ -237,6 +245,7 @@ impl Builder<'_> {
         let at = |part: &str| format!("blk.{i}.{part}");
         let sizes = [a.heads * a.key_dim, a.kv_heads * a.key_dim, a.kv_heads * a.value_dim];
         let fused = self.weights.shape(&at("attn_qkv.weight")).is_some();
+        self.weights.whole(&at("attn_qkv.weight"), sizes.iter().sum())?;
         let mut first = 0;
         let mut qkv = [x; 3];
         for ((part, n), out) in ["attn_q", "attn_k", "attn_v"].into_iter().zip(sizes).zip(&mut qkv) {
@@ -252,6 +261,11 @@ impl Builder<'_> {
             let (cols, have) = (self.graph.shape(*v).cols, self.weights.shape(&at(&format!("{part}.weight"))));
             if let Some(have) = have {
                 *v = self.norm(&at(part), norm, *v, if have == [cols] { cols } else { a.key_dim })?;
+            }
+        }
+        if let Some(c) = self.spec.clip {
+            for (part, v) in ["attn_q_clip", "attn_k_clip", "attn_v_clip"].into_iter().zip(&mut qkv) {
+                *v = self.push(at(part), Op::Map(Unary::Clamp(-c, c)), &[*v], &[])?;
             }
         }
         if let Some(r) = a.rope {
@@ -289,6 +303,9 @@ impl Builder<'_> {
         let at = |part: &str| format!("blk.{i}.{part}{suffix}");
         // Fused files have the gate's rows first in `ffn_up`.
         let fused = self.weights.shape(&(at("ffn_gate") + ".weight")).is_none();
+        if fused {
+            self.weights.whole(&(at("ffn_up") + ".weight"), width.saturating_mul(2))?;
+        }
         let (gate_stem, gate_rows) = if fused { ("ffn_up", Rows::From(0)) } else { ("ffn_gate", Rows::All) };
         let gate = self.linear(&at("ffn_gate"), &at(gate_stem), x, width, gate_rows)?;
         let up_rows = if fused { Rows::From(width) } else { Rows::All };

@@ -22,6 +22,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("attention.layer_norm_rms_epsilon", &["rms_norm_eps"]),
     ("attention.layer_norm_epsilon", &["layer_norm_epsilon", "layer_norm_eps", "norm_eps"]),
     ("attention.sliding_window", &["sliding_window"]),
+    ("attention.clamp_kqv", &["clip_qkv"]),
     ("attn_logit_softcapping", &["attn_logit_softcapping"]),
     ("final_logit_softcapping", &["final_logit_softcapping"]),
     ("expert_count", &["num_local_experts", "num_experts", "n_routed_experts"]),
@@ -144,9 +145,23 @@ impl<'a> Config<'a> {
     /// A number, or `default`.
     ///
     /// # Errors
-    /// It is not a number.
+    /// It is not a number, or larger than single precision holds.
     pub fn float(&self, key: &str, default: f64) -> Result<f32, ModelError> {
-        Ok(self.number(key)?.unwrap_or(default) as f32)
+        match self.number(key)?.unwrap_or(default) as f32 {
+            v if v.is_finite() => Ok(v),
+            _ => Err(self.error(key, "is larger than single precision holds")),
+        }
+    }
+
+    /// What a norm adds to a variance or mean square, or `default`.
+    ///
+    /// # Errors
+    /// It is negative or not a number.
+    pub fn eps(&self, key: &str, default: f64) -> Result<f32, ModelError> {
+        match self.float(key, default)? {
+            v if v >= 0.0 => Ok(v),
+            v => Err(self.error(key, format!("is {v}; expected 0 or more"))),
+        }
     }
 
     /// A positive number such as a soft cap; absent or 0 means none.
@@ -256,6 +271,17 @@ impl<'a> Config<'a> {
         types.iter().map(each).collect()
     }
 
+    /// The layers that a list of `config.json` names; none where it is absent.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn places(&self, key: &str) -> Result<Vec<usize>, ModelError> {
+        let Some(list) = self.json(key) else { return Ok(vec![]) };
+        let each = |v: &Value| v.as_u64().and_then(|n| usize::try_from(n).ok());
+        let all = list.as_array().and_then(|list| list.iter().map(each).collect());
+        all.ok_or_else(|| self.error(key, "must be a list of layers"))
+    }
+
     /// GGUF's list of the key heads of each layer, if it has one instead of a number.
     fn key_heads(&self) -> Result<Option<Vec<u32>>, ModelError> {
         let Dialect::Gguf(meta, arch) = self.dialect else { return Ok(None) };
@@ -292,8 +318,17 @@ impl<'a> Config<'a> {
             Some("gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" | "gelu_accurate" | "gelu_python_tanh") => {
                 Ok(Unary::GeluTanh)
             }
+            Some("quick_gelu") => Ok(Unary::GeluQuick),
             Some("relu") => Ok(Unary::Relu),
-            Some(other) => Err(self.error(key, format!("is `{other}`; supported are silu, gelu, gelu_new, relu"))),
+            Some("relu2") => Ok(Unary::Relu2),
+            Some("relu6") => Ok(Unary::Clamp(0.0, 6.0)),
+            Some("sigmoid") => Ok(Unary::Sigmoid),
+            Some("tanh") => Ok(Unary::SoftCap(1.0)),
+            Some("linear") => Ok(Unary::Scale(1.0)),
+            Some(other) => {
+                let names = "silu, gelu, gelu_new, quick_gelu, relu, relu2, relu6, sigmoid, tanh, linear";
+                Err(self.error(key, format!("is `{other}`; supported are {names}")))
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 
 use alula_format::safetensors::SafeTensors;
 use alula_tensor::{Tensor, f16_to_f32};
+use std::ops::Range;
 
 /// What safetensors call the type.
 pub(crate) const TYPE: &str = "F8_E4M3";
@@ -10,8 +11,13 @@ pub(crate) const TYPE: &str = "F8_E4M3";
 /// Rows and columns of a block where the configuration does not say.
 pub(crate) const BLOCK: (usize, usize) = (128, 128);
 
-/// The matrix of that name in single precision; `Err` says what is wrong with it.
-pub(crate) fn matrix(store: &SafeTensors, name: &str, block: (usize, usize)) -> Result<Tensor, String> {
+/// Rows `part` (all: `None`) of the matrix of that name in single precision; `Err` says what is wrong with it.
+pub(crate) fn matrix(
+    store: &SafeTensors,
+    name: &str,
+    block: (usize, usize),
+    part: Option<Range<usize>>,
+) -> Result<Tensor, String> {
     let info = store.info(name).ok_or("is missing")?;
     let [rows, cols] = *info.shape() else {
         return Err(format!("is FP8 of shape {:?}; only matrices are", info.shape()));
@@ -22,17 +28,17 @@ pub(crate) fn matrix(store: &SafeTensors, name: &str, block: (usize, usize)) -> 
     let Some(scales_info) = store.info(&scale_name) else {
         return Err(format!("is FP8 and has no scales: neither `{name}_scale_inv` nor `{name}_scale` is there"));
     };
-    let shape: Vec<usize> = scales_info.shape().iter().copied().filter(|n| *n != 1).collect();
+    let shape = scales_info.shape();
     let scales = store.tensor(&scale_name).map_err(|e| e.to_string())?.to_f32();
     let per_block = scale_name.ends_with("_inv");
-    let (down, across) = match (per_block, &shape[..]) {
+    let (down, across) = match (per_block, shape) {
         (true, _) => block,
-        (false, []) => (rows.max(1), cols.max(1)),
-        (false, [n]) if *n == rows => (1, cols.max(1)),
+        (false, [] | [1] | [1, 1]) => (rows.max(1), cols.max(1)),
+        (false, [n] | [n, 1]) if *n == rows => (1, cols.max(1)),
         _ => (0, 0),
     };
     let wide = if across > 0 { cols.div_ceil(across) } else { 0 };
-    if down == 0 || wide * rows.div_ceil(down) != scales.len() {
+    if down == 0 || across == 0 || per_block && *shape != [rows.div_ceil(down), wide] {
         let of = if per_block { format!(" in blocks of {down} × {across}") } else { String::new() };
         return Err(format!(
             "is {rows} × {cols}{of}, which `{scale_name}` of shape {:?} does not fit",
@@ -43,8 +49,10 @@ pub(crate) fn matrix(store: &SafeTensors, name: &str, block: (usize, usize)) -> 
         let scales = &scales[r / down * wide..];
         codes.iter().enumerate().map(|(c, code)| value(*code) * scales[c / across]).collect()
     };
-    let values: Vec<f32> = codes.chunks_exact(cols.max(1)).enumerate().flat_map(row).collect();
-    Tensor::from_f32(vec![rows, cols], &values).map_err(|e| e.to_string())
+    let part = part.filter(|p| p.end <= rows).unwrap_or(0..rows);
+    let codes = codes.chunks_exact(cols.max(1)).enumerate().skip(part.start).take(part.len());
+    let values: Vec<f32> = codes.flat_map(row).collect();
+    Tensor::from_f32(vec![part.len(), cols], &values).map_err(|e| e.to_string())
 }
 
 /// A code's value: sign, four bits of exponent, three of fraction; no infinities, one NaN of each sign.
@@ -99,23 +107,27 @@ mod tests {
         fn scales<'a>(name: &'a str, shape: &'a [usize], values: &[f32]) -> Entry<'a> {
             (name, "F32", shape, floats(values))
         }
-        let read = |scales: Entry<'_>, block| matrix(&file(&[ones(), scales]), "w", block).map(|t| t.to_f32());
+        let read = |scales: Entry<'_>, block| matrix(&file(&[ones(), scales]), "w", block, None).map(|t| t.to_f32());
         let got = read(scales("w_scale_inv", &[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), (2, 2)).unwrap();
         assert_eq!(got, [1., 1., 2., 2., 3., 1., 1., 2., 2., 3., 4., 4., 5., 5., 6.]);
+        let file_of = file(&[ones(), scales("w_scale_inv", &[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])]);
+        let some = matrix(&file_of, "w", (2, 2), Some(1..3)).unwrap();
+        assert_eq!((some.shape(), some.to_f32()), (&[2, 5][..], got[5..].to_vec()));
         let got = read(scales("w_scale", &[3, 1], &[1.0, 2.0, 3.0]), BLOCK).unwrap();
         assert_eq!(got, [1., 1., 1., 1., 1., 2., 2., 2., 2., 2., 3., 3., 3., 3., 3.]);
         assert_eq!(read(scales("w_scale", &[], &[0.5]), BLOCK).unwrap(), [0.5; 15]);
         for (bad, block) in [
             (scales("w_scale_inv", &[2, 2], &[1.0; 4]), (2, 2)),
+            (scales("w_scale_inv", &[3, 2], &[1.0; 6]), (2, 2)),
             (scales("w_scale_inv", &[2, 3], &[1.0; 6]), (0, 2)),
             (scales("w_scale", &[2], &[1.0; 2]), BLOCK),
         ] {
             let why = read(bad, block).unwrap_err();
             assert!(why.contains("does not fit"), "{why}");
         }
-        let why = matrix(&file(&[ones()]), "w", BLOCK).unwrap_err();
+        let why = matrix(&file(&[ones()]), "w", BLOCK, None).unwrap_err();
         assert!(why.contains("has no scales"), "{why}");
-        let why = matrix(&file(&[("w", TYPE, &[15], vec![0x38; 15])]), "w", BLOCK).unwrap_err();
+        let why = matrix(&file(&[("w", TYPE, &[15], vec![0x38; 15])]), "w", BLOCK, None).unwrap_err();
         assert!(why.contains("only matrices"), "{why}");
     }
 }

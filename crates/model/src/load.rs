@@ -12,6 +12,9 @@ use alula_graph::{Graph, WeightSource};
 use serde_json::Value;
 use std::path::Path;
 
+/// The largest models have some 25,000.
+const MOST_PARTS: usize = 1 << 18;
+
 /// The files of a model.
 #[derive(Clone, Copy)]
 pub enum Files<'a> {
@@ -106,6 +109,11 @@ impl Model {
         names: &'static [&'static [Name]],
         folder: Option<Folder>,
     ) -> Result<Model, ModelError> {
+        let parts = spec.parts();
+        if parts > MOST_PARTS {
+            let why = format!("has {parts} experts and heads with matrices of their own; expected up to {MOST_PARTS}");
+            return Err(ModelError::Path { path: weights.file, why });
+        }
         let graph = build::build(&spec, &mut weights)?;
         let draft = build::draft(&spec, &mut weights)?;
         Ok(Model { arch, spec, graph, draft, weights, names, adapters: Vec::new(), folder })
@@ -190,7 +198,9 @@ fn find(file: &str, arch: &str, is: impl Fn(&Arch) -> bool) -> Result<&'static A
 fn spec(row: &Arch, dialect: Dialect<'_>, weights: &Weights) -> Result<Spec, ModelError> {
     let config = Config { dialect, file: &weights.file, weights };
     let spec = (row.spec)(&config)?;
-    let sparse = spec.layers.iter().any(|l| matches!(l.ffn, Ffn::Experts(_)));
+    // Mixtral's files say `llama`; where the zoo knows routers, no layer need have one.
+    let sparse = row.names.iter().copied().flatten().any(|n| n.0.ends_with("ffn_gate_inp"))
+        || spec.layers.iter().any(|l| matches!(l.ffn, Ffn::Experts(_)));
     match config.size("expert_count")? {
         Some(n) if n > 1 && config.is_gguf() && !sparse => {
             Err(config.error("expert_count", format!("is {n}, but models of this architecture have no experts")))

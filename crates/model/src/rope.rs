@@ -237,6 +237,11 @@ fn hf(c: &Config<'_>, d: Defaults) -> Result<(f64, usize, Scaling), ModelError> 
     // transformers 5 writes `rope_parameters`, earlier ones `rope_scaling` beside `rope_theta`; where a file has both, the
     // old one counts, over the new one where layer types have their own.
     let swa = d.layer_type == Some("sliding_attention");
+    for key in ["rope_scaling", "rope_parameters"] {
+        if let Some(v) = c.json(key).filter(|v| !v.is_object()) {
+            return Err(c.error(key, format!("must be an object, not {v}")));
+        }
+    }
     let old = c.json("rope_scaling").filter(|p| !swa && p.as_object().is_some_and(|p| !p.is_empty()));
     let new = c.json("rope_parameters").and_then(|p| d.layer_type.map_or(Some(p), |t| p.get(t)));
     let new = new.filter(|_| old.is_none() || d.layer_type.is_some());
@@ -261,7 +266,10 @@ fn hf(c: &Config<'_>, d: Defaults) -> Result<(f64, usize, Scaling), ModelError> 
         return Err(c.error("partial_rotary_factor", format!("is {partial}; expected 0 to 1")));
     }
     let dims = (d.head_dim as f64 * partial) as usize;
-    let kind = get("rope_type").or(get("type")).and_then(Value::as_str).unwrap_or("default");
+    let kind = get("rope_type").or(get("type"));
+    let kind = kind
+        .map_or(Some("default"), Value::as_str)
+        .ok_or_else(|| c.error("rope_parameters", "has a type that is no text"))?;
     let need = |key: &str| number(key)?.ok_or_else(|| c.error("rope_parameters", format!("lacks `{key}`")));
     let context = c.context(4096)? as f64;
     let original = || -> Result<f64, ModelError> {

@@ -21,6 +21,8 @@ pub struct Spec {
     /// Rows of its table before that of the first position (RoBERTa).
     #[serde(default)]
     pub first_position: usize,
+    /// The token that has the last of these rows wherever it stands, and no position (padding in RoBERTa).
+    pub padding: Option<u32>,
     /// Entries of an embedding of token types (BERT).
     pub types: Option<usize>,
     /// A norm of the embeddings (BERT).
@@ -28,7 +30,7 @@ pub struct Spec {
     /// The layers, first to last.
     pub layers: Vec<Layer>,
     /// Rotary embeddings that layers refer to.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::written::ropes")]
     pub ropes: Vec<Rope>,
     /// The norm before the head, unless layers end with norms of their own ([`Place::Post`]).
     pub norm: Norm,
@@ -44,6 +46,8 @@ pub struct Spec {
     pub draft: Option<Layer>,
     /// Factor on logits.
     pub logit_scale: Option<f32>,
+    /// Queries, keys and values are at most this, and at least its negative (OLMo).
+    pub clip: Option<f32>,
     /// Factors on further values, by what they are called in a layer: products such as `attn_k`, and `attn_in` and `ssm_in`,
     /// what attention and a state space side by side begin with.
     #[serde(skip)]
@@ -318,8 +322,7 @@ pub struct Experts {
 }
 
 /// A rotary embedding.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(try_from = "crate::written::Rotary")]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
     /// Frequencies.
     pub table: RopeTable,
@@ -341,9 +344,18 @@ impl Spec {
         self.ropes.iter().map(|r| r.table.regime(length)).max().unwrap_or(0)
     }
 
+    /// Matrices that are parts of others: of experts, and of heads of latent attention.
+    pub(crate) fn parts(&self) -> usize {
+        let each = |l: &Layer| {
+            let heads = if let Mixer::Latent(a) = &l.mixer { a.heads } else { 0 };
+            heads + if let Ffn::Experts(e) = &l.ffn { e.count } else { 0 }
+        };
+        self.layers.iter().map(each).sum()
+    }
+
     /// Whether any layer remembers more the longer a sequence is.
     pub fn grows(&self) -> bool {
-        self.layers.iter().any(|l| l.mixer.attention().is_some())
+        self.layers.iter().any(|l| !matches!(l.mixer, Mixer::Ssm(_)))
     }
 
     /// Whether sequences may be longer than [`context`](Spec::context): dynamic NTK has no limit of its own, nor have state

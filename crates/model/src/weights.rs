@@ -260,7 +260,7 @@ impl Weights {
     /// Whether the parts of a fused tensor, of `rows` rows together, are all of it.
     pub(crate) fn whole(&self, name: &str, rows: usize) -> Result<(), ModelError> {
         match (self.locate(name), self.shape(name)) {
-            (Some((tensor, _)), Some(have)) if have.first() != Some(&rows) => {
+            (Some((tensor, _)), Some(have)) if have.iter().rev().skip(1).product::<usize>() != rows => {
                 let why = format!("has the shape {have:?}, but the configuration asks for {rows} rows");
                 Err(ModelError::Tensor { file: self.file.clone(), tensor, why })
             }
@@ -269,9 +269,18 @@ impl Weights {
     }
 
     fn read(&self, part: &Part) -> Result<Tensor, String> {
+        let mut rows = part.rows;
         let t = match &self.store {
             Store::Safe(s) if s.info(&part.tensor).is_some_and(|i| i.type_name() == fp8::TYPE) => {
-                fp8::matrix(s, &part.tensor, self.block).map_err(|why| format!("`{}` {why}", part.tensor))?
+                // Only what is wanted is expanded: the heads of latent attention are parts of one matrix.
+                let want = match (&mut rows, &part.shape[..]) {
+                    (Rows::From(first), [n, _]) | (Rows::Transposed(first), [_, n]) if part.fix == Fix::None => {
+                        let start = std::mem::take(first);
+                        Some(start..start + n)
+                    }
+                    _ => None,
+                };
+                fp8::matrix(s, &part.tensor, self.block, want).map_err(|why| format!("`{}` {why}", part.tensor))?
             }
             store => store.tensor(&part.tensor).map_err(|e| e.to_string())?,
         };
@@ -285,7 +294,7 @@ impl Weights {
             Fix::NegExp => each(|w| -(libm::exp(f64::from(w)) as f32)),
             _ => Ok(t),
         };
-        t.and_then(|t| part.rows(t)).map_err(|e| e.to_string())
+        t.and_then(|t| part.take(t, rows)).map_err(|e| e.to_string())
     }
 }
 
@@ -332,8 +341,8 @@ impl Part {
         self.fix == Fix::Transpose || matches!(self.rows, Rows::Transposed(_))
     }
 
-    /// The rows that are wanted, in the shape that is wanted.
-    pub(crate) fn rows(&self, t: Tensor) -> Result<Tensor, alula_tensor::ShapeError> {
+    /// These rows, in the shape that is wanted.
+    pub(crate) fn take(&self, t: Tensor, rows: Rows) -> Result<Tensor, alula_tensor::ShapeError> {
         let (n, k) = match *self.shape {
             [n, k] => (n, k),
             _ => (self.shape[0], 1),
@@ -342,7 +351,7 @@ impl Part {
             let rows = t.elements() / cols.max(1);
             if t.shape() == [rows, cols] { Ok(t) } else { t.reshape(vec![rows, cols]) }
         };
-        match self.rows {
+        match rows {
             Rows::All if t.shape() == self.shape => Ok(t),
             Rows::All => t.reshape(self.shape.clone()),
             Rows::From(first) => {

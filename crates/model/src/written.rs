@@ -1,10 +1,11 @@
 //! Specs written by hand: a folder with `spec.toml`, which is a [`Spec`] field by field, and safetensors that have GGUF's
 //! names. Layers may be of any kinds in any order.
 
-use crate::{Ffn, Mixer, ModelError, Rope, Spec, SsmKind};
+use crate::{Ffn, Head, Mixer, ModelError, Norm, Place, Rope, Spec, SsmKind};
 use alula_format::clip_to;
-use alula_graph::{RopeStyle, RopeTable, rope_powers};
+use alula_graph::{RopeStyle, RopeTable, Unary, rope_powers};
 use serde::Deserialize;
+use serde::de::{Deserializer, Error};
 use std::io::Read;
 use std::path::Path;
 
@@ -18,10 +19,13 @@ const LARGEST: usize = 1 << 24;
 const MOST_LAYERS: usize = 4096;
 const MOST_EXPERTS: usize = 4096;
 
+/// No model has more rotary embeddings.
+const MOST_ROPES: usize = 64;
+
 /// How the file describes a rotary embedding.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Rotary {
+struct Rotary {
     base: f64,
     /// Columns of a head that are rotated.
     dims: usize,
@@ -38,6 +42,15 @@ impl TryFrom<Rotary> for Rope {
         let inv_freq = rope_powers(base, dims).map(|p| 1.0 / p).collect();
         Ok(Rope { table: RopeTable { inv_freq, factor: 1.0, past: None }, style })
     }
+}
+
+/// A list of them.
+pub(crate) fn ropes<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Rope>, D::Error> {
+    let all = Vec::<Rotary>::deserialize(d)?;
+    if all.len() > MOST_ROPES {
+        return Err(D::Error::custom(format!("{} ropes; expected up to {MOST_ROPES}", all.len())));
+    }
+    all.into_iter().map(|r| r.try_into().map_err(D::Error::custom)).collect()
 }
 
 /// Reads the spec of a file.
@@ -72,6 +85,39 @@ fn check(spec: &Spec) -> Result<(), (String, String)> {
         0 => Ok(()),
         _ => Err((field, format!("is {n}, which does not divide {all}"))),
     };
+    let norm = |field: String, norm: Norm| match norm.eps >= 0.0 && norm.eps.is_finite() {
+        true => Ok(()),
+        false => Err((field, format!("has the eps {}; expected 0 or more", norm.eps))),
+    };
+    let factor = |field: String, x: f32| match x.is_finite() {
+        true => Ok(()),
+        false => Err((field, format!("is {x}; expected a finite number"))),
+    };
+    let cap = |field: String, x: Option<f32>| match x {
+        Some(x) if !(x > 0.0 && x.is_finite()) => Err((field, format!("is {x}; expected a number above 0"))),
+        _ => Ok(()),
+    };
+    let act = |field: String, f: Unary| match f {
+        Unary::Scale(k) => factor(field, k),
+        Unary::SoftCap(c) => cap(field, Some(c)),
+        Unary::Clamp(lo, hi) if lo.is_nan() || hi.is_nan() || lo > hi => {
+            Err((field, format!("clamps to {lo} to {hi}")))
+        }
+        _ => Ok(()),
+    };
+    norm("norm".into(), spec.norm)?;
+    norm("embed_norm".into(), spec.embed_norm.unwrap_or_default())?;
+    factor("embed_scale".into(), spec.embed_scale.unwrap_or(1.0))?;
+    factor("logit_scale".into(), spec.logit_scale.unwrap_or(1.0))?;
+    cap("soft_cap".into(), spec.soft_cap)?;
+    cap("clip".into(), spec.clip)?;
+    if spec.padding.is_some_and(|pad| pad as usize + 1 != spec.first_position) {
+        return Err(("padding".into(), "must be the number of the row before `first_position`".into()));
+    }
+    if let Head::Classes(c) = spec.head {
+        act("head".into(), c.dense.unwrap_or(Unary::Relu))?;
+        norm("head".into(), c.norm.unwrap_or_default())?;
+    }
     for (field, n) in [
         ("width", spec.width),
         ("vocab", spec.vocab),
@@ -85,20 +131,35 @@ fn check(spec: &Spec) -> Result<(), (String, String)> {
     }
     for (i, layer) in spec.layers.iter().enumerate() {
         let at = |field: &str| format!("layers[{i}].{field}");
+        norm(at("norm"), layer.norm)?;
+        if let Place::Scaled(k) = layer.place {
+            factor(at("place"), k)?;
+        }
         if let Some(a) = layer.mixer.attention() {
             let window = a.window.unwrap_or(1);
             let sizes = [("heads", a.heads), ("kv_heads", a.kv_heads), ("key_dim", a.key_dim), ("window", window)];
             sizes.into_iter().chain([("value_dim", a.value_dim)]).try_for_each(|(field, n)| size(at(field), n))?;
             divides(at("kv_heads"), a.kv_heads, a.heads)?;
+            factor(at("scale"), a.scale)?;
+            cap(at("soft_cap"), a.soft_cap)?;
+            if !a.causal && spec.head == Head::Vocabulary {
+                return Err((
+                    at("causal"),
+                    "is false, but logits are asked for; give `head = { hidden = \"mean\" }` or the like".into(),
+                ));
+            }
             if let Some(rope) = a.rope.filter(|r| *r >= spec.ropes.len()) {
                 return Err((at("rope"), format!("is {rope}, but there are {} ropes", spec.ropes.len())));
             }
         }
         if let Some(s) = layer.mixer.ssm() {
-            let rank = match s.kind {
-                SsmKind::Mamba { rank, .. } => rank,
-                SsmKind::Mamba2 { .. } => 1,
+            let (rank, own, (lo, hi)) = match s.kind {
+                SsmKind::Mamba { rank, norm } => (rank, norm, (0.0, 0.0)),
+                SsmKind::Mamba2 { norm, limits } => (1, norm.map(|n| n.0), limits.unwrap_or_default()),
             };
+            norm(at("kind"), own.unwrap_or_default())?;
+            act(at("act"), s.act)?;
+            act(at("limits"), Unary::Clamp(lo, hi))?;
             let sizes = [("inner", s.inner), ("heads", s.heads), ("groups", s.groups), ("state", s.state)];
             sizes.into_iter().chain([("taps", s.taps), ("rank", rank)]).try_for_each(|(f, n)| size(at(f), n))?;
             divides(at("heads"), s.heads, s.inner)?;
@@ -109,13 +170,20 @@ fn check(spec: &Spec) -> Result<(), (String, String)> {
                 [("rank", a.rank), ("plain_dim", a.plain_dim), ("rope_dim", a.rope_dim), ("value_dim", a.value_dim)];
             let more = [("heads", a.heads), ("query_rank", a.query_rank.unwrap_or(1))];
             sizes.into_iter().chain(more).try_for_each(|(field, n)| size(at(field), n))?;
+            factor(at("scale"), a.scale)?;
+            norm(at("eps"), Norm { eps: a.eps, ..layer.norm })?;
             if a.rope >= spec.ropes.len() {
                 return Err((at("rope"), format!("is {}, but there are {} ropes", a.rope, spec.ropes.len())));
             }
         }
         match layer.ffn {
-            Ffn::Plain { width, .. } | Ffn::Gated { width, .. } => size(at("ffn"), width)?,
+            Ffn::Plain { width, act: f } | Ffn::Gated { width, act: f } => {
+                size(at("ffn"), width)?;
+                act(at("act"), f)?;
+            }
             Ffn::Experts(e) => {
+                act(at("act"), e.act)?;
+                factor(at("route"), e.route.scale)?;
                 size(at("width"), e.width)?;
                 size(at("shared"), e.shared.unwrap_or(1))?;
                 if !(1..=MOST_EXPERTS).contains(&e.count) || !(1..=e.count).contains(&e.route.used) {

@@ -38,6 +38,9 @@ pub fn bench(a: &Bench) -> Result<(), Fail> {
     if context.checked_mul(streams).is_none() {
         return Err(format!("there is no memory for {streams} streams of {context} tokens; lower --streams").into());
     }
+    if spec.endless() && longest > u32::MAX as usize {
+        return Err(format!("{longest} positions are more than there can be; lower --prompt, --depth or --gen").into());
+    }
     let defaults = LoadOptions::default();
     let options = LoadOptions {
         context: Some(context),
@@ -55,9 +58,9 @@ pub fn bench(a: &Bench) -> Result<(), Fail> {
     let model = open::load(&package, a.load.compute, options)?;
     let mut streams = Streams { model, vocab: spec.vocab as u64, context, count: streams, adapters: adapters.all() };
     // States of fixed size are those after the last token, and are no longer what they were at the start.
-    let deep = start > a.prompt && a.r#gen > 0;
-    let again = deep && spec.layers.iter().any(|l| l.mixer.ssm().is_some());
-    if deep && !again {
+    let fixed = spec.layers.iter().any(|l| l.mixer.ssm().is_some());
+    let again = fixed && start != a.prompt && a.r#gen > 0;
+    if start > a.prompt && a.r#gen > 0 && !again {
         streams.run(0..start)?;
     }
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());

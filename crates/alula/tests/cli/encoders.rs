@@ -158,7 +158,7 @@ fn scores_equal_those_of_transformers() {
 
 #[test]
 fn what_is_no_encoder_and_what_is_one_is_said() {
-    let (mean, cross) = (model("mean"), model("cross_bert"));
+    let (mean, cross, roberta) = (model("mean"), model("cross_bert"), model("cross_roberta"));
     for (args, word) in [
         (&["run", &mean, "x"][..], "writes no text"),
         (&["chat", &mean], "writes no text"),
@@ -170,6 +170,8 @@ fn what_is_no_encoder_and_what_is_one_is_said() {
         (&["embed", &mean, "x", "--dimensions", "0"], "--dimensions"),
         (&["embed", &mean, "x", "--dimensions", "33"], "1 to 32"),
         (&["embed", &mean, "x", "--ctx", "65"], "1 to 64"),
+        (&["embed", &mean, "x", "--ctx", "1"], "room for 1 tokens, but the model adds 2"),
+        (&["rerank", &roberta, "x", "y", "--ctx", "3"], "room for 3 tokens, but the model adds 4"),
         (&["rerank", &cross, "x", "y", "--ctx", "0"], "1 to 64"),
         (&["embed", "./nope", "x"], "nope"),
     ] {
@@ -184,6 +186,27 @@ fn what_is_no_encoder_and_what_is_one_is_said() {
     let out = folder("encoder-logits").join("x.safetensors");
     alula(&["eval", "logits", &mean, "--ids", "2,8,9,3", "--out", out.to_str().unwrap()]).ok();
     assert!(std::fs::metadata(out).unwrap().len() > 4 * 32 * 4);
+}
+
+/// Each text has states of its own, in one step with others or alone.
+#[test]
+fn state_spaces_make_vectors_too() {
+    let folder = copy("mean", "recurrent");
+    std::fs::remove_file(folder.join("modules.json")).unwrap();
+    let path = folder.to_str().unwrap();
+    for case in ["mamba", "jamba", "granite_hybrid"] {
+        for file in ["config.json", "model.safetensors"] {
+            let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/parity").join(case).join(file);
+            std::fs::copy(from, folder.join(file)).unwrap();
+        }
+        let texts = ["a b c", "x", "a long text of letters a b c d e f g"];
+        let all = lines(&alula(&[&["embed", path][..], &texts].concat()).ok());
+        assert_eq!(all.len(), texts.len());
+        for (got, text) in all.iter().zip(texts) {
+            let alone = lines(&alula(&["embed", path, text]).ok());
+            assert_eq!(got["embedding"], alone[0]["embedding"], "{case}: {text}");
+        }
+    }
 }
 
 #[test]

@@ -51,6 +51,7 @@ fn what_cannot_be_done_ends_with_1() {
     let stub = file("stub.gguf", &whole[..100]);
     let empty = file("empty.gguf", b"");
     let text = file("text.gguf", b"This is no model.");
+    let mamba = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/parity/mamba");
     let bare = folder.join("bare");
     std::fs::create_dir(&bare).unwrap();
     let bare = bare.to_str().unwrap();
@@ -86,6 +87,7 @@ fn what_cannot_be_done_ends_with_1() {
         (&["bench", "--depth", "60", "--gen", "5", "--ctx", "64"], "128 positions"),
         (&["bench", "--prompt", "0", "--depth", "60", "--gen", "5", "--ctx", "64"], "65 positions"),
         (&["bench", "--prompt", "0", "--gen", "0", "--depth", "9"], "at least one token"),
+        (&["bench", mamba, "--gen", "18446744073709551615", "--depth", "3"], "more than there can be"),
         (&["eval", "greedy", "builtin", "--ids", "1,2", "-n", "18446744073709551615"], "memory"),
         (&["eval", "perplexity", "builtin", "Cargo.toml", "--ctx", "3"], "at least 4"),
         (&["eval", "perplexity", "builtin", "Cargo.toml", "--ctx", "8", "--chunks", "0"], "--chunks"),

@@ -171,6 +171,12 @@ fn streams_decode_together_after_a_depth() {
     assert!(text.starts_with("decode") && text.contains(" 2 tokens x 2 after 65: "), "{text}");
     let report = alula(&args).json();
     assert_eq!((&report["depth"], &report["streams"]), (&100.into(), &1.into()));
+    // States of fixed size stand at one position: a decode that begins before the prompt's end has states of its own.
+    for depth in ["0", "5", "130"] {
+        let jamba = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/parity/jamba");
+        alula(&["bench", jamba, "--runs", "1", "--prompt", "20", "--gen", "2", "--streams", "2", "--depth", depth])
+            .ok();
+    }
     // More sequences than a step usually has rows.
     let many = ["bench", "--runs", "1", "--prompt", "2", "--gen", "1", "--streams", "600", "--ctx", "512"];
     assert!(alula(&many).refused().contains("600 streams"));

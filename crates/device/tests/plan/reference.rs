@@ -10,6 +10,8 @@ pub(crate) type Rows = Vec<Vec<f64>>;
 fn unary(f: Unary, x: f64) -> f64 {
     match f {
         Unary::Relu => x.max(0.0),
+        Unary::Relu2 => x.max(0.0).powi(2),
+        Unary::GeluQuick => x / (1.0 + (-1.702 * x).exp()),
         Unary::Sigmoid => 1.0 / (1.0 + (-x).exp()),
         Unary::Silu => x / (1.0 + (-x).exp()),
         Unary::Gelu => x * 0.5 * (1.0 + libm::erf(x / 2f64.sqrt())),
@@ -43,6 +45,8 @@ pub(crate) fn reference(graph: &Graph, weights: &Weights, tokens: &[u32], types:
                 let id = |i: usize| match index {
                     Index::Tokens => tokens[i] as usize,
                     Index::Positions => i,
+                    Index::Places(pad) if tokens[i] == *pad => *pad as usize,
+                    Index::Places(pad) => *pad as usize + tokens[..=i].iter().filter(|t| *t != pad).count(),
                     Index::Types => types[i] as usize,
                 };
                 (0..n).map(|i| table[id(i) * cols..][..cols].to_vec()).collect()

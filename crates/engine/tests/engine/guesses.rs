@@ -44,6 +44,42 @@ fn a_model_that_guesses_says_the_same() {
     }
 }
 
+/// However few tokens and rows of logits a step has, and when sequences give way to each other.
+#[test]
+fn small_steps_say_the_same() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/parity/deepseek_v3_mtp");
+    let package = Package::open(&dir).unwrap();
+    let device = CpuDevice::new(Cpu::from_env().unwrap(), 1);
+    let run = |guess, outputs, step_tokens, pages| {
+        let (context, cache) = (Some(100), CacheType::F32);
+        let options = LoadOptions { context, guess, cache, outputs, step_tokens, pages, ..LoadOptions::default() };
+        let local = package.load(&device, options, &mut |_, _| ()).unwrap();
+        let mut engine = Engine::new(local, None, Options::default());
+        for prompt in [vec![3, 14, 15, 92, 65], vec![7; 40], vec![1]] {
+            let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+            let request = Request { prompt, max_tokens: Some(70), sampling, ignore_end: true, ..Request::default() };
+            engine.submit(request).unwrap();
+        }
+        let mut answers: BTreeMap<_, Answer> = BTreeMap::new();
+        finish(&mut engine, &mut answers);
+        answers.into_values().map(|a| a.tokens).collect::<Vec<_>>()
+    };
+    let plain = run(false, 8, 512, None);
+    assert_eq!(plain.iter().map(Vec::len).collect::<Vec<_>>(), [70, 60, 70]);
+    for (outputs, step_tokens, pages) in [
+        (1, 512, None),
+        (2, 512, None),
+        (3, 2, Some(3)),
+        (8, 1, None),
+        (8, 3, Some(2)),
+        (8, 64, Some(4)),
+        (5, 512, Some(3)),
+    ] {
+        let guessed = run(true, outputs, step_tokens, pages);
+        assert_eq!(guessed, plain, "{outputs} rows of logits, {step_tokens} tokens, {pages:?} pages");
+    }
+}
+
 #[test]
 fn a_model_without_the_layer_refuses() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/parity/qwen3");

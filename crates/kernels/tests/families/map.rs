@@ -6,6 +6,8 @@ type Case = (Unary, fn(f64) -> f64, f64, f64);
 
 const CASES: &[Case] = &[
     (Unary::Relu, |x| x.max(0.0), 0.0, 0.0),
+    (Unary::Relu2, |x| x.max(0.0).powi(2), EPS, 0.0),
+    (Unary::GeluQuick, |x| x / (1.0 + (-f64::from(1.702f32) * x).exp()), 60.0 * EPS, 0.0),
     (Unary::Silu, |x| x / (1.0 + (-x).exp()), 6.0 * EPS, 0.0),
     (Unary::Gelu, |x| x * 0.5 * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)), 2.0 * EPS, 1e-7),
     (
@@ -59,7 +61,8 @@ fn functions_of_one_number() {
             let y = exact(f64::from(x));
             // The exponential stops at 88, so that silu of a large negative number is x / exp(88).
             let tiny = 1e-36 + f64::from(x).abs() * 1e-38;
-            (y, y.abs() * relative + f64::from(x).abs().min(6.0) * of_x + tiny)
+            let bound = y.abs() * relative + f64::from(x).abs().min(6.0) * of_x + tiny;
+            (y, if y > f64::from(f32::MAX) { f64::INFINITY } else { bound })
         });
         within(&got, want, &what);
     }
@@ -86,8 +89,9 @@ fn functions_of_two_numbers() {
 fn nan_stays_nan_and_infinities_have_their_limits() {
     let x = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
     let nan = f32::NAN;
-    let want: [(Unary, [f32; 3]); 8] = [
+    let want: [(Unary, [f32; 3]); 9] = [
         (Unary::Relu, [nan, x[1], 0.0]),
+        (Unary::Relu2, [nan, x[1], 0.0]),
         (Unary::Silu, [nan, x[1], x[2]]), // -∞ / (1 + exp(88)); the limit 0 is not computed there
         (Unary::Gelu, [nan, x[1], nan]),
         (Unary::GeluTanh, [nan, x[1], nan]),

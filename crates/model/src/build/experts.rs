@@ -14,6 +14,11 @@ impl Builder<'_> {
         let bias = self.bias(&at("exp_probs_b"), e.count, Rows::All)?;
         let routes = self.push(at("ffn_routes"), Op::Route(e.route), &[scores], bias.as_slice())?;
         let width = self.spec.width;
+        for (stack, rows) in
+            [("gate", e.width), ("up", e.width), ("down", width), ("gate_up", e.width.saturating_mul(2))]
+        {
+            self.weights.whole(&at(&format!("ffn_{stack}_exps.weight")), rows.saturating_mul(e.count))?;
+        }
         let mut w = Vec::with_capacity(3 * e.count);
         for (part, n, k) in [("gate", e.width, width), ("up", e.width, width), ("down", width, e.width)] {
             for expert in 0..e.count {

@@ -13,6 +13,13 @@ impl Builder<'_> {
         let (table, style) = (self.tables[a.rope], self.spec.ropes[a.rope].style);
         let rope = Op::Rope { style, head_dim: rope_dim };
 
+        let all = |each: usize| heads.saturating_mul(each);
+        for (part, rows) in
+            [("kv_a_mqa", rank + rope_dim), ("kv_b", all(plain + value)), ("k_b", all(rank)), ("v_b", all(value))]
+        {
+            self.weights.whole(&at(&format!("attn_{part}.weight")), rows)?;
+        }
+
         // Queries: of each head the plain columns, projected into the latent space, and the rotated ones.
         let (stem, input) = match a.query_rank {
             Some(n) => {

@@ -337,7 +337,7 @@ impl<'a> Site<'a, '_> {
         // The rows that the weight has of its tensor.
         let taken = |t: Tensor, n: usize| {
             let (tensor, shape) = (String::new(), vec![n, t.cols()]);
-            Part { tensor, fix, rows, shape, name: String::new() }.rows(t).map_err(wrong)
+            Part { tensor, fix, rows, shape, name: String::new() }.take(t, rows).map_err(wrong)
         };
         let scale = target.scale;
         if target.table || self.embeds {
@@ -362,7 +362,7 @@ impl<'a> Site<'a, '_> {
             Rows::Transposed(_) => {
                 // (B A)ᵀ = Aᵀ Bᵀ, of some of B's rows, which `taken` transposes.
                 let part = Part { tensor: String::new(), fix, rows, shape: vec![rank, k], name: String::new() };
-                (part.rows(b).map_err(wrong)?, transpose(&a).map_err(wrong)?)
+                (part.take(b, part.rows).map_err(wrong)?, transpose(&a).map_err(wrong)?)
             }
             _ => (a, taken(b, n)?),
         };

@@ -68,8 +68,8 @@ fn bert(c: &Config<'_>) -> Result<Spec, ModelError> {
 
 fn roberta(c: &Config<'_>) -> Result<Spec, ModelError> {
     // GGUF files, which say `bert`, have these rows cut off.
-    let first_position = c.size("pad_token_id")?.unwrap_or(1) + 1;
-    like_bert(c, Bert { types: types(c, 2)?, first_position, ..Bert::new(c)? })
+    let padding = c.size("pad_token_id")?.unwrap_or(1);
+    like_bert(c, Bert { types: types(c, 2)?, padding: Some(padding), ..Bert::new(c)? })
 }
 
 fn distilbert(c: &Config<'_>) -> Result<Spec, ModelError> {
@@ -91,8 +91,8 @@ pub(super) fn types(c: &Config<'_>, default: usize) -> Result<Option<usize>, Mod
 pub(super) struct Bert {
     pub(super) norm: Norm,
     pub(super) types: Option<usize>,
-    /// Rows of the table of positions before that of the first.
-    pub(super) first_position: usize,
+    /// The token of padding, which has its own row of the table of positions; theirs begin behind it.
+    pub(super) padding: Option<usize>,
     /// Instead of a table of positions.
     pub(super) rope: Option<Rope>,
     pub(super) ffn: Ffn,
@@ -103,9 +103,9 @@ pub(super) struct Bert {
 impl Bert {
     pub(super) fn new(c: &Config<'_>) -> Result<Bert, ModelError> {
         Ok(Bert {
-            norm: Norm { kind: NormKind::Layer, eps: c.float("attention.layer_norm_epsilon", 1e-12)? },
+            norm: Norm { kind: NormKind::Layer, eps: c.eps("attention.layer_norm_epsilon", 1e-12)? },
             types: None,
-            first_position: 0,
+            padding: None,
             rope: None,
             ffn: Ffn::Plain { act: c.activation("hidden_act", Unary::Gelu)?, width: c.need("feed_forward_length")? },
             dense: TANH,
@@ -128,8 +128,9 @@ pub(super) fn like_bert(c: &Config<'_>, m: Bert) -> Result<Spec, ModelError> {
         Attention { heads, kv_heads, key_dim, value_dim, rope, window: None, scale, soft_cap: None, causal: false };
     let layer = Layer { norm: m.norm, place: Place::Post, mixer: Mixer::Attention(mixer), ffn: m.ffn };
     let rows = c.shape("position_embd.weight").and_then(|s| s.first().copied()).unwrap_or(0);
-    let positions = rows.saturating_sub(m.first_position);
-    let context = c.context(512)?.saturating_sub(m.first_position);
+    let first_position = m.padding.map_or(0, |pad| pad + 1);
+    let positions = rows.saturating_sub(first_position);
+    let context = c.context(512)?.saturating_sub(first_position);
     let context = if rope.is_some() { context } else { context.min(positions) };
     if context == 0 {
         return Err(c.error("context_length", format!("leaves no position: the table of positions has {rows}")));
@@ -140,7 +141,8 @@ pub(super) fn like_bert(c: &Config<'_>, m: Bert) -> Result<Spec, ModelError> {
         context,
         types: m.types,
         positions: rope.is_none().then_some(positions),
-        first_position: m.first_position,
+        first_position,
+        padding: m.padding.map(|pad| pad as u32),
         embed_norm: Some(m.norm),
         layers: vec![layer; c.layers()?],
         ropes: m.rope.into_iter().collect(),

@@ -65,7 +65,7 @@ fn deepseek(c: &Config<'_>, v3: bool) -> Result<Spec, ModelError> {
     if heads > 1 << 14 {
         return Err(c.error("attention.head_count", format!("is {heads}; expected at most 16384")));
     }
-    let norm = Norm { kind: NormKind::Rms, eps: c.float("attention.layer_norm_rms_epsilon", 1e-6)? };
+    let norm = Norm { kind: NormKind::Rms, eps: c.eps("attention.layer_norm_rms_epsilon", 1e-6)? };
     let style = if c.flag("rope_interleave") == Some(false) { RopeStyle::Halves } else { RopeStyle::Pairs };
     let defaults = Defaults { head_dim: rope_dim, base: 10_000.0, partial: 1.0, style, layer_type: None };
     let scale = latent_scale(c)? / ((plain_dim + rope_dim) as f64).sqrt();
@@ -89,28 +89,38 @@ fn deepseek(c: &Config<'_>, v3: bool) -> Result<Spec, ModelError> {
     let layers = c.layers()?.checked_sub(ahead).filter(|n| *n > 0);
     let layers = layers.ok_or_else(|| c.error("nextn_predict_layers", format!("is {ahead}, which is every layer")))?;
     let leading = c.size("leading_dense_block_count")?.unwrap_or(if v3 { 3 } else { 0 });
+    // Where only some of the further layers have experts (`moe_layer_freq`), their routers say which.
+    let routed = |i: usize| i >= leading && c.shape(&format!("blk.{i}.ffn_gate_inp.weight")).is_some();
     let sparse = match c.size("expert_count")? {
         None | Some(0) => dense,
-        Some(_) => Ffn::Experts(experts(c, v3, act)?),
+        Some(_) => Ffn::Experts(experts(c, v3, act, (0..=layers).find(|i| routed(*i)))?),
     };
+    let ffn = |i: usize| if routed(i) { sparse } else { dense };
     Ok(Spec {
         width,
         vocab,
         context: c.context(if v3 { 4096 } else { 2048 })?,
-        layers: (0..layers).map(|i| layer(if i < leading { dense } else { sparse })).collect(),
+        layers: (0..layers).map(|i| layer(ffn(i))).collect(),
         ropes: vec![rope(c, defaults)?],
         norm,
         tied: c.tied(),
-        draft: c.shape(&format!("blk.{layers}.nextn.eh_proj.weight")).map(|_| layer(sparse)),
+        draft: c.shape(&format!("blk.{layers}.nextn.eh_proj.weight")).map(|_| layer(ffn(layers))),
         ..Spec::default()
     })
 }
 
 /// Version 2 takes the best experts of the groups with the best ones by softmax; version 3 those of the groups with the best
 /// two by sigmoid and a bias.
-fn experts(c: &Config<'_>, v3: bool, act: Unary) -> Result<crate::Experts, ModelError> {
+fn experts(c: &Config<'_>, v3: bool, act: Unary, sparse: Option<usize>) -> Result<crate::Experts, ModelError> {
     let mut e = c.experts(act, c.need("expert_feed_forward_length")?, false)?;
-    e.sigmoid = if c.is_gguf() { c.size("expert_gating_func")? == Some(2) } else { v3 };
+    e.sigmoid = match c.size("expert_gating_func")?.filter(|_| c.is_gguf()) {
+        None | Some(0) => v3 && !c.is_gguf(),
+        Some(1) => false,
+        Some(2) => true,
+        Some(n) => {
+            return Err(c.error("expert_gating_func", format!("is {n}; supported are 1, softmax, and 2, sigmoid")));
+        }
+    };
     let grouped = c.is_gguf() || v3 || c.json("topk_method").is_some_and(|m| m == "group_limited_greedy");
     let default = v3.then_some((8, 4));
     let all = c.size("expert_group_count")?.or(default.map(|d| d.0)).filter(|_| grouped);
@@ -129,9 +139,11 @@ fn experts(c: &Config<'_>, v3: bool, act: Unary) -> Result<crate::Experts, Model
         None => v3,
     };
     let scale = c.float("expert_weights_scale", if v3 { 2.5 } else { 1.0 })?;
-    // 0 says that there is none.
-    e.route.scale = if scale == 0.0 { 1.0 } else { scale };
-    let shared = c.size("expert_shared_count")?.unwrap_or(if v3 { 1 } else { 2 });
-    e.shared = (shared > 0).then_some(shared.saturating_mul(e.width));
+    // In GGUF, 0 says that there is none.
+    e.route.scale = if scale == 0.0 && c.is_gguf() { 1.0 } else { scale };
+    e.shared = match c.size("expert_shared_count")? {
+        Some(n) => Some(n.saturating_mul(e.width)).filter(|n| *n > 0),
+        None => sparse.and_then(|i| c.shape(&format!("blk.{i}.ffn_up_shexp.weight"))?.first().copied()),
+    };
     Ok(e)
 }

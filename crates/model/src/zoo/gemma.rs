@@ -86,7 +86,7 @@ fn gemma(
 ) -> Result<Spec, ModelError> {
     let (vocab, width) = c.embedding()?;
     let (heads, kv_heads, key_dim, value_dim) = c.heads(Some(256), counts)?;
-    let norm = Norm { kind: NormKind::Rms, eps: c.float("attention.layer_norm_rms_epsilon", 1e-6)? };
+    let norm = Norm { kind: NormKind::Rms, eps: c.eps("attention.layer_norm_rms_epsilon", 1e-6)? };
     let act = if counts.is_some() { "hidden_activation" } else { "hidden_act" };
     let ffn = Ffn::Gated { act: c.activation(act, Unary::GeluTanh)?, width: c.need("feed_forward_length")? };
     let derived = match (wide, counts) {

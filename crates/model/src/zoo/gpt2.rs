@@ -23,7 +23,7 @@ const NAMES: &[Name] = &[
 fn spec(c: &Config<'_>) -> Result<Spec, ModelError> {
     let (vocab, width) = c.embedding()?;
     let (heads, kv_heads, key_dim, value_dim) = c.heads(None, None)?;
-    let norm = Norm { kind: NormKind::Layer, eps: c.float("attention.layer_norm_epsilon", 1e-5)? };
+    let norm = Norm { kind: NormKind::Layer, eps: c.eps("attention.layer_norm_epsilon", 1e-5)? };
     let ffn = Ffn::Plain {
         act: c.activation("activation_function", Unary::GeluTanh)?,
         width: c.size("feed_forward_length")?.filter(|w| *w > 0).unwrap_or(4 * width),

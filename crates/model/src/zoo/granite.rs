@@ -18,8 +18,12 @@ pub(super) static GRANITE_HYBRID: Arch = Arch {
     spec: granite_hybrid,
 };
 
-pub(super) static GRANITE_MOE: Arch =
-    Arch { gguf: "granitemoe", hf: &["granitemoe"], names: &[EXPERTS, MATRICES, NORMS], spec: granite_moe };
+pub(super) static GRANITE_MOE: Arch = Arch {
+    gguf: "granitemoe",
+    hf: &["granitemoe", "granitemoeshared"],
+    names: &[SHARED, EXPERTS, MATRICES, NORMS],
+    spec: granite_moe,
+};
 
 pub(super) static BAMBA: Arch =
     Arch { gguf: "bamba", hf: &["bamba"], names: &[BLOCKS, HYBRID, MATRICES, NORMS], spec: bamba };
@@ -115,22 +119,17 @@ fn experts(c: &Config<'_>, spec: &mut Spec, shared: Option<usize>) -> Result<(),
     Ok(())
 }
 
-/// Granite 3 with experts (IBM 2024).
+/// Granite 3 with experts (IBM 2024), perhaps with one that every token has.
 fn granite_moe(c: &Config<'_>) -> Result<Spec, ModelError> {
     let mut spec = granite(c)?;
-    experts(c, &mut spec, None)?;
+    let shared = c.size("expert_shared_feed_forward_length")?.or(c.size("shared_intermediate_size")?);
+    experts(c, &mut spec, shared.filter(|n| *n > 0))?;
     Ok(spec)
 }
 
 fn bamba(c: &Config<'_>) -> Result<Spec, ModelError> {
-    let attends: Vec<u64> = match c.json("attn_layer_indices") {
-        Some(all) => {
-            let all = all.as_array().and_then(|a| a.iter().map(serde_json::Value::as_u64).collect());
-            all.ok_or_else(|| c.error("attn_layer_indices", "must be a list of layers"))?
-        }
-        None => vec![],
-    };
-    let recurrent = (0..c.layers()? as u64).map(|i| !attends.contains(&i)).collect();
+    let attends = c.places("attn_layer_indices")?;
+    let recurrent = (0..c.layers()?).map(|i| !attends.contains(&i)).collect();
     let (norm, ffn) = (norm(c, 1e-5)?, c.need("feed_forward_length")?);
     let ssm = Some(mamba2(c, norm)?);
     hybrid(c, Hybrid { norm, context: 262_144, partial: Some(0.5), style: style(c), ffn, recurrent, ssm })
@@ -142,7 +141,7 @@ fn mamba2(c: &Config<'_>, norm: Norm) -> Result<Ssm, ModelError> {
 
 /// The norm of a hybrid, with its class's default.
 pub(super) fn norm(c: &Config<'_>, eps: f64) -> Result<Norm, ModelError> {
-    Ok(Norm { kind: NormKind::Rms, eps: c.float("attention.layer_norm_rms_epsilon", eps)? })
+    Ok(Norm { kind: NormKind::Rms, eps: c.eps("attention.layer_norm_rms_epsilon", eps)? })
 }
 
 /// Layers of attention or a state space, each with a gated unit.

@@ -48,7 +48,7 @@ impl Default for Llama {
 pub(super) fn like_llama(c: &Config<'_>, m: Llama) -> Result<Spec, ModelError> {
     let (vocab, width) = c.embedding()?;
     let (heads, kv_heads, key_dim, value_dim) = c.heads(m.head_dim, None)?;
-    let norm = Norm { kind: NormKind::Rms, eps: c.float("attention.layer_norm_rms_epsilon", m.eps)? };
+    let norm = Norm { kind: NormKind::Rms, eps: c.eps("attention.layer_norm_rms_epsilon", m.eps)? };
     let defaults = Defaults { head_dim: key_dim, base: m.base, partial: 1.0, style: m.style, layer_type: None };
     let ffn = Ffn::Gated { act: c.activation("hidden_act", Unary::Silu)?, width: c.need("feed_forward_length")? };
     let layers = c.layers()?;

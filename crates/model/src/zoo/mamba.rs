@@ -54,7 +54,7 @@ fn mamba1(c: &Config<'_>) -> Result<Spec, ModelError> {
     };
     let norm = norm(c)?;
     // GGUF has one epsilon.
-    let eps = if c.is_gguf() { norm.eps } else { c.float("mixer_rms_eps", 1e-6)? };
+    let eps = if c.is_gguf() { norm.eps } else { c.eps("mixer_rms_eps", 1e-6)? };
     // Falcon Mamba's file gives the columns beside a factor that would make others.
     let given = if c.is_gguf() { None } else { c.size("feed_forward_length")?.filter(|n| *n > 0) };
     let inner = given.map_or_else(|| inner(c), Ok)?;
@@ -69,7 +69,7 @@ fn mamba2(c: &Config<'_>) -> Result<Spec, ModelError> {
 
 fn norm(c: &Config<'_>) -> Result<Norm, ModelError> {
     let key = if c.is_gguf() { "attention.layer_norm_rms_epsilon" } else { "layer_norm_epsilon" };
-    Ok(Norm { kind: NormKind::Rms, eps: c.float(key, 1e-5)? })
+    Ok(Norm { kind: NormKind::Rms, eps: c.eps(key, 1e-5)? })
 }
 
 fn spec(c: &Config<'_>, norm: Norm, mixer: Ssm) -> Result<Spec, ModelError> {
@@ -112,7 +112,7 @@ pub(super) fn inner(c: &Config<'_>) -> Result<usize, ModelError> {
         return c.need("ssm.inner_size");
     }
     let width = c.need("embedding_length")?;
-    match (f64::from(c.float("ssm.expand", 2.0)?) * width as f64) as usize {
+    match (c.number("ssm.expand")?.unwrap_or(2.0) * width as f64) as usize {
         n @ 1..=0x100_0000 => Ok(n),
         n => Err(c.error("ssm.expand", format!("makes {n} columns of {width}; expected 1 to {}", 1 << 24))),
     }

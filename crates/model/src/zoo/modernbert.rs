@@ -28,7 +28,7 @@ const NAMES: &[Name] = &[
 fn spec(c: &Config<'_>) -> Result<Spec, ModelError> {
     let (vocab, width) = c.embedding()?;
     let (heads, kv_heads, key_dim, value_dim) = c.heads(None, None)?;
-    let norm = Norm { kind: NormKind::Layer, eps: c.float("attention.layer_norm_epsilon", 1e-5)? };
+    let norm = Norm { kind: NormKind::Layer, eps: c.eps("attention.layer_norm_epsilon", 1e-5)? };
     let ffn =
         Ffn::Gated { act: c.activation("hidden_activation", Unary::Gelu)?, width: c.need("feed_forward_length")? };
     let layers = c.layers()?;
@@ -59,7 +59,13 @@ fn spec(c: &Config<'_>) -> Result<Spec, ModelError> {
     let near = table("sliding_attention", "local_rope_theta", 10_000.0)?;
     let mean = match c.is_gguf() {
         true => c.size("classifier.pooling_type")?.is_none_or(|kind| kind == 1),
-        false => c.text("classifier_pooling")? == Some("mean"),
+        false => match c.text("classifier_pooling")? {
+            None | Some("cls") => false,
+            Some("mean") => true,
+            Some(other) => {
+                return Err(c.error("classifier_pooling", format!("is `{other}`; supported are cls and mean")));
+            }
+        },
     };
     let pool = if mean { Pool::Mean } else { Pool::Token };
     Ok(Spec {

@@ -70,10 +70,9 @@ fn sparse(c: &Config<'_>, spec: &mut Spec, normalise: bool, shared: Option<usize
     let mut experts = c.experts(act, c.need("expert_feed_forward_length")?, normalise)?;
     experts.shared = shared;
     let step = c.size("decoder_sparse_step")?.unwrap_or(1);
-    let plain = c.json("mlp_only_layers").and_then(|v| v.as_array());
+    let plain = c.places("mlp_only_layers")?;
     for (i, layer) in spec.layers.iter_mut().enumerate() {
-        let listed = plain.is_some_and(|list| list.iter().any(|v| v.as_u64() == Some(i as u64)));
-        if !listed && step > 0 && (i + 1) % step == 0 {
+        if !plain.contains(&i) && step > 0 && (i + 1) % step == 0 {
             layer.ffn = Ffn::Experts(experts);
         }
     }
@@ -83,8 +82,8 @@ fn sparse(c: &Config<'_>, spec: &mut Spec, normalise: bool, shared: Option<usize
 fn qwen2(c: &Config<'_>) -> Result<Spec, ModelError> {
     let mut spec = qwen(c, None)?;
     let shared = match c.size("expert_shared_feed_forward_length")? {
-        // Older GGUF files leave it to the tensor.
-        None => c.shape("blk.0.ffn_up_shexp.weight").and_then(|s| s.first().copied()),
+        // Older GGUF files leave it to the tensors; the first layers may be without.
+        None => (0..spec.layers.len()).find_map(|i| c.shape(&format!("blk.{i}.ffn_up_shexp.weight"))?.first().copied()),
         width => width,
     };
     sparse(c, &mut spec, false, shared)?;
@@ -98,13 +97,11 @@ fn qwen3(c: &Config<'_>) -> Result<Spec, ModelError> {
 }
 
 fn olmoe(c: &Config<'_>) -> Result<Spec, ModelError> {
-    if let Some(v) = c.json("clip_qkv") {
-        return Err(c.error("clip_qkv", format!("is {v}; models that clip queries, keys and values do not run")));
-    }
     let mut spec = like_llama(c, Llama { context: 4096, eps: 1e-5, ..Llama::default() })?;
     let normalise = if c.is_gguf() { false } else { c.truth("expert_weights_norm")?.unwrap_or(false) };
     let width = c.size("expert_feed_forward_length")?.map_or_else(|| c.need("feed_forward_length"), Ok)?;
     let experts = c.experts(c.activation("hidden_act", Unary::Silu)?, width, normalise)?;
+    spec.clip = c.cap("attention.clamp_kqv", None)?;
     spec.layers.iter_mut().for_each(|layer| layer.ffn = Ffn::Experts(experts));
     Ok(spec)
 }

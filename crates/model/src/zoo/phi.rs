@@ -28,7 +28,7 @@ fn phi3(c: &Config<'_>) -> Result<Spec, ModelError> {
 fn phi2(c: &Config<'_>) -> Result<Spec, ModelError> {
     let (vocab, width) = c.embedding()?;
     let (heads, kv_heads, key_dim, value_dim) = c.heads(None, None)?;
-    let norm = Norm { kind: NormKind::Layer, eps: c.float("attention.layer_norm_epsilon", 1e-5)? };
+    let norm = Norm { kind: NormKind::Layer, eps: c.eps("attention.layer_norm_epsilon", 1e-5)? };
     let style = RopeStyle::Halves;
     let defaults = Defaults { head_dim: key_dim, base: 10_000.0, partial: 0.5, style, layer_type: None };
     let ffn = Ffn::Plain { act: c.activation("hidden_act", Unary::GeluTanh)?, width: c.need("feed_forward_length")? };
