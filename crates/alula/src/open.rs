@@ -81,8 +81,10 @@ pub fn disk(package: &Package) -> Option<f64> {
 pub fn traffic(t: &alula_device::Traffic) -> String {
     let share = |n: u64| 100.0 * n as f64 / t.wanted.max(1) as f64;
     let (found, ahead, gb, waited) = (share(t.found), share(t.ahead), t.read as f64 / 1e9, t.waited.as_secs_f64());
+    let uses = t.wanted;
     format!(
-        "weights fetched: {found:.0} % were in memory, {ahead:.0} % read ahead; {gb:.2} GB read, {waited:.2} s waited"
+        "weights that are fetched: of {uses} uses {found:.0} % found them in memory and {ahead:.0} % read ahead; {gb:.2} GB \
+         read, {waited:.2} s waited"
     )
 }
 

@@ -13,6 +13,7 @@ pub mod kept;
 mod loader;
 mod lora;
 mod pager;
+mod prepare;
 mod read;
 mod stage;
 mod state;
