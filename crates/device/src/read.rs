@@ -37,13 +37,21 @@ impl Reader {
     /// The bytes of `range`, which lie in `buffer` or in the mapping.
     ///
     /// # Errors
-    /// What the system says; the file has become shorter.
+    /// What the system says; the file was written to.
     pub(crate) fn read<'b>(&'b self, range: Range<usize>, buffer: &'b mut Vec<u8>) -> io::Result<&'b [u8]> {
+        let unwritten = || match self.storage.is_unwritten() {
+            true => Ok(()),
+            false => Err(io::Error::other("it was written to after the model was loaded; load the model again")),
+        };
         match &self.direct {
-            Some(file) => aligned(file, self.storage.len(), range, buffer),
+            Some(file) => {
+                let bytes = aligned(file, self.storage.len(), range, buffer);
+                unwritten().and(bytes)
+            }
+            // Beyond the end that it has by now, the mapping must not be touched.
             None => {
-                let unchanged = self.storage.is_unchanged();
-                self.storage.get(range).filter(|_| unchanged).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+                unwritten()?;
+                self.storage.get(range).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
             }
         }
     }
@@ -76,6 +84,7 @@ fn aligned<'b>(file: &File, len: usize, range: Range<usize>, buffer: &'b mut Vec
     use std::os::unix::fs::FileExt;
     let (first, end) = (range.start / ALIGN * ALIGN, range.end.min(len).next_multiple_of(ALIGN));
     if buffer.len() < room(range.len()) {
+        buffer.try_reserve_exact(room(range.len()) - buffer.len())?;
         buffer.resize(room(range.len()), 0);
     }
     let skip = buffer.as_ptr().align_offset(ALIGN);
@@ -115,7 +124,11 @@ pub fn disk_speed(storage: &Storage) -> Option<f64> {
             while start.elapsed() < Duration::from_millis(100) {
                 // Far from each other, so that the disk's own read-ahead is of no use.
                 let at = next.fetch_add(1, Relaxed) * (parts / 2 + 1) % parts * PART;
-                read.fetch_add(reader.read(at..at + PART, &mut buffer)?.len(), Relaxed);
+                let bytes = reader.read(at..at + PART, &mut buffer)?;
+                // What is mapped is read when it is touched, and anew when it was released.
+                std::hint::black_box(bytes.iter().step_by(ALIGN).fold(0, |all, byte| all ^ byte));
+                read.fetch_add(bytes.len(), Relaxed);
+                storage.release(at..at + PART);
             }
             Ok(())
         };
@@ -157,12 +170,23 @@ mod tests {
                 }
             }
         }
-        let file = File::options().write(true).open(&path).expect("opened");
-        file.set_len(ALIGN as u64).expect("cut");
+        // Another name and no name are no matter; other bytes are, and bytes that are gone.
+        let moved = path.with_extension("moved");
+        std::fs::rename(&path, &moved).expect("renamed");
+        let file = File::options().write(true).open(&moved).expect("opened");
+        std::fs::remove_file(&moved).expect("removed");
         for reader in &mut readers {
-            assert!(reader.read(ALIGN..ALIGN + 10, &mut buffer).is_err());
+            assert_eq!(reader.read(5..10, &mut buffer).expect("read"), &bytes[5..10]);
         }
-        std::fs::remove_file(&path).expect("removed");
+        std::thread::sleep(Duration::from_millis(20));
+        std::io::Write::write_all(&mut &file, &[0; 10]).expect("written");
+        for len in [bytes.len(), ALIGN] {
+            file.set_len(len as u64).expect("cut");
+            for reader in &mut readers {
+                let why = reader.read(ALIGN..ALIGN + 10, &mut buffer).expect_err("other bytes").to_string();
+                assert!(why.contains("written to"), "{why}");
+            }
+        }
         assert!(disk_speed(&Storage::from(vec![0; 4 << 20])).is_none());
     }
 }

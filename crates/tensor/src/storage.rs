@@ -112,6 +112,18 @@ impl Storage {
         }
     }
 
+    /// Whether the mapped file has the bytes that it was mapped with: of what [`is_unchanged`](Storage::is_unchanged) looks at,
+    /// new names and rights are no matter. True for memory that is no mapped file.
+    pub fn is_unwritten(&self) -> bool {
+        match &self.0 {
+            Kind::Mapped(m) => {
+                let same = |now: Stamp| Stamp { changed: m.stamp.changed, ..now } == m.stamp;
+                m.file.metadata().and_then(|now| Stamp::of(&now)).is_ok_and(same)
+            }
+            _ => true,
+        }
+    }
+
     /// The mapped file, whose bytes these are.
     pub fn file(&self) -> Option<&File> {
         if let Kind::Mapped(m) = &self.0 { Some(&m.file) } else { None }
