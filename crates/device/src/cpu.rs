@@ -4,6 +4,7 @@ use crate::cores::{bind, cores};
 use crate::kept::Saving;
 use crate::loader::Loader;
 use crate::lora::Adapted;
+use crate::pager::Fetcher;
 use crate::prepare::{Prepared, paged, place};
 use crate::stage::{JOINED, Linear, Place, Stage, Step, networks};
 use crate::state::{Slots, State};
@@ -23,12 +24,14 @@ pub struct CpuDevice {
     pub(crate) cpu: Cpu,
     pub(crate) pool: Arc<Pool>,
     pub(crate) memory: Option<usize>,
+    /// The processors that there are for threads of other work, where those of the pool are bound.
+    processors: Vec<usize>,
 }
 
 impl CpuDevice {
     /// A device with `threads` threads at the level of `cpu`.
     pub fn new(cpu: Cpu, threads: usize) -> CpuDevice {
-        CpuDevice { cpu, pool: Arc::new(Pool::new(threads)), memory: None }
+        CpuDevice { cpu, pool: Arc::new(Pool::new(threads)), memory: None, processors: Vec::new() }
     }
 
     /// The same with each thread bound to a physical core of its own, the caller's, which is to run the plans, among them.
@@ -38,6 +41,7 @@ impl CpuDevice {
     /// There are fewer cores than threads, or the system cannot do it; the caller's thread may then be bound to one.
     pub fn bound(cpu: Cpu, threads: usize) -> Result<CpuDevice, DeviceError> {
         let cores = cores();
+        let processors = cores.concat();
         let none = |why: String| DeviceError::Bind { threads, why };
         let Some(cores) = cores.get(..threads.max(1)) else {
             return Err(none(format!(
@@ -46,7 +50,7 @@ impl CpuDevice {
             )));
         };
         let pool = bound(cores).map_err(|e| none(format!("the system says: {e}; leave it to the system")))?;
-        Ok(CpuDevice { cpu, pool: Arc::new(pool), memory: None })
+        Ok(CpuDevice { cpu, pool: Arc::new(pool), memory: None, processors })
     }
 
     /// The same with plans that take so many bytes at most. Weights that do not fit are fetched from their files when they are
@@ -88,6 +92,10 @@ impl Device for CpuDevice {
         self.divide(graph, source, limits).map(|(_, needs)| needs)
     }
 
+    fn budget(&self) -> Option<usize> {
+        self.memory
+    }
+
     fn compile(
         &self,
         graph: &Graph,
@@ -105,7 +113,11 @@ impl Device for CpuDevice {
             a.room
         });
         let prepared = self.prepare(graph, &mut loader, limits, progress)?;
-        let stream = room.map(|room| Stream::new(self.cpu, graph, &prepared.stages, &mut loader, room)).transpose()?;
+        let stream = |room| {
+            let fetcher = Fetcher { cpu: self.cpu, processors: self.processors.clone() };
+            Stream::new(fetcher, graph, &prepared.stages, &mut loader, room)
+        };
+        let stream = room.map(stream).transpose()?;
         let Prepared { stages, arena, widest, widest_blocks, group, dim, mut sorted, gathered, input, adapters } =
             prepared;
         let none = || {

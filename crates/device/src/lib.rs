@@ -71,8 +71,8 @@ pub enum DeviceError {
     },
     /// It does not fit, even if weights are fetched when they are needed.
     #[error(
-        "with what is fetched when it is needed left out, {least} bytes of memory are needed, and there are {budget}; ask for a \
-         shorter context, smaller steps or a smaller cache type, or give it more"
+        "with what is fetched when it is needed left out, {least} bytes of memory are needed beside what the program itself \
+         takes, and there are {budget}; ask for a shorter context, smaller steps or a smaller cache type, or give it more"
     )]
     Budget {
         /// Bytes that there are.
@@ -176,6 +176,11 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// As there.
     fn needs(&self, graph: &Graph, weights: &dyn WeightSource, limits: Limits) -> Result<Needs, DeviceError>;
+
+    /// Bytes that a plan may take, if the device was told.
+    fn budget(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// A graph made ready on a device.

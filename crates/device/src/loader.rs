@@ -119,7 +119,9 @@ impl<'a> Loader<'a> {
             return Ok(p);
         }
         let t = self.table(w)?;
-        let p = Arc::new(Packed::new(self.ctx, t.dtype(), t.rows(), t.cols(), t.bytes()));
+        let none = || wrong(format!("there is no memory for its {} bytes", t.bytes().len()));
+        let packed = Packed::reusing(self.ctx, (t.dtype(), t.rows(), t.cols()), t.bytes(), None);
+        let p = Arc::new(packed.ok_or_else(none)?);
         t.release();
         if self.keeps {
             let name = self.graph.weights()[w.0].name.clone();

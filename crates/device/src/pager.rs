@@ -5,6 +5,7 @@
 //! whether they will be needed then. What is kept is therefore what is expected back soonest: the distance of the stage, plus
 //! whole rounds for experts that are needed once in so many rounds, which is counted, old rounds for less than new ones.
 
+use crate::cores::bind;
 use crate::read::{Reader, THREADS};
 use crate::{DeviceError, Traffic};
 use alula_kernels::{Ctx, Packed, Pool};
@@ -47,6 +48,14 @@ impl Unit {
 /// A unit that is here, and the matrices of its parts.
 pub(crate) type Come = (usize, Vec<Arc<Packed>>);
 
+/// What the threads that fetch are like.
+pub(crate) struct Fetcher {
+    /// The level at which they pack.
+    pub(crate) cpu: Cpu,
+    /// Where they may run, if not where the thread that starts them may.
+    pub(crate) processors: Vec<usize>,
+}
+
 /// Fetches units in threads of its own.
 pub(crate) struct Pager {
     shared: Arc<Shared>,
@@ -54,7 +63,7 @@ pub(crate) struct Pager {
 }
 
 struct Shared {
-    cpu: Cpu,
+    fetcher: Fetcher,
     units: Vec<Unit>,
     readers: Vec<Reader>,
     /// Bytes that units may take together.
@@ -116,34 +125,8 @@ enum Held {
 impl Pager {
     /// # Errors
     /// The system gives no thread.
-    pub(crate) fn new(cpu: Cpu, units: Vec<Unit>, room: usize) -> std::io::Result<Pager> {
-        let mut readers: Vec<Reader> = Vec::new();
-        for part in units.iter().flat_map(|u| &u.parts) {
-            let storage = part.tensor.storage().0;
-            if !readers.iter().any(|r| r.is_of(storage)) {
-                readers.push(Reader::new(storage));
-            }
-        }
-        let slot = |unit: &Unit| {
-            // What is not fetched is always here.
-            let held = if unit.parts.is_empty() { Held::Here(Vec::new()) } else { Held::Absent };
-            Slot { held, ..Slot::default() }
-        };
-        let stages = units.iter().map(|u| u.stage + 1).max().unwrap_or(0);
-        let state = State {
-            slots: units.iter().map(slot).collect(),
-            now: 0,
-            visits: vec![Visits { all: 0.0, one: 1.0 }; stages],
-            parts: VecDeque::new(),
-            demand: VecDeque::new(),
-            guesses: VecDeque::new(),
-            taken: 0,
-            failed: None,
-            stop: false,
-            traffic: Traffic::default(),
-        };
-        let (work, come) = (Condvar::new(), Condvar::new());
-        let shared = Arc::new(Shared { cpu, units, readers, room, state: Mutex::new(state), work, come });
+    pub(crate) fn new(fetcher: Fetcher, units: Vec<Unit>, room: usize) -> std::io::Result<Pager> {
+        let shared = Arc::new(Shared::new(fetcher, units, room));
         let mut pager = Pager { shared, threads: Vec::new() };
         for i in 0..THREADS {
             let shared = Arc::clone(&pager.shared);
@@ -266,13 +249,47 @@ impl Drop for Pager {
 }
 
 impl Shared {
+    fn new(fetcher: Fetcher, units: Vec<Unit>, room: usize) -> Shared {
+        let mut readers: Vec<Reader> = Vec::new();
+        for part in units.iter().flat_map(|u| &u.parts) {
+            let storage = part.tensor.storage().0;
+            if !readers.iter().any(|r| r.is_of(storage)) {
+                readers.push(Reader::new(storage));
+            }
+        }
+        let slot = |unit: &Unit| {
+            // What is not fetched is always here.
+            let held = if unit.parts.is_empty() { Held::Here(Vec::new()) } else { Held::Absent };
+            Slot { held, ..Slot::default() }
+        };
+        let stages = units.iter().map(|u| u.stage + 1).max().unwrap_or(0);
+        let state = State {
+            slots: units.iter().map(slot).collect(),
+            now: 0,
+            visits: vec![Visits { all: 0.0, one: 1.0 }; stages],
+            parts: VecDeque::new(),
+            demand: VecDeque::new(),
+            guesses: VecDeque::new(),
+            taken: 0,
+            failed: None,
+            stop: false,
+            traffic: Traffic::default(),
+        };
+        let (work, come) = (Condvar::new(), Condvar::new());
+        Shared { fetcher, units, readers, room, state: Mutex::new(state), work, come }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn work(&self) {
         let (pool, mut buffer) = (Pool::new(1), Vec::new());
-        let ctx = Ctx { cpu: self.cpu, pool: &pool };
+        let Fetcher { cpu, processors } = &self.fetcher;
+        if !processors.is_empty() {
+            _ = bind(processors); // elsewhere they are slow, but right
+        }
+        let ctx = Ctx { cpu: *cpu, pool: &pool };
         let mut s = self.lock();
         while !s.stop {
             let Some((unit, part, old)) = self.next(&mut s) else {
@@ -282,7 +299,7 @@ impl Shared {
             drop(s);
             let got =
                 catch_unwind(AssertUnwindSafe(|| self.fetch(ctx, &self.units[unit].parts[part], old, &mut buffer)));
-            let got = got.unwrap_or_else(|_| Err("there is no memory for it".to_owned()));
+            let got = got.unwrap_or_else(|_| Err("it cannot be brought into form".to_owned()));
             s = self.lock();
             self.arrive(&mut s, unit, part, got);
         }
@@ -320,18 +337,26 @@ impl Shared {
         }
     }
 
-    /// Makes room for a unit. Gives what was there, or nothing where all that may go is expected sooner than `after`.
+    /// Makes room for a unit. Gives what was there; or nothing, and leaves everything, where all that may go is expected sooner
+    /// than `after`.
     fn clear(&self, s: &mut State, unit: usize, after: f64) -> Option<Vec<Packed>> {
-        let (need, mut old) = (self.units[unit].bytes(), Vec::new());
-        while s.taken + need > self.room {
+        // One that is larger than the room has it for itself.
+        let need = self.units[unit].bytes().min(self.room);
+        let (mut left, mut going) = (s.taken, Vec::new());
+        while left > self.room - need {
             let may_go = |u: &usize| {
                 let slot = &s.slots[*u];
-                matches!(&slot.held, Held::Here(parts) if !parts.is_empty()) && !slot.wanted
+                matches!(&slot.held, Held::Here(parts) if !parts.is_empty()) && !slot.wanted && !going.contains(u)
             };
             let each = (0..self.units.len()).filter(may_go).map(|u| (self.rounds(s, u), u));
             let (_, last) = each.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|l| l.0 > after)?;
-            s.taken -= self.units[last].bytes();
-            if let Held::Here(parts) = std::mem::take(&mut s.slots[last].held) {
+            left -= self.units[last].bytes();
+            going.push(last);
+        }
+        s.taken = left;
+        let mut old = Vec::new();
+        for u in going {
+            if let Held::Here(parts) = std::mem::take(&mut s.slots[u].held) {
                 old.extend(parts.into_iter().filter_map(Arc::into_inner));
             }
         }
@@ -356,7 +381,7 @@ impl Shared {
         let bytes = reader.read(range, buffer).map_err(|e| format!("its file cannot be read: {e}"))?;
         let packed = Packed::reusing(ctx, (t.dtype(), t.rows(), t.cols()), bytes, old);
         t.release(); // where the mapping was read
-        Ok(packed)
+        packed.ok_or_else(|| "there is no memory for it".to_owned())
     }
 
     fn arrive(&self, s: &mut State, unit: usize, part: usize, got: Result<Packed, String>) {
@@ -400,5 +425,102 @@ impl Shared {
         let away = (stage + stages - s.now - 1) % stages + 1;
         let chance = if s.slots[unit].guessed { 1.0 } else { self.chance(s, unit) };
         away as f64 / stages as f64 + 1.0 / chance - 1.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alula_tensor::{DType, Storage};
+
+    /// Stages of a unit each, of so many thousand bytes, without threads.
+    fn pager(sizes: &[usize], room: usize) -> Pager {
+        let unit = |(stage, size): (usize, &usize)| {
+            let (bytes, shape) = (size * 1000, vec![16, size * 1000 / 64]);
+            let tensor = Tensor::new(DType::F32, shape, Storage::from(vec![0; bytes]), 0..bytes).expect("a tensor");
+            Unit { stage, parts: vec![Part { name: format!("part {stage}"), tensor, bytes }] }
+        };
+        let fetcher = Fetcher { cpu: Cpu::all()[0], processors: Vec::new() };
+        let shared = Shared::new(fetcher, sizes.iter().enumerate().map(unit).collect(), room * 1000);
+        Pager { shared: Arc::new(shared), threads: Vec::new() }
+    }
+
+    impl Pager {
+        /// Does what a thread would, until nothing is left to do; the numbers of the units that were read.
+        fn settle(&self, ends: &dyn Fn(usize) -> Option<String>) -> Vec<usize> {
+            let (pool, mut buffer, mut read) = (Pool::new(1), Vec::new(), Vec::new());
+            let (mut s, ctx) = (self.shared.lock(), Ctx { cpu: self.shared.fetcher.cpu, pool: &pool });
+            while let Some((unit, part, old)) = self.shared.next(&mut s) {
+                let got = self.shared.fetch(ctx, &self.shared.units[unit].parts[part], old, &mut buffer);
+                self.shared.arrive(&mut s, unit, part, ends(unit).map_or(got, Err));
+                read.push(unit);
+            }
+            assert_eq!(
+                s.taken,
+                s.slots
+                    .iter()
+                    .zip(&self.shared.units)
+                    .map(|(s, u)| match s.held {
+                        Held::Here(_) => u.bytes(),
+                        _ => 0,
+                    })
+                    .sum::<usize>()
+            );
+            read
+        }
+
+        /// Goes through a stage; what was read for it.
+        fn visit(&self, stage: usize) -> Vec<usize> {
+            self.want(stage, stage..stage + 1, stage..stage + 1);
+            let read = self.settle(&|_| None);
+            assert_eq!(self.take(&mut vec![stage]).expect("it is there").len(), 1);
+            self.done(stage..stage + 1);
+            read
+        }
+    }
+
+    /// What is wanted next stays, and nothing goes for a guess that has no room all the same.
+    #[test]
+    fn a_guess_without_room_pushes_nothing_out() {
+        let p = pager(&[64, 64, 64, 128], 192);
+        assert_eq!([0, 1, 2].map(|stage| p.visit(stage)), [[0], [1], [2]]);
+        p.visit(0);
+        p.want(1, 1..2, 1..2);
+        p.guess([2, 3].into_iter());
+        // The first one may go, which is not enough.
+        assert!(p.settle(&|_| None).is_empty());
+        p.done(1..2);
+        assert!([2, 0, 2].into_iter().all(|stage| p.visit(stage).is_empty()));
+        p.guess([3].into_iter());
+        assert_eq!(p.settle(&|_| None), [3]);
+        assert!(p.visit(3).is_empty() && p.traffic().ahead == 1);
+    }
+
+    /// A guess that fails is forgotten, and one that is wanted by then is an error; later it can come.
+    #[test]
+    fn parts_that_fail() {
+        let p = pager(&[64, 64], 128);
+        let broken = |_| Some("broken".to_owned());
+        p.guess([1].into_iter());
+        assert_eq!(p.settle(&broken), [1]);
+        assert_eq!(p.visit(1), [1]);
+        p.guess([0].into_iter());
+        {
+            let mut s = p.shared.lock();
+            assert_eq!(p.shared.next(&mut s).map(|n| n.0), Some(0));
+        }
+        p.want(0, 0..1, 0..1);
+        p.shared.arrive(&mut p.shared.lock(), 0, 0, Err("broken".to_owned()));
+        assert!(matches!(p.take(&mut vec![0]), Err(DeviceError::Weight { why, .. }) if why == "broken"));
+        assert_eq!((p.visit(0), p.traffic().ahead), (vec![0], 1));
+    }
+
+    /// What is larger than the room comes when nothing else is there.
+    #[test]
+    fn a_unit_without_room_comes_alone() {
+        let p = pager(&[64, 256, 64], 128);
+        for _ in 0..2 {
+            assert_eq!([0, 1, 2].map(|stage| p.visit(stage)), [[0], [1], [2]]);
+        }
     }
 }

@@ -1,12 +1,11 @@
 //! What a plan does about weights that it fetches: what is needed at a stage, and what the next ones will need.
 
 use crate::loader::Loader;
-use crate::pager::{Pager, Unit};
+use crate::pager::{Fetcher, Pager, Unit};
 use crate::stage::{Stage, Step};
 use crate::{DeviceError, Traffic};
 use alula_graph::{self as graph, Graph, Node, Op, ValueId};
 use alula_kernels::{self as kernels, Ctx, ExpertScratch, Experts, Input, Mixture, Packed, QBlock, Source};
-use alula_simd::Cpu;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -58,7 +57,7 @@ impl Stream {
     /// # Errors
     /// The system gives no thread, or a router cannot be read.
     pub(crate) fn new(
-        cpu: Cpu,
+        fetcher: Fetcher,
         graph: &Graph,
         stages: &[Stage],
         loader: &mut Loader<'_>,
@@ -92,7 +91,7 @@ impl Stream {
             order.push(i);
         }
         let thread = |e: std::io::Error| DeviceError::Memory { what: format!("threads that fetch weights ({e})") };
-        let pager = Pager::new(cpu, units, room).map_err(thread)?;
+        let pager = Pager::new(fetcher, units, room).map_err(thread)?;
         Ok(Stream { pager, fetches, order, scratch: Scratch::default() })
     }
 

@@ -188,21 +188,21 @@ impl Packed {
     /// Packs row-major `bytes` of `rows * cols` elements.
     ///
     /// # Panics
-    /// If `bytes` is not exactly that matrix in whole blocks.
+    /// If `bytes` is not exactly that matrix in whole blocks, or there is not so much memory.
     pub fn new(ctx: Ctx<'_>, dtype: DType, rows: usize, cols: usize, bytes: &[u8]) -> Packed {
-        Packed::reusing(ctx, (dtype, rows, cols), bytes, None)
+        Packed::reusing(ctx, (dtype, rows, cols), bytes, None).expect("memory for a matrix")
     }
 
-    /// The same in memory that another matrix had, if that was as large.
+    /// The same in memory that another matrix had, if that was as large; `None` where there is not so much memory.
     ///
     /// # Panics
-    /// As [`Packed::new`].
+    /// If `bytes` is not exactly that matrix in whole blocks.
     pub fn reusing(
         ctx: Ctx<'_>,
         (dtype, rows, cols): (DType, usize, usize),
         bytes: &[u8],
         old: Option<Packed>,
-    ) -> Packed {
+    ) -> Option<Packed> {
         let format = dtype.format();
         let (kind, panel) = layout(dtype, cols).expect("rows of whole blocks");
         let row_bytes = cols / format.block * format.bytes;
@@ -214,7 +214,7 @@ impl Packed {
                 buf[rows / LANES * panel..].fill(0);
                 buf
             }
-            _ => Buf::zeroed(panels * panel),
+            _ => Buf::try_zeroed(panels.checked_mul(panel)?)?,
         };
         let shared = Shared::new(&mut data[..]);
         ctx.pool.run(panels, bytes.len() > 1 << 16, |p, _| {
@@ -227,7 +227,7 @@ impl Packed {
                 _ => scatter::<2>(rows, row_bytes, out),
             }
         });
-        Packed { rows, cols, kind, panel, data: Data::Own(data) }
+        Some(Packed { rows, cols, kind, panel, data: Data::Own(data) })
     }
 
     /// Output rows.
@@ -478,6 +478,26 @@ mod tests {
                 for (cpu, pool) in Cpu::all().into_iter().flat_map(|cpu| pools.iter().map(move |pool| (cpu, pool))) {
                     let packed = Packed::new(Ctx { cpu, pool }, format.dtype, rows, 3 * format.block, &bytes);
                     assert!(*packed.data == want[..], "{} of {rows} rows, {}", format.name, cpu.name());
+                }
+            }
+        }
+    }
+
+    /// Of what was in the memory before, in a matrix of another shape and type, nothing is left.
+    #[test]
+    fn memory_is_used_again() {
+        let pool = Pool::new(1);
+        for (format, cpu) in FORMATS.iter().flat_map(|f| Cpu::all().into_iter().map(move |cpu| (f, cpu))) {
+            let ctx = Ctx { cpu, pool: &pool };
+            for rows in [1, 16, 19] {
+                let bytes = random(rows * 2 * format.bytes);
+                let shape = (format.dtype, rows, 2 * format.block);
+                let want = Packed::new(ctx, shape.0, shape.1, shape.2, &bytes);
+                for len in [want.bytes(), want.bytes() + 64] {
+                    let old = Packed::new(ctx, DType::F32, 16, len / 64, &vec![0xff; len]);
+                    let got = Packed::reusing(ctx, shape, &bytes, Some(old)).expect("memory");
+                    assert!(got.as_bytes() == want.as_bytes(), "{} of {rows} rows, {}", format.name, cpu.name());
+                    assert_eq!((got.rows(), got.cols(), got.kind), (want.rows(), want.cols(), want.kind));
                 }
             }
         }

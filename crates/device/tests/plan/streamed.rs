@@ -145,3 +145,25 @@ fn what_cannot_be_is_said() {
     }
     std::fs::remove_file(path).expect("removed");
 }
+
+/// A file with holes may be larger than any memory.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_no_memory_holds_is_said() {
+    const LEN: usize = 1 << 43;
+    let path = std::env::temp_dir().join(format!("alula-holes-{}", std::process::id()));
+    let file = std::fs::File::create(&path).expect("a file");
+    let storage = file.set_len(LEN as u64).and_then(|()| Storage::map(&path));
+    std::fs::remove_file(&path).expect("removed");
+    let Ok(storage) = storage else { return }; // not every file system has such files
+    let wide = Tensor::new(DType::F32, vec![1, LEN / 4], storage, 0..LEN).expect("a tensor");
+    let mut graph = Graph::new();
+    let input = graph.push("x", Op::Input(LEN / 4), &[], &[]).expect("a value");
+    let w = graph.weight("wide", wide.shape());
+    graph.push("y", Op::MatMul, &[input], &[w]).expect("a value");
+    let weights = Weights(HashMap::from([("wide".to_owned(), wide)]));
+    match CpuDevice::new(Cpu::all()[0], 1).compile(&graph, &weights, SMALL, None, &mut |_, _| ()) {
+        Err(DeviceError::Weight { name, why }) => assert!(name == "wide" && why.contains("no memory"), "{why}"),
+        other => panic!("{:?}", other.err()),
+    }
+}
