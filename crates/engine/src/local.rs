@@ -42,7 +42,7 @@ pub enum LoadError {
     },
     /// Guesses need all weights in memory.
     #[error(
-        "{file}: weights that are read when they are needed leave no room for guesses; load it without, or with more memory"
+        "{file}: the layer that guesses and the other weights do not fit into memory together; load it without, or with more memory"
     )]
     NoRoom {
         /// File.
@@ -264,16 +264,18 @@ impl Package {
         }
         let limits = options.limits(context);
         let keep = options.keep.and_then(|folder| self.keep(folder));
-        let mut compile = |graph, keep: Option<&Keep>| {
-            let plan = device.compile(graph, self.model.weights(), limits, keep, progress);
-            plan.map_err(|source| LoadError::Device { file: self.name.clone(), source })
-        };
-        let plan = compile(self.model.graph(), keep.as_ref())?;
-        if options.guess && plan.memory().fetched > 0 {
-            return Err(LoadError::NoRoom { file: self.name.clone() });
-        }
+        let weights = self.model.weights();
+        let wrong = |source| LoadError::Device { file: self.name.clone(), source };
+        let plan = device.compile(self.model.graph(), weights, limits, keep.as_ref(), progress).map_err(wrong)?;
         let guess = match (options.guess, self.model.draft()) {
-            (true, Some(graph)) => Some(compile(graph, None)?),
+            (true, Some(graph)) => {
+                let (memory, own) = (plan.memory(), device.needs(graph, weights, limits).map_err(wrong)?.memory);
+                let fits = device.budget().is_none_or(|most| memory.total().saturating_add(own.total()) <= most);
+                if memory.fetched > 0 || own.fetched > 0 || !fits {
+                    return Err(LoadError::NoRoom { file: self.name.clone() });
+                }
+                Some(device.compile(graph, weights, limits, None, progress).map_err(wrong)?)
+            }
             (true, None) => return Err(LoadError::Guess { file: self.name.clone() }),
             _ => None,
         };

@@ -89,3 +89,19 @@ fn a_model_without_the_layer_refuses() {
     let error = package.load(&device, options, &mut |_, _| ()).err().unwrap().to_string();
     assert!(error.contains("no layer for multi-token prediction"), "{error}");
 }
+
+/// Memory for either plan is not memory for both.
+#[test]
+fn both_plans_must_fit() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/parity/deepseek_v3_mtp");
+    let package = Package::open(&dir).unwrap();
+    let load = |guess, bytes| {
+        let device = CpuDevice::new(Cpu::from_env().unwrap(), 1).within(bytes);
+        package.load(&device, LoadOptions { guess, ..LoadOptions::default() }, &mut |_, _| ())
+    };
+    let [plain, both] = [false, true].map(|guess| load(guess, 1 << 40).unwrap().memory().total());
+    assert!(plain < both);
+    assert!(load(false, plain).is_ok() && load(true, both).is_ok());
+    let error = load(true, both - 1).err().unwrap().to_string();
+    assert!(error.contains("do not fit into memory together"), "{error}");
+}
