@@ -42,7 +42,7 @@ pub fn show(a: &Show) -> Result<(), Fail> {
     };
     let context = |p: &Package| a.ctx.unwrap_or_else(|| usual_context(p.model.spec()));
     let needs = match &package {
-        Ok(p) => memory::needs(p, context(p), usize::MAX).map(|n| (p, context(p), n.memory)),
+        Ok(p) => memory::needs(p, context(p), Some(usize::MAX)).map(|n| (p, context(p), n.memory)),
         Err(e) => Err(e.to_string().into()),
     };
     let plan = match &package {

@@ -145,6 +145,10 @@ fn stats(session: &mut Session, _: &str) -> Result<(), Fail> {
     };
     say(format_args!("turns    {}{unseen}", session.turns.len()));
     let (memory, mb) = (session.memory(), |bytes: usize| bytes as f64 / 1e6);
-    say(format_args!("memory   {:.1} MB weights, {:.1} MB cache", mb(memory.weights), mb(memory.cache)));
+    let fetched = match memory.fetched {
+        0 => String::new(),
+        n => format!(", {:.1} MB for {:.1} MB of weights that are fetched", mb(memory.room), mb(n)),
+    };
+    say(format_args!("memory   {:.1} MB weights, {:.1} MB cache{fetched}", mb(memory.weights), mb(memory.cache)));
     Ok(())
 }

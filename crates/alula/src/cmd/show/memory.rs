@@ -3,16 +3,17 @@
 use super::header::human;
 use crate::cli::Show;
 use crate::{Fail, open};
-use alula_device::{Cpu, CpuDevice, Device, Needs};
+use alula_device::{Cpu, CpuDevice, Device, Memory, Needs};
 use alula_engine::local::{LoadOptions, Package};
 use serde_json::{Value, json};
 
-/// What it needs at a context length, with a half-precision cache, in so much memory.
+/// What it needs at a context length, with a half-precision cache, in so much memory; without, in what the machine has.
 ///
 /// # Errors
 /// A tensor's type is not one that Alula computes with, or so much memory is not enough.
-pub(super) fn needs(package: &Package, context: usize, within: usize) -> Result<Needs, Fail> {
-    let device = CpuDevice::new(Cpu::from_env()?, alula_device::threads()).within(within);
+pub(super) fn needs(package: &Package, context: usize, within: Option<usize>) -> Result<Needs, Fail> {
+    let device = CpuDevice::new(Cpu::from_env()?, alula_device::threads());
+    let device = if let Some(bytes) = within { device.within(bytes) } else { device };
     let limits = LoadOptions::default().limits(context);
     Ok(device.needs(package.model.graph(), package.model.weights(), limits)?)
 }
@@ -33,13 +34,14 @@ impl Plan {
     /// # Errors
     /// As [`needs`].
     pub(super) fn new(package: &Package, context: usize, a: &Show) -> Result<Plan, Fail> {
+        let asked = a.memory.map(open::rest);
         let have = || alula_device::available().map_or(usize::MAX, |n| n / 10 * 9);
-        let bytes = a.memory.map_or_else(have, open::rest);
-        let needs = needs(package, context, bytes)?;
+        let needs = needs(package, context, asked)?;
+        let within = (asked.unwrap_or_else(have), asked.is_some());
         let device = CpuDevice::new(Cpu::from_env()?, alula_device::threads());
         let memory = device.ceilings().read.map_or(f64::INFINITY, |r| r.all);
         let disk = open::disk(package);
-        Ok(Plan { needs, within: (bytes, a.memory.is_some()), memory, disk })
+        Ok(Plan { needs, within, memory, disk })
     }
 
     /// Bytes that a token reads from the disk, if every expert is as likely as any other.
@@ -52,14 +54,15 @@ impl Plan {
     fn speed(&self) -> Option<f64> {
         let (read, token) = (self.read(), self.needs.token as f64);
         let disk = if read > 0.0 { read / self.disk? } else { 0.0 };
-        Some(1.0 / (token / self.memory + disk))
+        // At best the disk is read while is computed.
+        Some(1.0 / disk.max(token / self.memory))
     }
 
     pub(super) fn to_json(&self) -> Value {
         let Needs { memory: m, token, token_fetched } = self.needs;
         json!({
             "within": self.within.0,
-            "always_in_memory": m.weights + m.cache + m.work,
+            "always_in_memory": Memory { room: 0, ..m }.total(),
             "fetched": m.fetched,
             "fetched_in_memory": m.room,
             "token_weights": token,
@@ -77,9 +80,11 @@ impl Plan {
         let (bytes, asked) = self.within;
         let source = if asked { "--memory, less what the program takes" } else { "what this machine has to give" };
         let mut lines = vec![("plan", format!("for {} of memory: {source}", size(bytes)))];
-        let always = size(m.weights.saturating_add(m.cache).saturating_add(m.work));
+        let always = Memory { room: 0, ..m }.total();
+        let more = if m.fetched == 0 && always > bytes { ", which is more than that" } else { "" };
+        let always = size(always);
         if m.fetched == 0 {
-            lines.push(("  in memory", format!("all of it, {always}")));
+            lines.push(("  in memory", format!("all of it, {always}{more}")));
             lines.push(("  a token", format!("reads {} of weights", size(token))));
         } else {
             lines.push(("  always", format!("{always}: {} of weights, cache, work", size(m.weights))));
@@ -112,7 +117,7 @@ mod tests {
     fn check(place: &Place, context: usize) {
         let package = place.open().unwrap();
         let context = context.min(package.model.spec().context);
-        let said = needs(&package, context, usize::MAX).unwrap();
+        let said = needs(&package, context, Some(usize::MAX)).unwrap();
         let options = LoadOptions { context: Some(context), ..LoadOptions::default() };
         let is = open::load(&package, crate::cli::Compute::default(), options).unwrap().memory();
         assert_eq!(said.memory, is, "{place:?}");
