@@ -1,8 +1,12 @@
 //! Flags. Each has an environment variable; help, completions and man pages are made from here.
 
+mod values;
+
 use clap::builder::{FalseyValueParser, Resettable};
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+pub use values::bias;
+use values::{bytes, id, step};
 
 /// Run language models on this machine.
 #[derive(Parser, Debug)]
@@ -147,12 +151,6 @@ pub struct SamplingArgs {
     pub seed: Option<u64>,
 }
 
-/// `ID=X`.
-pub(crate) fn bias(text: &str) -> Result<(u32, f32), String> {
-    let pair = text.split_once(['=', ':']).and_then(|(id, x)| Some((id.trim().parse().ok()?, x.trim().parse().ok()?)));
-    pair.ok_or_else(|| "write it as ID=X, for example 42=-1.5".to_owned())
-}
-
 /// What computes, and how exactly.
 #[derive(Args, Debug, Clone, Copy, Default)]
 pub struct Compute {
@@ -169,26 +167,6 @@ pub struct Compute {
     /// needed. By default what the machine has
     #[arg(long, env = "ALULA_MEMORY", value_name = "BYTES", value_parser = bytes)]
     pub memory: Option<u64>,
-}
-
-/// A number of bytes, with a unit.
-pub(crate) fn bytes(text: &str) -> Result<u64, String> {
-    let text = text.trim();
-    let at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let unit: Option<f64> = match text[at..].trim().to_ascii_lowercase().as_str() {
-        "" | "b" => Some(1.0),
-        "k" | "kb" => Some(1e3),
-        "m" | "mb" => Some(1e6),
-        "g" | "gb" => Some(1e9),
-        "t" | "tb" => Some(1e12),
-        "kib" => Some(1024.0),
-        "mib" => Some(1048576.0),
-        "gib" => Some(1073741824.0),
-        _ => None,
-    };
-    let number = text[..at].parse::<f64>().ok().filter(|n| n.is_finite());
-    let bytes = number.zip(unit).map(|(n, unit)| n * unit).filter(|b| (1.0..1e18).contains(b));
-    bytes.map(|b| b as u64).ok_or_else(|| "give a number of bytes, for example 12GB, 512MB or 4GiB".to_owned())
 }
 
 /// How exactly is computed.
@@ -482,15 +460,6 @@ pub struct Logits {
     pub lora: LoraArgs,
 }
 
-/// A token id, with blanks around it.
-fn id(text: &str) -> Result<u32, String> {
-    text.trim().parse().map_err(|_| "give token ids as numbers separated by commas".to_owned())
-}
-
-fn step(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| (1..=4096).contains(n)).ok_or_else(|| "give 1 to 4096".to_owned())
-}
-
 /// `alula eval greedy`.
 #[derive(Args, Debug)]
 pub struct Greedy {
@@ -604,16 +573,6 @@ mod tests {
     #[test]
     fn flags_are_consistent() {
         command().debug_assert();
-    }
-
-    #[test]
-    fn sizes_have_units() {
-        for (text, want) in [("12GB", 12_000_000_000), ("1.5 GiB", 1_610_612_736), ("512mb", 512_000_000), ("77", 77)] {
-            assert_eq!(bytes(text), Ok(want));
-        }
-        for bad in ["", "GB", "-1GB", "1 XB", "1e3", "0", "1..2", "9999999999GB", "nan"] {
-            assert!(bytes(bad).is_err(), "{bad}");
-        }
     }
 
     /// Every flag of every command reads `ALULA_` and its name.

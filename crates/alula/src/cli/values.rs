@@ -1,0 +1,52 @@
+//! Values of flags, read from text.
+
+/// `ID=X`.
+pub fn bias(text: &str) -> Result<(u32, f32), String> {
+    let pair = text.split_once(['=', ':']).and_then(|(id, x)| Some((id.trim().parse().ok()?, x.trim().parse().ok()?)));
+    pair.ok_or_else(|| "write it as ID=X, for example 42=-1.5".to_owned())
+}
+
+/// A number of bytes, with a unit.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let unit: Option<f64> = match text[at..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => Some(1.0),
+        "k" | "kb" => Some(1e3),
+        "m" | "mb" => Some(1e6),
+        "g" | "gb" => Some(1e9),
+        "t" | "tb" => Some(1e12),
+        "kib" => Some(1024.0),
+        "mib" => Some(1048576.0),
+        "gib" => Some(1073741824.0),
+        _ => None,
+    };
+    let number = text[..at].parse::<f64>().ok().filter(|n| n.is_finite());
+    let bytes = number.zip(unit).map(|(n, unit)| n * unit).filter(|b| (1.0..1e18).contains(b));
+    bytes.map(|b| b as u64).ok_or_else(|| "give a number of bytes, for example 12GB, 512MB or 4GiB".to_owned())
+}
+
+/// A token id, with blanks around it.
+pub(super) fn id(text: &str) -> Result<u32, String> {
+    text.trim().parse().map_err(|_| "give token ids as numbers separated by commas".to_owned())
+}
+
+/// Tokens of a step.
+pub(super) fn step(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| (1..=4096).contains(n)).ok_or_else(|| "give 1 to 4096".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, want) in [("12GB", 12_000_000_000), ("1.5 GiB", 1_610_612_736), ("512mb", 512_000_000), ("77", 77)] {
+            assert_eq!(bytes(text), Ok(want));
+        }
+        for bad in ["", "GB", "-1GB", "1 XB", "1e3", "0", "1..2", "9999999999GB", "nan"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
+}
