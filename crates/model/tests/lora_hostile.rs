@@ -5,6 +5,7 @@
 
 use alula_device::{Adapter as Choice, Batch, CacheType, Cpu, CpuDevice, Device, Limits, Seq};
 use alula_model::{Adapter, Model, ModelError};
+use alula_testkit::Rng;
 use serde_json::{Value, json};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -193,20 +194,6 @@ fn gguf(tensors: &[(&str, [usize; 2])]) -> Vec<u8> {
     }
     out.resize(out.len().next_multiple_of(32) + at as usize, 0);
     out
-}
-
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
 }
 
 const ABSURD: [u64; 10] = [0, 1, 3, 0xff, 0xffff, 0x7fff_ffff, 0xffff_ffff, 1 << 40, 1 << 63, u64::MAX];
