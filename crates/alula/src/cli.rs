@@ -1,9 +1,11 @@
 //! Flags. Each has an environment variable; help, completions and man pages are made from here.
 
+mod serve;
 mod values;
 
 use clap::builder::{FalseyValueParser, Resettable};
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+pub use serve::Serve;
 use std::path::PathBuf;
 pub use values::bias;
 use values::{bytes, id, step};
@@ -42,6 +44,7 @@ Examples:
   alula run \"Once upon a time\"              continue a text with the built-in model
   alula run llama.gguf \"The sea is\" -n 50   the same with a GGUF file
   alula chat ./Qwen3-0.6B                   talk to a model in a Hugging Face folder
+  alula serve llama.gguf                    an OpenAI-compatible service on this machine
   alula list                                what models there are
 
 MODEL is `builtin`, a GGUF file, a Hugging Face folder, or a name in the models directory
@@ -58,6 +61,9 @@ pub enum Command {
     Run(Run),
     /// Talk to a model
     Chat(Chat),
+    /// Serve models over HTTP, as OpenAI's API
+    #[command(after_help = serve::EXAMPLES)]
+    Serve(Serve),
     /// Texts to vectors
     #[command(after_help = EMBED_EXAMPLES)]
     Embed(Embed),

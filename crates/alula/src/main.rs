@@ -7,7 +7,6 @@ mod cli;
 mod cmd;
 mod models;
 mod open;
-mod speech;
 
 use clap::FromArgMatches;
 use std::io::Write;

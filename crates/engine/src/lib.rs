@@ -17,6 +17,7 @@ pub mod rng;
 mod runner;
 pub mod sample;
 pub mod scheduler;
+pub mod speech;
 pub mod stop;
 pub mod text;
 

@@ -50,3 +50,12 @@ mod tests {
         }
     }
 }
+
+/// A time in seconds, above 0.
+pub(super) fn seconds(text: &str) -> Result<std::time::Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "give a number of seconds".to_owned())?;
+    match std::time::Duration::try_from_secs_f64(seconds) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        _ => Err("give a number of seconds above 0".to_owned()),
+    }
+}

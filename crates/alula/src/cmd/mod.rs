@@ -9,6 +9,7 @@ mod list;
 mod pages;
 mod rerank;
 mod run;
+mod serve;
 mod show;
 mod tokenize;
 
@@ -20,6 +21,7 @@ pub fn run(command: Command) -> Result<(), Fail> {
     match command {
         Command::Run(a) => run::run(a),
         Command::Chat(a) => chat::chat(a),
+        Command::Serve(a) => serve::serve(a),
         Command::List(a) => list::list(&a),
         Command::Show(a) => show::show(&a),
         Command::Tokenize(a) => tokenize::tokenize(&a),

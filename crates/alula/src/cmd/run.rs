@@ -1,9 +1,9 @@
 //! `alula run`: the continuation of a text.
 
 use crate::cli::Run;
-use crate::speech::Speech;
 use crate::{Fail, models, open, say};
 use alula_engine::local::LoadOptions;
+use alula_engine::speech::Speech;
 use alula_engine::{Engine, Event, Logprobs, Options, Reason, Request};
 use serde_json::{Value, json};
 use std::io::Write;

@@ -1,0 +1,225 @@
+//! `alula serve`: models over HTTP.
+
+use super::show::header::Header;
+use crate::cli::Serve;
+use crate::models::{self, BUILTIN, Place};
+use crate::{Fail, open, say};
+use alula_device::{CpuDevice, Device, PAGE};
+use alula_engine::embed::{self, Embedder, Ranker, Recipe};
+use alula_engine::local::{LoadOptions, Package, Words, usual_context};
+use alula_engine::speech::Speech;
+use alula_engine::{Engine, Options};
+use alula_model::Head;
+use alula_server::models::{Entry, Facts, Kind, Model, Models, Writer};
+use alula_server::worker::Worker;
+use alula_server::{App, Config, Server};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Tokens in a step.
+const STEP: usize = 512;
+
+/// `alula serve [[NAME=]MODEL…]`.
+pub fn serve(a: Serve) -> Result<(), Fail> {
+    let config = config(&a);
+    let a = Arc::new(a);
+    let named = match a.models.is_empty() {
+        true => vec![(BUILTIN.to_owned(), Place::Builtin)],
+        false => a.models.iter().map(|text| name(text)).collect::<Result<_, _>>()?,
+    };
+    if named.len() > 1 && !a.lora.lora.is_empty() {
+        return Err("--lora is for one model, and there are several".into());
+    }
+    let most = a.max_loaded.map_or(named.len(), usize::from);
+    let entries = named.into_iter().map(|(name, place)| entry(name, place, &a)).collect::<Result<_, _>>()?;
+    let app = App::new(config, Models::new(entries, most)?);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(run(app, a.idle_timeout))
+}
+
+/// Listens, loads, serves, ends.
+async fn run(app: App, idle: Option<Duration>) -> Result<(), Fail> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let place = app.config.address();
+    let server =
+        Server::bind(app).await.map_err(|e| format!("cannot listen on {place}: {e}; choose another --port"))?;
+    let (app, address) = (server.app(), server.address()?);
+    let stop = async move {
+        let name = tokio::select! { _ = term.recv() => "SIGTERM", _ = int.recv() => "SIGINT" };
+        say(format_args!("alula: {name}: answers under way may end, new ones are refused"));
+    };
+    let serving = tokio::spawn(server.run(Box::pin(stop)));
+    // Who asks is answered while models load; they are loaded in the order that they were given in.
+    let most = app.models.most();
+    for entry in app.models.entries().iter().take(most) {
+        app.models.ready(entry).await?;
+    }
+    app.set_ready(true);
+    let name = app.models.entries().first().map_or("", |e| &e.name);
+    say(format_args!("alula: serving {} on http://{address}", names(&app.models)));
+    say(format_args!(
+        "  curl http://{address}/v1/chat/completions -H 'Content-Type: application/json' \\\n    -d '{{\"model\": \"{name}\", \
+         \"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'"
+    ));
+    if let Some(idle) = idle {
+        let app = Arc::clone(&app);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep((idle / 4).max(Duration::from_millis(100))).await;
+                app.models.sweep(idle);
+            }
+        });
+    }
+    serving.await?;
+    Ok(())
+}
+
+fn names(models: &Models) -> String {
+    models.entries().iter().map(|e| e.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// The settings that the flags ask for.
+fn config(a: &Serve) -> Config {
+    let mut c = Config { lenient: a.lenient, ..Config::default() };
+    let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    c.host = a.host.unwrap_or(c.host);
+    c.port = a.port.unwrap_or(c.port);
+    c.max_body = a.max_body.map_or(c.max_body, size);
+    c.request_timeout = a.request_timeout.unwrap_or(c.request_timeout);
+    c.drain_timeout = a.drain_timeout.unwrap_or(c.drain_timeout);
+    c
+}
+
+/// `MODEL` or `NAME=MODEL`.
+fn name(text: &str) -> Result<(String, Place), Fail> {
+    if let Some((name, model)) = text.split_once('=')
+        && models::find(text).is_none()
+        && !name.is_empty()
+    {
+        return Ok((name.to_owned(), models::need(model)?));
+    }
+    let place = models::need(text)?;
+    let name = match &place {
+        Place::Builtin => BUILTIN.to_owned(),
+        Place::Path(path) => {
+            let path = path.canonicalize().unwrap_or_else(|_| path.clone());
+            let file = path.file_name().map_or_else(|| text.into(), |f| f.to_string_lossy());
+            file.strip_suffix(".gguf").unwrap_or(&file).to_owned()
+        }
+    };
+    Ok((name, place))
+}
+
+/// A model by name, with what is known before it is loaded.
+fn entry(name: String, place: Place, a: &Arc<Serve>) -> Result<Entry, Fail> {
+    let header = Header::open(&place)?;
+    let (package, adapters) = open::adapt(place.open()?, &a.lora)?;
+    let spec = package.model.spec();
+    let facts = Facts {
+        created: created(&place),
+        context: a.load.ctx.unwrap_or(usual_context(spec)),
+        bytes: header.size().0,
+        parameters: header.parameters(),
+        architecture: package.model.arch().to_owned(),
+        quantization: header.types().first().map(|t| t.name.clone()).unwrap_or_default(),
+        format: header.format(),
+        writes: spec.head == Head::Vocabulary,
+    };
+    let adapters = adapters.names().map(|(name, scale)| (name.to_owned(), scale)).collect();
+    let args = Arc::clone(a);
+    let load = move || load(&place, &args);
+    Ok(Entry::new(name, adapters, facts, Box::new(load)))
+}
+
+/// When a model's files were written, in seconds since 1970.
+fn created(place: &Place) -> u64 {
+    let time = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
+    let time = match place {
+        Place::Builtin => None,
+        Place::Path(path) => time(path),
+    };
+    time.and_then(|t: SystemTime| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs())
+}
+
+/// Makes a model ready.
+fn load(place: &Place, a: &Serve) -> Result<Model, Fail> {
+    let (package, _) = open::adapt(place.open()?, &a.lora)?;
+    let tokenizer = Arc::new(package.tokenizer()?);
+    let kind = match package.model.spec().head {
+        Head::Vocabulary => Kind::Writer(Box::new(writer(&package, Arc::clone(&tokenizer), a)?)),
+        _ if Ranker::check(&package).is_ok() => {
+            let options = embed::options(usual_context(package.model.spec()), open::cache(a.load.cache_type));
+            let local = package.load(&open::device(a.load.compute)?, keep(options, a), &mut |_, _| {})?;
+            Kind::Ranker(Arc::new(tokio::sync::Mutex::new(Ranker::new(local, (*tokenizer).clone()))))
+        }
+        _ => {
+            let recipe = Recipe::of(&package)?;
+            let (dimensions, package) = (package.model.spec().width, package.with_head(recipe.head())?);
+            let options = embed::options(recipe.longest, open::cache(a.load.cache_type));
+            let local = package.load(&open::device(a.load.compute)?, keep(options, a), &mut |_, _| {})?;
+            let embedder = Embedder::new(local, (*tokenizer).clone(), recipe, dimensions);
+            Kind::Embedder(Arc::new(tokio::sync::Mutex::new(embedder)))
+        }
+    };
+    Ok(Model { tokenizer, kind })
+}
+
+fn keep(options: LoadOptions, a: &Serve) -> LoadOptions {
+    LoadOptions { keep: open::keep(a.load.no_cache), ..options }
+}
+
+/// An engine in a thread of its own.
+fn writer(package: &Package, tokenizer: Arc<alula_tokenizer::Tokenizer>, a: &Serve) -> Result<Writer, Fail> {
+    let speech = Speech::new(package, Arc::clone(&tokenizer))?;
+    let words = Arc::new(Words::new(tokenizer, package.end_ids()));
+    let parallel = usize::from(a.parallel);
+    let context = a.load.ctx.unwrap_or(usual_context(package.model.spec()));
+    let options = LoadOptions {
+        context: Some(context),
+        cache: open::cache(a.load.cache_type),
+        guess: a.load.mtp,
+        sequences: parallel,
+        outputs: parallel * 2,
+        step_tokens: STEP.max(parallel),
+        ..LoadOptions::default()
+    };
+    let device = open::device(a.load.compute)?;
+    let options = LoadOptions { pages: Some(pages(package, &device, &options, context, a)?), ..keep(options, a) };
+    let local = package.load(&device, options, &mut |_, _| {})?;
+    let engine = Engine::new(local, Some(words), Options { running: parallel, ..Options::default() });
+    let context = engine.context();
+    Ok(Writer { worker: Worker::start(&package.name, engine)?, speech, context })
+}
+
+/// Cache pages: for every answer its whole context, within the memory that there is for them, but for one of them at least.
+fn pages(
+    package: &Package,
+    device: &CpuDevice,
+    options: &LoadOptions,
+    context: usize,
+    a: &Serve,
+) -> Result<usize, Fail> {
+    let (least, most) = (context.div_ceil(PAGE), context.div_ceil(PAGE).saturating_mul(options.sequences));
+    let graph = package.model.graph();
+    let cache = |pages: usize| -> Result<usize, Fail> {
+        let limits = LoadOptions { pages: Some(pages), ..options.clone() }.limits(context);
+        Ok(device.needs(graph, package.model.weights(), limits)?.memory.cache)
+    };
+    // The cache grows evenly with its pages, beside what is there without any.
+    let (one, two) = (cache(1)?, cache(2)?);
+    let (page, fixed) = (two.saturating_sub(one), one.saturating_sub(two.saturating_sub(one)));
+    let memory = a.cache_memory.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+    let room = memory.unwrap_or_else(|| alula_device::available().map_or(usize::MAX, |n| n / 4)).saturating_sub(fixed);
+    let pages = room.checked_div(page).unwrap_or(most).min(most);
+    if pages < least && a.cache_memory.is_some() {
+        let need = page.saturating_mul(least).saturating_add(fixed);
+        return Err(format!(
+            "--cache-memory holds {} tokens, but an answer may need {context}: give {need} bytes or a shorter --ctx",
+            pages * PAGE
+        )
+        .into());
+    }
+    Ok(pages.max(least))
+}

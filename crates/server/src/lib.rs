@@ -1,0 +1,23 @@
+//! Models over HTTP.
+//!
+//! [`listen::Server`] takes connections, [`routes::ROUTES`] says what each path does, a handler reads its body strictly
+//! ([`body`]), turns it into a [`generate::Job`], and writes what comes back in its dialect. The [`worker`] is the only one
+//! who touches the engine. Nothing else in the program knows HTTP, and nothing here knows tensors.
+#![forbid(unsafe_code)]
+
+pub mod app;
+pub mod body;
+pub mod config;
+pub mod error;
+pub mod generate;
+pub mod listen;
+pub mod models;
+pub mod openai;
+pub mod routes;
+pub mod sse;
+pub mod tokenize;
+pub mod worker;
+
+pub use app::App;
+pub use config::Config;
+pub use listen::Server;

@@ -1,0 +1,440 @@
+//! `/v1/chat/completions`.
+
+use super::fields::{Choose, OneOrMany, StreamOptions, Usage, stops, within};
+use super::messages::{Message, Role, ToolCall, for_template};
+use super::{FINGERPRINT, now};
+use crate::app::App;
+use crate::body::Json;
+use crate::error::ApiError;
+use crate::generate::{self, Answers, Delta, Job, Total};
+use crate::models::Found;
+use crate::sse;
+use alula_engine::speech::{Conversation, SpeechError};
+use alula_engine::{Logprobs, Reason, Request};
+use alula_tokenizer::Tokenizer;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use utoipa::ToSchema;
+
+/// Answers of a request at most.
+pub const MOST_CHOICES: usize = 128;
+
+/// What to answer.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChatRequest {
+    /// The model; by default the first one.
+    pub model: Option<String>,
+    /// The conversation.
+    pub messages: Vec<Message>,
+    /// Send the answer as it is written.
+    pub stream: Option<bool>,
+    /// What to send with it.
+    pub stream_options: Option<StreamOptions>,
+    /// How many answers.
+    pub n: Option<usize>,
+    /// Tokens of an answer at most; by default what the context holds.
+    pub max_completion_tokens: Option<usize>,
+    /// The same in OpenAI's older word.
+    pub max_tokens: Option<usize>,
+    /// 0 takes the likeliest token.
+    pub temperature: Option<f32>,
+    /// The likeliest tokens that together have this probability.
+    pub top_p: Option<f32>,
+    /// So many likeliest tokens; 0 or -1 keeps all.
+    pub top_k: Option<i64>,
+    /// Tokens of at least this part of the likeliest one's probability.
+    pub min_p: Option<f32>,
+    /// Tokens of typical information up to this probability.
+    pub typical_p: Option<f32>,
+    /// Subtracted from the logits of tokens that occurred.
+    pub presence_penalty: Option<f32>,
+    /// Subtracted from them for each time.
+    pub frequency_penalty: Option<f32>,
+    /// Divides the logits of tokens that occurred.
+    pub repetition_penalty: Option<f32>,
+    /// Same seed, same answer.
+    pub seed: Option<i64>,
+    /// Texts that end the answer.
+    pub stop: Option<OneOrMany<String>>,
+    /// Token ids that end the answer.
+    pub stop_token_ids: Option<Vec<u32>>,
+    /// Go on after the model's end token.
+    pub ignore_eos: Option<bool>,
+    /// Added to the logits of tokens, by id.
+    pub logit_bias: Option<BTreeMap<String, f32>>,
+    /// Report log-probabilities.
+    pub logprobs: Option<bool>,
+    /// Report so many of the likeliest tokens.
+    pub top_logprobs: Option<usize>,
+    /// Variables for the model's chat template, such as `enable_thinking`.
+    #[schema(value_type = Option<Object>)]
+    pub chat_template_kwargs: Option<Map<String, Value>>,
+    /// Who asks; not used.
+    pub user: Option<String>,
+    /// Who asks; not used.
+    pub safety_identifier: Option<String>,
+    /// Which requests begin alike; found out without it.
+    pub prompt_cache_key: Option<String>,
+    /// Only `auto` and `default`: there is one tier.
+    pub service_tier: Option<String>,
+    /// Only `text`.
+    pub modalities: Option<Vec<String>>,
+    /// Only false: answers are not stored.
+    pub store: Option<bool>,
+}
+
+/// An answer, whole.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ChatResponse {
+    id: String,
+    object: &'static str,
+    created: u64,
+    model: String,
+    choices: Vec<ChatChoice>,
+    usage: Usage,
+    system_fingerprint: &'static str,
+    service_tier: &'static str,
+}
+
+/// One of its choices.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ChatChoice {
+    index: usize,
+    message: Answer,
+    logprobs: Option<ChoiceLogprobs>,
+    finish_reason: &'static str,
+}
+
+/// What the assistant says.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Answer {
+    role: Role,
+    content: Option<String>,
+    refusal: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_calls: Option<Vec<ToolCall>>,
+}
+
+/// A part of an answer.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ChatChunk {
+    id: String,
+    object: &'static str,
+    created: u64,
+    model: String,
+    choices: Vec<ChunkChoice>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Option<Usage>>,
+    system_fingerprint: &'static str,
+    service_tier: &'static str,
+}
+
+/// What is new in a choice.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ChunkChoice {
+    index: usize,
+    delta: DeltaBody,
+    logprobs: Option<ChoiceLogprobs>,
+    finish_reason: Option<&'static str>,
+}
+
+/// What is new in a message.
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
+pub struct DeltaBody {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<Role>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refusal: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<String>,
+}
+
+/// Log-probabilities of a choice.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ChoiceLogprobs {
+    content: Vec<TokenLogprob>,
+    refusal: Option<Vec<TokenLogprob>>,
+}
+
+/// One token's.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct TokenLogprob {
+    token: String,
+    logprob: f32,
+    bytes: Option<Vec<u8>>,
+    top_logprobs: Vec<TopLogprob>,
+}
+
+/// That of one that might have come.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct TopLogprob {
+    token: String,
+    logprob: f32,
+    bytes: Option<Vec<u8>>,
+}
+
+/// JSON has no infinity; OpenAI writes this for what never comes.
+const NEVER: f32 = -9999.0;
+
+fn finite(logprob: f32) -> f32 {
+    if logprob.is_finite() { logprob } else { NEVER }
+}
+
+fn token_logprob(tokenizer: &Tokenizer, token: u32, l: &Logprobs) -> TokenLogprob {
+    let text = |id: u32| {
+        let bytes = tokenizer.token_bytes(id);
+        (String::from_utf8_lossy(&bytes).into_owned(), Some(bytes))
+    };
+    let top = l.top.iter().map(|&(id, p)| {
+        let (token, bytes) = text(id);
+        TopLogprob { token, logprob: finite(p), bytes }
+    });
+    let (name, bytes) = text(token);
+    TokenLogprob { token: name, logprob: finite(l.chosen), bytes, top_logprobs: top.collect() }
+}
+
+/// Why it ended, in OpenAI's words.
+pub fn finish(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Length | Reason::Context => "length",
+        _ => "stop",
+    }
+}
+
+/// A conversation's prompt.
+///
+/// # Errors
+/// The template refuses it.
+pub async fn prompt(
+    found: &Found,
+    messages: Value,
+    tools: Option<Value>,
+    extra: Map<String, Value>,
+) -> Result<Vec<u32>, ApiError> {
+    let found = found.clone();
+    // Templates and tokenizers may take a while; other connections must not wait for them.
+    let render = move || {
+        let writer = found.model.writer(&found.name)?;
+        let c = Conversation { messages: &messages, tools: tools.as_ref(), extra: &extra, answer: true };
+        writer.speech.render(c).map(|(_, ids)| ids).map_err(|e| match e {
+            SpeechError::Refused(_) => ApiError::field("messages", e.to_string()).code("template_refused"),
+            e => ApiError::field("messages", e.to_string()),
+        })
+    };
+    tokio::task::spawn_blocking(render).await.map_err(|_| ApiError::internal("rendering the prompt panicked"))?
+}
+
+impl ChatRequest {
+    /// Refuses what is accepted by name only.
+    fn check(&self) -> Result<(), ApiError> {
+        let only = |name: &str, what: &str| ApiError::field(name, format!("`{name}` {what}"));
+        if self.store == Some(true) {
+            return Err(only("store", "is true, but chat completions are not stored; use /v1/responses"));
+        }
+        if self.service_tier.as_deref().is_some_and(|t| !matches!(t, "auto" | "default")) {
+            return Err(only("service_tier", "must be `auto` or `default`: there is one tier"));
+        }
+        if self.modalities.as_ref().is_some_and(|m| m.iter().any(|m| m != "text")) {
+            return Err(only("modalities", "must be `text`: the model writes text only"));
+        }
+        if self.stream_options.is_some() && self.stream != Some(true) {
+            return Err(only("stream_options", "needs `stream` to be true"));
+        }
+        if self.top_logprobs.is_some() && self.logprobs != Some(true) {
+            return Err(only("top_logprobs", "needs `logprobs` to be true"));
+        }
+        if self.max_tokens.is_some() && self.max_completion_tokens.is_some() {
+            return Err(only("max_tokens", "and `max_completion_tokens` are the same; give one of them"));
+        }
+        Ok(())
+    }
+
+    /// The engine's request, without its prompt, and the number of choices.
+    fn job(&self, app: &App) -> Result<Job, ApiError> {
+        let top = within("top_logprobs", self.top_logprobs.unwrap_or(0), 0..=20)?;
+        let choose = Choose {
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            min_p: self.min_p,
+            typical_p: self.typical_p,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            repetition_penalty: self.repetition_penalty,
+            seed: self.seed,
+            logit_bias: self.logit_bias.as_ref(),
+            logprobs: (self.logprobs == Some(true)).then_some(top),
+        };
+        let most = match (self.max_completion_tokens, self.max_tokens) {
+            (Some(n), _) => Some(within("max_completion_tokens", n, 1..=usize::MAX)?),
+            (None, Some(n)) => Some(within("max_tokens", n, 1..=usize::MAX)?),
+            (None, None) => None,
+        };
+        let request = Request {
+            max_tokens: most,
+            sampling: choose.sampling()?,
+            stop: stops(self.stop.clone())?,
+            stop_tokens: self.stop_token_ids.clone().unwrap_or_default(),
+            ignore_end: self.ignore_eos == Some(true),
+            ..Request::default()
+        };
+        let choices = within("n", self.n.unwrap_or(1), 1..=MOST_CHOICES)?;
+        Ok(Job { request, choices, timeout: app.config.request_timeout })
+    }
+}
+
+/// Answers a conversation.
+///
+/// # Errors
+/// The request is wrong, the model is not there, or too much is waiting.
+pub async fn chat(State(app): State<Arc<App>>, body: Json<ChatRequest>) -> Result<Response, ApiError> {
+    let Json { value: mut request, ignored } = body;
+    request.check()?;
+    let found = app.models.find(request.model.as_deref()).await?;
+    let writer = found.model.writer(&found.name)?;
+    let mut job = request.job(&app)?;
+    let developer = writer.speech.source().contains("developer");
+    let messages = for_template(std::mem::take(&mut request.messages), developer)?;
+    job.request.prompt =
+        prompt(&found, messages, None, request.chat_template_kwargs.take().unwrap_or_default()).await?;
+    job.request.stop.extend(writer.speech.stop());
+    let (choices, streams) = (job.choices, request.stream == Some(true));
+    let head = Head { id: generate::name("chatcmpl-")?, created: now(), model: found.name.clone() };
+    let answers = generate::start(&found, writer, job).await?;
+    let tokenizer = Arc::clone(&found.model.tokenizer);
+    let mut response = match streams {
+        true => {
+            let usage = request.stream_options.is_some_and(|o| o.include_usage);
+            sse::response(chunks(head, answers, tokenizer, choices, usage))
+        }
+        false => axum::Json(whole(head, answers, &tokenizer, choices).await?).into_response(),
+    };
+    if let Some(header) = ignored.header() {
+        response.headers_mut().insert("x-alula-ignored", header);
+    }
+    Ok(response)
+}
+
+/// What all parts of an answer have.
+#[derive(Clone)]
+struct Head {
+    id: String,
+    created: u64,
+    model: String,
+}
+
+/// The answer when it is whole.
+async fn whole(
+    head: Head,
+    mut answers: Answers,
+    tokenizer: &Tokenizer,
+    choices: usize,
+) -> Result<ChatResponse, ApiError> {
+    let (mut done, mut total) = (vec![(String::new(), Vec::new(), "stop"); choices], Total::default());
+    let mut asked = false;
+    while let Some(delta) = answers.next().await {
+        match delta? {
+            Delta::Token { choice, token, text, logprobs } => {
+                done[choice].0.push_str(&text);
+                asked |= logprobs.is_some();
+                done[choice].1.extend(logprobs.map(|l| token_logprob(tokenizer, token, &l)));
+            }
+            Delta::End { choice, reason, usage } => {
+                done[choice].2 = finish(reason);
+                total.add(&usage);
+            }
+        }
+    }
+    let choice = |(index, (text, logprobs, finish_reason))| ChatChoice {
+        index,
+        message: Answer {
+            role: Role::Assistant,
+            content: Some(text),
+            refusal: None,
+            reasoning_content: None,
+            tool_calls: None,
+        },
+        logprobs: asked.then_some(ChoiceLogprobs { content: logprobs, refusal: None }),
+        finish_reason,
+    };
+    Ok(ChatResponse {
+        id: head.id,
+        object: "chat.completion",
+        created: head.created,
+        model: head.model,
+        choices: done.into_iter().enumerate().map(choice).collect(),
+        usage: Usage::new(total.prompt, 0, total.generated, 0),
+        system_fingerprint: FINGERPRINT,
+        service_tier: "default",
+    })
+}
+
+/// The answer in parts.
+fn chunks(
+    head: Head,
+    answers: Answers,
+    tokenizer: Arc<Tokenizer>,
+    choices: usize,
+    with_usage: bool,
+) -> impl futures_util::Stream<Item = Result<ChatChunk, ApiError>> + Send + 'static {
+    let chunk = move |choices: Vec<ChunkChoice>, usage: Option<Usage>| ChatChunk {
+        id: head.id.clone(),
+        object: "chat.completion.chunk",
+        created: head.created,
+        model: head.model.clone(),
+        choices,
+        usage: with_usage.then_some(usage),
+        system_fingerprint: FINGERPRINT,
+        service_tier: "default",
+    };
+    let plain = |index, delta, logprobs, finish_reason| ChunkChoice { index, delta, logprobs, finish_reason };
+    let first: Vec<_> = (0..choices)
+        .map(|index| {
+            let delta = DeltaBody {
+                role: Some(Role::Assistant),
+                content: Some(String::new()),
+                refusal: Some(None),
+                ..DeltaBody::default()
+            };
+            Ok(chunk(vec![plain(index, delta, None, None)], None))
+        })
+        .collect();
+    let last = chunk.clone();
+    let total = Arc::new(std::sync::Mutex::new(Total::default()));
+    let sum = Arc::clone(&total);
+    let middle = answers.filter_map(move |delta| {
+        let made = match delta {
+            Err(e) => Some(Err(e)),
+            Ok(Delta::Token { choice, token, text, logprobs }) => {
+                let logprobs = logprobs.map(|l| token_logprob(&tokenizer, token, &l));
+                (!text.is_empty() || logprobs.is_some()).then(|| {
+                    let logprobs = logprobs.map(|l| ChoiceLogprobs { content: vec![l], refusal: None });
+                    let delta = DeltaBody { content: Some(text), ..DeltaBody::default() };
+                    Ok(chunk(vec![plain(choice, delta, logprobs, None)], None))
+                })
+            }
+            Ok(Delta::End { choice, reason, usage }) => {
+                if let Ok(mut total) = sum.lock() {
+                    total.add(&usage);
+                }
+                Some(Ok(chunk(vec![plain(choice, DeltaBody::default(), None, Some(finish(reason)))], None)))
+            }
+        };
+        std::future::ready(made)
+    });
+    let usage = futures_util::stream::once(async move {
+        let total = total.lock().map_or(Total::default(), |t| *t);
+        with_usage.then(|| Ok(last(Vec::new(), Some(Usage::new(total.prompt, 0, total.generated, 0)))))
+    });
+    futures_util::stream::iter(first).chain(middle).chain(usage.filter_map(std::future::ready))
+}

@@ -1,0 +1,167 @@
+//! The thread that owns a model's engine.
+//!
+//! Requests come through a channel and each has a channel for what it gets. Whoever drops the receiving end has gone: the
+//! request is cancelled before the next step. Without requests the thread waits and costs nothing.
+
+use crate::error::ApiError;
+use alula_engine::{Engine, Event, Id, Logprobs, Reason, Request, RequestError, Runner, Usage};
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::{mpsc, oneshot};
+
+/// What a request gets: tokens, then one end.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// The next token.
+    Token {
+        /// The token.
+        token: u32,
+        /// The text that became certain with it.
+        text: String,
+        /// If asked for.
+        logprobs: Option<Logprobs>,
+    },
+    /// It is over.
+    End {
+        /// Why.
+        reason: Reason,
+        /// What it took.
+        usage: Usage,
+    },
+    /// It broke off.
+    Failed(String),
+}
+
+enum Command {
+    Submit {
+        request: Box<Request>,
+        outputs: mpsc::UnboundedSender<Output>,
+        reply: oneshot::Sender<Result<(), RequestError>>,
+    },
+    /// Ends everything that is under way.
+    Stop(String),
+}
+
+/// The way to a model's engine. The thread ends when the last of them is dropped.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    commands: Sender<Command>,
+    alive: Arc<AtomicBool>,
+}
+
+/// A model's thread has ended, which it does when it panics.
+const DEAD: &str = "the model's thread has stopped after an internal error; restart the server";
+
+impl Worker {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn start<R: Runner + Send + 'static>(name: &str, engine: Engine<R>) -> std::io::Result<Worker> {
+        let (commands, inbox) = channel();
+        let alive = Arc::new(AtomicBool::new(true));
+        let flag = Arc::clone(&alive);
+        std::thread::Builder::new().name(format!("engine {name}")).spawn(move || {
+            let mut desk = Desk { engine, open: HashMap::new() };
+            let result = std::panic::catch_unwind(AssertUnwindSafe(|| desk.run(&inbox)));
+            flag.store(false, Ordering::Release);
+            if result.is_err() {
+                desk.close(DEAD);
+            }
+        })?;
+        Ok(Worker { commands, alive })
+    }
+
+    /// Whether it can take requests.
+    pub fn alive(&self) -> bool {
+        self.alive.load(Ordering::Acquire)
+    }
+
+    /// Puts a request in line. Dropping what it returns cancels it.
+    ///
+    /// # Errors
+    /// The engine refuses it, or is no more.
+    pub async fn submit(&self, request: Request) -> Result<mpsc::UnboundedReceiver<Output>, ApiError> {
+        let (outputs, inbox) = mpsc::unbounded_channel();
+        let (reply, answer) = oneshot::channel();
+        let dead = || ApiError::unavailable(DEAD);
+        self.commands.send(Command::Submit { request: Box::new(request), outputs, reply }).map_err(|_| dead())?;
+        answer.await.map_err(|_| dead())??;
+        Ok(inbox)
+    }
+
+    /// Ends everything that is under way with an error that says why.
+    pub fn stop(&self, why: &str) {
+        _ = self.commands.send(Command::Stop(why.to_owned()));
+    }
+}
+
+/// The engine and who waits for it.
+struct Desk<R> {
+    engine: Engine<R>,
+    open: HashMap<Id, mpsc::UnboundedSender<Output>>,
+}
+
+impl<R: Runner> Desk<R> {
+    fn run(&mut self, inbox: &Receiver<Command>) {
+        loop {
+            if self.engine.is_idle() {
+                match inbox.recv() {
+                    Ok(command) => self.obey(command),
+                    Err(_) => return,
+                }
+            }
+            while let Ok(command) = inbox.try_recv() {
+                self.obey(command);
+            }
+            let gone: Vec<Id> = self.open.iter().filter(|(_, o)| o.is_closed()).map(|(id, _)| *id).collect();
+            for id in gone {
+                self.engine.cancel(id);
+                self.open.remove(&id);
+            }
+            match self.engine.step() {
+                Ok(events) => events.into_iter().for_each(|event| self.hand_out(event)),
+                Err(e) => self.close(&e.to_string()),
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Submit { request, outputs, reply } => {
+                let result = self.engine.submit(*request).map(|id| {
+                    self.open.insert(id, outputs);
+                });
+                // Who no longer waits for the answer has dropped the outputs too.
+                _ = reply.send(result);
+            }
+            Command::Stop(why) => self.close(&why),
+        }
+    }
+
+    fn hand_out(&mut self, event: Event) {
+        match event {
+            Event::Token { id, token, text, logprobs } => {
+                if let Some(outputs) = self.open.get(&id) {
+                    _ = outputs.send(Output::Token { token, text, logprobs });
+                }
+            }
+            Event::Finished { id, reason, usage } => {
+                if let Some(outputs) = self.open.remove(&id) {
+                    _ = outputs.send(Output::End { reason, usage });
+                }
+            }
+        }
+    }
+
+    /// Everybody's end, for the same reason.
+    fn close(&mut self, why: &str) {
+        for (id, outputs) in self.open.drain() {
+            self.engine.cancel(id);
+            _ = outputs.send(Output::Failed(why.to_owned()));
+        }
+    }
+}
