@@ -3,10 +3,11 @@
 //! [`Engine::step`] asks the scheduler who computes what, gathers that into one batch, runs it, draws the next token of
 //! each sequence that has been computed to its end, and reports. What a request gets depends on itself alone.
 
+use crate::load::{Counters, Load, PageLoad, StepLoad};
 use crate::request::{Event, Request, RequestError, StepError, Usage};
 use crate::runner::Runner;
-use crate::sample::{Sampler, Sampling};
-use crate::scheduler::{self, Id, Scheduler, Share};
+use crate::sample::{Logprobs, Sampler, Sampling};
+use crate::scheduler::{self, Ask, Id, Refused, Scheduler, Share};
 use crate::stop::{self, Reason, StopError, StopText};
 use crate::text::{Stream, Text};
 use alula_device::{Adapter, Batch, PAGE, Seq};
@@ -22,23 +23,29 @@ pub struct Options {
     /// Requests that run at the same time; never more than the rows of logits that the runner gives in a step, nor than
     /// the slots that it has.
     pub running: usize,
+    /// Requests that may wait, beside those that can run at once.
+    pub waiting: usize,
+    /// Prompt tokens of those who wait; one alone may have more.
+    pub waiting_tokens: usize,
+    /// Whether a request finds what others have computed, where it begins as they do.
+    pub prefix_cache: bool,
 }
 
 impl Default for Options {
-    /// As many tokens as the runner takes; 64 requests.
+    /// As many tokens as the runner takes; 64 requests run and any number waits; what was computed is found.
     fn default() -> Self {
-        Self { step_tokens: usize::MAX, running: 64 }
+        let most = usize::MAX;
+        Self { step_tokens: most, running: 64, waiting: most, waiting_tokens: most, prefix_cache: true }
     }
 }
 
 /// A request under way.
 struct Active {
     id: Id,
-    /// Prompt and generated tokens.
-    sequence: Vec<u32>,
-    /// The token that is expected next.
-    guess: Option<u32>,
-    prompt: usize,
+    /// Tokens that are expected next.
+    guesses: Vec<u32>,
+    /// Tokens in the prompt, and tokens generated.
+    lengths: [usize; 2],
     sampling: Sampling,
     seed: u64,
     limits: stop::Limits,
@@ -61,10 +68,10 @@ struct Part {
     len: usize,
     /// Whether the last known token is among them.
     ends: bool,
-    /// The token of the row after them.
-    guess: Option<u32>,
-    /// Whether its next token changes its regime.
-    turns: bool,
+    /// Rows of guesses.
+    tried: usize,
+    /// What its cache depends on after its next token, if that changes.
+    turns: Option<Vec<u32>>,
 }
 
 /// Many requests, one model.
@@ -87,8 +94,8 @@ pub struct Engine<R> {
     /// Its requests in order.
     parts: Vec<Part>,
     rows: Vec<u32>,
-    /// Guesses that were computed, and those that were right.
-    guessed: (u64, u64),
+    counters: Counters,
+    last: StepLoad,
     /// Text of one token, kept for its memory.
     piece: String,
 }
@@ -100,8 +107,13 @@ impl<R: Runner> Engine<R> {
         let guesses = runner.guesses() && runner.max_outputs() > 1;
         let limits = scheduler::Limits {
             tokens: options.step_tokens.min(runner.max_tokens()),
-            running: options.running.min(runner.slots()).min(runner.max_outputs() / (1 + usize::from(guesses))),
+            running: options.running.min(runner.slots()).min(runner.max_outputs()),
+            outputs: runner.max_outputs(),
             pages: runner.pages(),
+            waiting: options.waiting,
+            waiting_tokens: options.waiting_tokens,
+            // What guesses keeps the next token beside each position.
+            share: (options.prefix_cache && runner.shares()).then_some(usize::from(guesses)),
         };
         let scheduler = Scheduler::new(limits);
         Self {
@@ -118,7 +130,8 @@ impl<R: Runner> Engine<R> {
             outputs: Vec::new(),
             parts: Vec::new(),
             rows: Vec::new(),
-            guessed: (0, 0),
+            counters: Counters::default(),
+            last: StepLoad::default(),
             piece: String::new(),
         }
     }
@@ -138,9 +151,18 @@ impl<R: Runner> Engine<R> {
         &self.scheduler
     }
 
-    /// Guesses that were computed so far, and how many of them were right.
-    pub fn guessed(&self) -> (u64, u64) {
-        self.guessed
+    /// What it does and has done.
+    pub fn load(&self) -> Load {
+        let pages = self.scheduler.pages();
+        let (total, unused, cached) = (pages.total(), pages.free(), pages.cached());
+        Load {
+            running: self.scheduler.running(),
+            waiting: self.scheduler.waiting(),
+            waiting_tokens: self.scheduler.waiting_tokens(),
+            pages: PageLoad { total, used: total - unused, cached, free: unused - cached },
+            step: self.last,
+            counters: Counters { scheduler: self.scheduler.counters(), ..self.counters },
+        }
     }
 
     /// Whether there is nothing to do: every request has ended and every event been handed out.
@@ -150,7 +172,8 @@ impl<R: Runner> Engine<R> {
 
     /// Checks a request and puts it in line. Its events come from the following steps.
     pub fn submit(&mut self, request: Request) -> Result<Id, RequestError> {
-        let Request { prompt, max_tokens, sampling, stop, stop_tokens, ignore_end, adapters } = request;
+        let Request { prompt, max_tokens, sampling, stop, stop_tokens, ignore_end, adapters, group, priority } =
+            request;
         let vocab = self.runner.vocab();
         let unknown = |id: u32| id as usize >= vocab;
         if prompt.is_empty() {
@@ -181,20 +204,27 @@ impl<R: Runner> Engine<R> {
             };
             return Err(RequestError::Adapter { index, scale, why });
         }
-        let id = self.scheduler.admit(prompt.len(), self.context).map_err(|_| too_long)?;
+        let lengths = [prompt.len(), 0];
+        let kind = kind(&self.runner, prompt.len(), &adapters);
+        let ask = Ask { tokens: prompt, longest: self.context, group, priority, kind };
+        let id = self.scheduler.admit(ask).map_err(|refused| match refused {
+            Refused::TooLong { .. } => too_long,
+            Refused::Full { waiting, tokens, most, most_tokens } => {
+                RequestError::Full { waiting, tokens, most, most_tokens }
+            }
+        })?;
         let max_tokens = max_tokens.unwrap_or(usize::MAX);
         let active = Active {
             id,
-            prompt: prompt.len(),
+            lengths,
             seed: sampling.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
             sampling,
             limits: stop::Limits { max_tokens, context: self.context, stop_tokens },
             ignore_end,
             stop,
-            stream: self.text.clone().map(|text| text.stream(&prompt)),
-            sequence: prompt,
+            stream: self.text.clone().map(|text| text.stream(self.scheduler.tokens(id))),
             adapters,
-            guess: None,
+            guesses: Vec::new(),
             submitted: Instant::now(),
             times: [None; 3],
         };
@@ -212,7 +242,7 @@ impl<R: Runner> Engine<R> {
         end(&mut self.active, &mut self.scheduler, id, Reason::Cancelled)
     }
 
-    /// Computes one step, and reports the tokens and ends that it brought, in order of request. Empty when there is nothing to do.
+    /// Computes one step, and reports the tokens and ends that it brought. Empty when there is nothing to do.
     pub fn step(&mut self) -> Result<Vec<Event>, StepError> {
         let Self { runner, scheduler, active, sampler, tokens, positions, outputs, parts, .. } = self;
         for ids in [&mut *tokens, positions, outputs] {
@@ -224,26 +254,26 @@ impl<R: Runner> Engine<R> {
         for share in &shares {
             let at = find(active, share.id).expect("the scheduler's line and the active requests are the same");
             let (row, all) = (tokens.len(), share.len + share.tried);
-            let Active { sequence, guess, times, .. } = &mut active[at];
-            let guess = guess.filter(|_| share.tried > 0);
-            let length = sequence.len();
-            tokens.extend_from_slice(&sequence[share.start..share.start + share.len]);
-            tokens.extend(guess);
+            let Active { guesses, times, adapters, .. } = &mut active[at];
+            let length = share.tokens.len();
+            tokens.extend_from_slice(&share.tokens[share.start..share.start + share.len]);
+            tokens.extend_from_slice(&guesses[..share.tried]);
             positions.extend((share.start..share.start + all).map(|p| p as u32));
             if share.ends {
                 outputs.extend((row + share.len..=row + all).map(|r| r as u32 - 1));
             }
             let turns = runner.regime(length) != runner.regime(length + 1);
-            let Share { id, start, len, ends, .. } = *share;
-            parts.push(Part { id, row, start, len, ends, guess, turns });
+            let turns = (turns && share.ends).then(|| kind(runner, length + 1, adapters));
+            let Share { id, start, len, ends, tried, .. } = *share;
+            parts.push(Part { id, row, start, len, ends, tried, turns });
             times[0].get_or_insert(began);
         }
         if shares.is_empty() {
             return Ok(std::mem::take(&mut self.ready));
         }
         let seqs = shares.iter().zip(&*parts).map(|(share, part)| {
-            let Active { sequence, adapters, .. } = &active[find(active, share.id).expect("as above")];
-            let (len, length) = (share.len + share.tried, sequence.len() + share.tried);
+            let Active { adapters, .. } = &active[find(active, share.id).expect("as above")];
+            let (len, length) = (share.len + share.tried, share.tokens.len() + share.tried);
             Seq { start: part.row, len, length, pages: share.pages, slot: share.slot, adapters }
         });
         let seqs: Vec<Seq<'_>> = seqs.collect();
@@ -253,40 +283,62 @@ impl<R: Runner> Engine<R> {
         if logits.len() != rows * vocab {
             return Err(StepError::Logits { rows, vocab, got: logits.len() });
         }
+        self.last = StepLoad { rows: tokens.len(), requests: parts.len() };
+        self.counters.steps += 1;
         let now = Instant::now();
         let mut rest = logits;
         let mut events = std::mem::take(&mut self.ready);
         for part in parts.iter_mut() {
-            let rows = if part.ends { 1 + usize::from(part.guess.is_some()) } else { 0 };
+            let rows = if part.ends { 1 + part.tried } else { 0 };
             let (own, others) = rest.split_at(rows * vocab);
             rest = others;
-            let (mut appended, mut reason) = (0, None);
+            let mut reason = None;
             if let Some(at) = find(active, part.id) {
-                active[at].guess = None;
-                self.guessed.0 += part.guess.map_or(0, |_| 1);
-                for row in own.chunks_exact(vocab) {
-                    let (event, end) = active[at].advance(row, sampler, self.text.as_deref(), &mut self.piece, now);
-                    appended += usize::from(event.is_some());
-                    events.extend(event);
-                    reason = end;
+                let guesses = std::mem::take(&mut active[at].guesses);
+                self.counters.guessed += part.tried as u64;
+                for (i, row) in own.chunks_exact(vocab).enumerate() {
+                    let active = &mut active[at];
+                    let token = match active.draw(row, sampler, scheduler.tokens(part.id)) {
+                        Ok((token, logprobs)) => {
+                            scheduler.append(part.id, token);
+                            self.counters.generated += 1;
+                            let (text, end) = active.report(token, self.text.as_deref(), &mut self.piece, now);
+                            events.push(Event::Token { id: part.id, token, text, logprobs });
+                            reason = end;
+                            token
+                        }
+                        Err(end) => {
+                            reason = Some(end);
+                            break;
+                        }
+                    };
                     // A guess that is right is computed.
-                    let right = active[at].sequence.last().copied() == part.guess;
-                    if reason.is_some() || !right {
+                    if reason.is_some() || i == part.tried || guesses[i] != token {
                         break;
                     }
-                    (part.len, part.guess) = (part.len + 1, None);
-                    self.guessed.1 += 1;
+                    part.len += 1;
+                    self.counters.right += 1;
                 }
             }
-            scheduler.commit(part.id, appended);
-            if part.turns && appended > 0 {
-                scheduler.restart(part.id); // it is longer, and all of it computes differently now
+            scheduler.commit(part.id);
+            if !self.guesses {
+                scheduler.share(part.id);
+            }
+            if let Some(kind) = &part.turns {
+                scheduler.restart(part.id, kind.clone()); // it is longer, and all of it computes differently now
             }
             events.extend(reason.and_then(|reason| end(active, scheduler, part.id, reason)));
         }
         if self.guesses
             && let Err(e) = self.guess()
         {
+            // What was computed for guesses has a gap, so everything is computed again.
+            for part in &self.parts {
+                if let Some(at) = find(&self.active, part.id) {
+                    let length = self.scheduler.tokens(part.id).len();
+                    self.scheduler.restart(part.id, kind(&self.runner, length, &self.active[at].adapters));
+                }
+            }
             self.ready = events; // they are true, and not lost
             return Err(e);
         }
@@ -300,9 +352,9 @@ impl<R: Runner> Engine<R> {
             ids.clear();
         }
         let (mut seqs, mut asked) = (Vec::new(), Vec::new());
-        for part in parts.iter().filter(|part| !part.turns) {
+        for part in parts.iter().filter(|part| part.turns.is_none()) {
             let Some(at) = find(active, part.id) else { continue };
-            let (sequence, start) = (&active[at].sequence, tokens.len());
+            let (sequence, start) = (scheduler.tokens(part.id), tokens.len());
             let pages = scheduler.table(part.id);
             seqs.push(Seq { start, len: part.len, length: sequence.len(), pages, slot: 0, adapters: &[] });
             tokens.extend_from_slice(&sequence[part.start + 1..=part.start + part.len]);
@@ -326,33 +378,35 @@ impl<R: Runner> Engine<R> {
         drop(seqs);
         for (at, row) in asked.into_iter().zip(logits.chunks_exact(vocab)) {
             let best = row.iter().enumerate().fold(0, |best, (i, v)| if *v > row[best] { i } else { best });
-            active[at].guess = Some(best as u32);
+            active[at].guesses = vec![best as u32];
             scheduler.expect(active[at].id, 1);
         }
+        parts.iter().filter(|part| part.turns.is_none()).for_each(|part| scheduler.share(part.id));
         Ok(())
     }
 }
 
 impl Active {
-    /// Draws the next token from `logits`, `[vocab]`, and says whether it is the last.
-    fn advance(
+    /// Draws the token after `sequence` from `logits`, `[vocab]`.
+    fn draw(&self, logits: &[f32], sampler: &mut Sampler, sequence: &[u32]) -> Result<(u32, Option<Logprobs>), Reason> {
+        let token = sampler.draw(&self.sampling, self.seed, sequence, logits).map_err(Reason::Failed)?;
+        Ok((token, self.sampling.logprobs.map(|top| sampler.logprobs(logits, token, top))))
+    }
+
+    /// Takes in the next token: the text that became certain with it, and why the request is over, if it is.
+    fn report(
         &mut self,
-        logits: &[f32],
-        sampler: &mut Sampler,
+        token: u32,
         text: Option<&dyn Text>,
         piece: &mut String,
         now: Instant,
-    ) -> (Option<Event>, Option<Reason>) {
-        let token = match sampler.draw(&self.sampling, self.seed, &self.sequence, logits) {
-            Ok(token) => token,
-            Err(error) => return (None, Some(Reason::Failed(error))),
-        };
-        let logprobs = self.sampling.logprobs.map(|top| sampler.logprobs(logits, token, top));
-        self.sequence.push(token);
+    ) -> (String, Option<Reason>) {
+        self.lengths[1] += 1;
         self.times[1].get_or_insert(now);
         self.times[2] = Some(now);
         let ends = !self.ignore_end && text.is_some_and(|text| text.is_end(token));
-        let mut reason = self.limits.reached(token, ends, self.prompt, self.sequence.len() - self.prompt);
+        let [prompt, generated] = self.lengths;
+        let mut reason = self.limits.reached(token, ends, prompt, generated);
         let mut text = String::new();
         if let Some(stream) = &mut self.stream {
             piece.clear();
@@ -368,17 +422,18 @@ impl Active {
                 self.stop.finish(&mut text);
             }
         }
-        (Some(Event::Token { id: self.id, token, text, logprobs }), reason)
+        (text, reason)
     }
 
-    fn usage(&self) -> Usage {
+    fn usage(&self, cached: usize) -> Usage {
         let now = Instant::now();
         let [began, first, last] = self.times;
         let began = began.unwrap_or(now);
         let between = |from: Option<Instant>, to: Option<Instant>| Some(to?.saturating_duration_since(from?));
         Usage {
-            prompt: self.prompt,
-            generated: self.sequence.len() - self.prompt,
+            prompt: self.lengths[0],
+            cached,
+            generated: self.lengths[1],
             seed: self.seed,
             waited: began.saturating_duration_since(self.submitted),
             prompt_time: first.unwrap_or(now).saturating_duration_since(began),
@@ -394,6 +449,15 @@ fn find(active: &[Active], id: Id) -> Option<usize> {
 /// Takes a request out of everything that knows it.
 fn end(active: &mut Vec<Active>, scheduler: &mut Scheduler, id: Id, reason: Reason) -> Option<Event> {
     let ended = active.remove(find(active, id)?);
+    let usage = ended.usage(scheduler.found(id));
     scheduler.cancel(id);
-    Some(Event::Finished { id, reason, usage: ended.usage() })
+    Some(Event::Finished { id, reason, usage })
+}
+
+/// What the cache of a sequence depends on beside its tokens.
+fn kind(runner: &impl Runner, length: usize, adapters: &[Adapter]) -> Vec<u32> {
+    let regime = runner.regime(length) as u64;
+    let mut adapters: Vec<[u32; 2]> = adapters.iter().map(|a| [a.index, a.scale.to_bits()]).collect();
+    adapters.sort_unstable();
+    [regime as u32, (regime >> 32) as u32].into_iter().chain(adapters.into_iter().flatten()).collect()
 }

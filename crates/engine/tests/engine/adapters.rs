@@ -34,7 +34,10 @@ fn run(package: &Package, guess: bool, step_tokens: usize, requests: &[Request])
     let ids: Vec<_> = requests.iter().map(|r| engine.submit(r.clone()).unwrap()).collect();
     let mut answers: BTreeMap<_, Answer> = BTreeMap::new();
     finish(&mut engine, &mut answers);
-    (ids.iter().map(|id| answers.remove(id).unwrap().tokens).collect(), engine.guessed())
+    (ids.iter().map(|id| answers.remove(id).unwrap().tokens).collect(), {
+        let counters = engine.load().counters;
+        (counters.guessed, counters.right)
+    })
 }
 
 fn request(prompt: &[u32], n: usize, adapters: &[Adapter]) -> Request {
