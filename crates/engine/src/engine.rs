@@ -3,6 +3,7 @@
 //! [`Engine::step`] asks the scheduler who computes what, gathers that into one batch, runs it, draws the next token of
 //! each sequence that has been computed to its end, and reports. What a request gets depends on itself alone.
 
+use crate::constraint::Constraint;
 use crate::load::{Counters, Load, PageLoad, StepLoad};
 use crate::request::{Event, Request, RequestError, StepError, Usage};
 use crate::runner::Runner;
@@ -52,6 +53,7 @@ struct Active {
     ignore_end: bool,
     stop: StopText,
     stream: Option<Box<dyn Stream>>,
+    constraint: Option<Box<dyn Constraint>>,
     adapters: Vec<Adapter>,
     submitted: Instant,
     /// Begin of the first step with a share, end of the one with the first token, end of the one with the last.
@@ -98,6 +100,8 @@ pub struct Engine<R> {
     last: StepLoad,
     /// Text of one token, kept for its memory.
     piece: String,
+    /// Tokens that may come next, kept for its memory.
+    mask: Vec<u32>,
 }
 
 impl<R: Runner> Engine<R> {
@@ -133,6 +137,7 @@ impl<R: Runner> Engine<R> {
             counters: Counters::default(),
             last: StepLoad::default(),
             piece: String::new(),
+            mask: Vec::new(),
         }
     }
 
@@ -170,8 +175,21 @@ impl<R: Runner> Engine<R> {
         self.active.is_empty() && self.ready.is_empty()
     }
 
-    /// Checks a request and puts it in line. Its events come from the following steps.
+    /// Checks a request and puts it in line. Its events come from the following steps. Nothing has changed if it is refused.
     pub fn submit(&mut self, request: Request) -> Result<Id, RequestError> {
+        self.admit(request, None)
+    }
+
+    /// The same with a constraint on its output.
+    pub fn submit_constrained(
+        &mut self,
+        request: Request,
+        constraint: Box<dyn Constraint>,
+    ) -> Result<Id, RequestError> {
+        self.admit(request, Some(constraint))
+    }
+
+    fn admit(&mut self, request: Request, constraint: Option<Box<dyn Constraint>>) -> Result<Id, RequestError> {
         let Request { prompt, max_tokens, sampling, stop, stop_tokens, ignore_end, adapters, group, priority } =
             request;
         let vocab = self.runner.vocab();
@@ -223,6 +241,7 @@ impl<R: Runner> Engine<R> {
             ignore_end,
             stop,
             stream: self.text.clone().map(|text| text.stream(self.scheduler.tokens(id))),
+            constraint,
             adapters,
             guesses: Vec::new(),
             submitted: Instant::now(),
@@ -244,7 +263,7 @@ impl<R: Runner> Engine<R> {
 
     /// Computes one step, and reports the tokens and ends that it brought. Empty when there is nothing to do.
     pub fn step(&mut self) -> Result<Vec<Event>, StepError> {
-        let Self { runner, scheduler, active, sampler, tokens, positions, outputs, parts, .. } = self;
+        let Self { runner, scheduler, active, sampler, tokens, positions, outputs, parts, mask, .. } = self;
         for ids in [&mut *tokens, positions, outputs] {
             ids.clear();
         }
@@ -298,11 +317,12 @@ impl<R: Runner> Engine<R> {
                 self.counters.guessed += part.tried as u64;
                 for (i, row) in own.chunks_exact(vocab).enumerate() {
                     let active = &mut active[at];
-                    let token = match active.draw(row, sampler, scheduler.tokens(part.id)) {
-                        Ok((token, logprobs)) => {
+                    let token = match active.draw(row, sampler, mask, scheduler.tokens(part.id)) {
+                        Ok((token, logprobs, complete)) => {
                             scheduler.append(part.id, token);
                             self.counters.generated += 1;
-                            let (text, end) = active.report(token, self.text.as_deref(), &mut self.piece, now);
+                            let text = self.text.as_deref();
+                            let (text, end) = active.report(token, complete, text, &mut self.piece, now);
                             events.push(Event::Token { id: part.id, token, text, logprobs });
                             reason = end;
                             token
@@ -387,16 +407,38 @@ impl<R: Runner> Engine<R> {
 }
 
 impl Active {
-    /// Draws the token after `sequence` from `logits`, `[vocab]`.
-    fn draw(&self, logits: &[f32], sampler: &mut Sampler, sequence: &[u32]) -> Result<(u32, Option<Logprobs>), Reason> {
-        let token = sampler.draw(&self.sampling, self.seed, sequence, logits).map_err(Reason::Failed)?;
-        Ok((token, self.sampling.logprobs.map(|top| sampler.logprobs(logits, token, top))))
+    /// Draws the token after `sequence` from `logits`, `[vocab]`. Also says whether its constraint is complete with it.
+    fn draw(
+        &mut self,
+        logits: &[f32],
+        sampler: &mut Sampler,
+        mask: &mut Vec<u32>,
+        sequence: &[u32],
+    ) -> Result<(u32, Option<Logprobs>, bool), Reason> {
+        let (how, seed) = (&self.sampling, self.seed);
+        let wrong = Reason::Constraint;
+        let (token, complete) = match &mut self.constraint {
+            None => (sampler.draw(how, seed, sequence, logits).map_err(Reason::Failed)?, false),
+            Some(constraint) => {
+                mask.clear();
+                mask.resize(logits.len().div_ceil(32), 0);
+                constraint.allow(mask).map_err(wrong)?;
+                if mask.iter().all(|word| *word == 0) {
+                    return Err(wrong("no token is allowed".to_owned()));
+                }
+                let token = sampler.draw_among(mask, how, seed, sequence, logits).map_err(Reason::Failed)?;
+                (token, constraint.accept(token).map_err(wrong)?)
+            }
+        };
+        Ok((token, self.sampling.logprobs.map(|top| sampler.logprobs(logits, token, top)), complete))
     }
 
-    /// Takes in the next token: the text that became certain with it, and why the request is over, if it is.
+    /// Takes in the next token: the text that became certain with it, and why the request is over, if it is. It is `complete`
+    /// if its constraint says so.
     fn report(
         &mut self,
         token: u32,
+        complete: bool,
         text: Option<&dyn Text>,
         piece: &mut String,
         now: Instant,
@@ -407,10 +449,14 @@ impl Active {
         let ends = !self.ignore_end && text.is_some_and(|text| text.is_end(token));
         let [prompt, generated] = self.lengths;
         let mut reason = self.limits.reached(token, ends, prompt, generated);
+        let silent = reason == Some(Reason::Stop);
+        if complete {
+            reason = Some(Reason::Stop);
+        }
         let mut text = String::new();
         if let Some(stream) = &mut self.stream {
             piece.clear();
-            if reason != Some(Reason::Stop) {
+            if !silent {
                 stream.push(token, piece);
             }
             if reason.is_some() {

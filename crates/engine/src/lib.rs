@@ -9,6 +9,7 @@
 //! Encoders need none of these but the last: [`embed`] makes vectors and scores of texts.
 #![forbid(unsafe_code)]
 
+mod constraint;
 pub mod embed;
 mod engine;
 pub mod fair;
@@ -24,6 +25,7 @@ pub mod stop;
 pub mod text;
 
 pub use alula_device::Adapter;
+pub use constraint::Constraint;
 pub use engine::{Engine, Options};
 pub use load::{Counters, Load, PageLoad, StepLoad};
 pub use request::{Event, Request, RequestError, StepError, Usage};

@@ -1,6 +1,7 @@
 //! The step loop over a toy model: whatever the company, the pieces and the preemptions, the answer is the same.
 
 mod adapters;
+mod constraints;
 mod guesses;
 mod prefix;
 mod stories;
@@ -361,7 +362,7 @@ fn broken_logits_end_only_their_own_request() {
     let mut answers = BTreeMap::new();
     finish(&mut engine, &mut answers);
     assert_eq!(answers[&bad].reason, Some(Reason::Failed(NoCandidate { nan: VOCAB, vocab: VOCAB })));
-    assert_eq!((answers[&good].tokens.len(), answers[&good].reason), (9, Some(Reason::Length)));
+    assert_eq!((answers[&good].tokens.len(), answers[&good].reason.clone()), (9, Some(Reason::Length)));
 }
 
 #[test]
