@@ -3,12 +3,15 @@
 //! [`Engine::step`] asks the scheduler who computes what, gathers that into one batch, runs it, draws the next token of
 //! each sequence that has been computed to its end, and reports. What a request gets depends on itself alone.
 
+mod guess;
+
 use crate::constraint::Constraint;
 use crate::load::{Counters, Load, PageLoad, StepLoad};
 use crate::request::{Event, Request, RequestError, StepError, Usage};
 use crate::runner::Runner;
 use crate::sample::{Logprobs, Sampler, Sampling};
 use crate::scheduler::{self, Ask, Id, Refused, Scheduler, Share};
+use crate::speculate::{self, DraftError, Lookup, Pace, Speculation};
 use crate::stop::{self, Reason, StopError, StopText};
 use crate::text::{Stream, Text};
 use alula_device::{Adapter, Batch, PAGE, Seq};
@@ -30,13 +33,16 @@ pub struct Options {
     pub waiting_tokens: usize,
     /// Whether a request finds what others have computed, where it begins as they do.
     pub prefix_cache: bool,
+    /// How many tokens are guessed.
+    pub speculation: Speculation,
 }
 
 impl Default for Options {
     /// As many tokens as the runner takes; 64 requests run and any number waits; what was computed is found.
     fn default() -> Self {
         let most = usize::MAX;
-        Self { step_tokens: most, running: 64, waiting: most, waiting_tokens: most, prefix_cache: true }
+        let (prefix_cache, speculation) = (true, Speculation::default());
+        Self { step_tokens: most, running: 64, waiting: most, waiting_tokens: most, prefix_cache, speculation }
     }
 }
 
@@ -45,6 +51,10 @@ struct Active {
     id: Id,
     /// Tokens that are expected next.
     guesses: Vec<u32>,
+    /// Tokens that a model is to guess.
+    wanted: usize,
+    pace: Pace,
+    repeats: Lookup,
     /// Tokens in the prompt, and tokens generated.
     lengths: [usize; 2],
     sampling: Sampling,
@@ -79,8 +89,11 @@ struct Part {
 /// Many requests, one model.
 pub struct Engine<R> {
     runner: R,
-    /// Whether tokens are guessed.
+    /// Whether it guesses tokens.
     guesses: bool,
+    /// A model that guesses for it.
+    draft: Option<Box<dyn Runner + Send>>,
+    speculation: Speculation,
     text: Option<Arc<dyn Text>>,
     context: usize,
     scheduler: Scheduler,
@@ -96,6 +109,7 @@ pub struct Engine<R> {
     /// Its requests in order.
     parts: Vec<Part>,
     rows: Vec<u32>,
+    window: Vec<u32>,
     counters: Counters,
     last: StepLoad,
     /// Text of one token, kept for its memory.
@@ -107,12 +121,39 @@ pub struct Engine<R> {
 impl<R: Runner> Engine<R> {
     /// An engine without requests. Without `text` it works on ids alone: events have no text, and nothing is an end token.
     pub fn new(runner: R, text: Option<Arc<dyn Text>>, options: Options) -> Self {
+        Self::build(runner, None, text, options)
+    }
+
+    /// The same with a smaller model that guesses tokens, with [`Speculation::draft`]. It has as many tokens, pages and
+    /// positions, and reads along: its steps should hold as many tokens and [`Options::running`] more.
+    pub fn with_draft(
+        runner: R,
+        draft: Box<dyn Runner + Send>,
+        text: Option<Arc<dyn Text>>,
+        options: Options,
+    ) -> Result<Self, DraftError> {
+        speculate::check(&runner, &draft, context(&runner))?;
+        Ok(Self::build(runner, Some(draft), text, options))
+    }
+
+    fn build(runner: R, draft: Option<Box<dyn Runner + Send>>, text: Option<Arc<dyn Text>>, options: Options) -> Self {
         // A guess has a row of logits too.
         let guesses = runner.guesses() && runner.max_outputs() > 1;
+        let running = options.running.min(runner.slots()).min(runner.max_outputs());
+        let tokens = options.step_tokens.min(runner.max_tokens());
+        let (running, tokens) = match &draft {
+            // It computes the step's tokens, and the next one of each.
+            Some(draft) => {
+                let running = running.min(draft.max_outputs()).min(draft.max_tokens() / 2).max(1);
+                (running, tokens.min(draft.max_tokens() - running))
+            }
+            None => (running, tokens),
+        };
         let limits = scheduler::Limits {
-            tokens: options.step_tokens.min(runner.max_tokens()),
-            running: options.running.min(runner.slots()).min(runner.max_outputs()),
+            tokens,
+            running,
             outputs: runner.max_outputs(),
+            guesses: options.speculation.rows,
             pages: runner.pages(),
             waiting: options.waiting,
             waiting_tokens: options.waiting_tokens,
@@ -121,9 +162,11 @@ impl<R: Runner> Engine<R> {
         };
         let scheduler = Scheduler::new(limits);
         Self {
-            context: runner.context().min(scheduler.pages().total().saturating_mul(PAGE)),
+            context: context(&runner),
             runner,
             guesses,
+            draft,
+            speculation: options.speculation,
             text,
             scheduler,
             active: Vec::new(),
@@ -134,6 +177,7 @@ impl<R: Runner> Engine<R> {
             outputs: Vec::new(),
             parts: Vec::new(),
             rows: Vec::new(),
+            window: Vec::new(),
             counters: Counters::default(),
             last: StepLoad::default(),
             piece: String::new(),
@@ -244,6 +288,9 @@ impl<R: Runner> Engine<R> {
             constraint,
             adapters,
             guesses: Vec::new(),
+            wanted: 0,
+            pace: Pace::new(),
+            repeats: Lookup::default(),
             submitted: Instant::now(),
             times: [None; 3],
         };
@@ -314,7 +361,7 @@ impl<R: Runner> Engine<R> {
             let mut reason = None;
             if let Some(at) = find(active, part.id) {
                 let guesses = std::mem::take(&mut active[at].guesses);
-                self.counters.guessed += part.tried as u64;
+                let known = part.len;
                 for (i, row) in own.chunks_exact(vocab).enumerate() {
                     let active = &mut active[at];
                     let token = match active.draw(row, sampler, mask, scheduler.tokens(part.id)) {
@@ -337,11 +384,15 @@ impl<R: Runner> Engine<R> {
                         break;
                     }
                     part.len += 1;
-                    self.counters.right += 1;
                 }
+                let right = part.len - known;
+                active[at].pace.learn(part.tried, right);
+                self.counters.drafts += u64::from(part.tried > 0);
+                self.counters.guessed += part.tried as u64;
+                self.counters.right += right as u64;
             }
             scheduler.commit(part.id);
-            if !self.guesses {
+            if !self.guesses && self.draft.is_none() {
                 scheduler.share(part.id);
             }
             if let Some(kind) = &part.turns {
@@ -349,10 +400,8 @@ impl<R: Runner> Engine<R> {
             }
             events.extend(reason.and_then(|reason| end(active, scheduler, part.id, reason)));
         }
-        if self.guesses
-            && let Err(e) = self.guess()
-        {
-            // What was computed for guesses has a gap, so everything is computed again.
+        if let Err(e) = self.speculate() {
+            // What is kept for guesses has a gap, so everything is computed again.
             for part in &self.parts {
                 if let Some(at) = find(&self.active, part.id) {
                     let length = self.scheduler.tokens(part.id).len();
@@ -363,46 +412,6 @@ impl<R: Runner> Engine<R> {
             return Err(e);
         }
         Ok(events)
-    }
-
-    /// Guesses the token after the next one of each sequence that the step computed to its end.
-    fn guess(&mut self) -> Result<(), StepError> {
-        let Self { runner, scheduler, active, tokens, positions, outputs, parts, rows, .. } = self;
-        for ids in [&mut *tokens, positions, outputs, rows] {
-            ids.clear();
-        }
-        let (mut seqs, mut asked) = (Vec::new(), Vec::new());
-        for part in parts.iter().filter(|part| part.turns.is_none()) {
-            let Some(at) = find(active, part.id) else { continue };
-            let (sequence, start) = (scheduler.tokens(part.id), tokens.len());
-            let pages = scheduler.table(part.id);
-            seqs.push(Seq { start, len: part.len, length: sequence.len(), pages, slot: 0, adapters: &[] });
-            tokens.extend_from_slice(&sequence[part.start + 1..=part.start + part.len]);
-            positions.extend((part.start..part.start + part.len).map(|p| p as u32));
-            rows.extend((part.row..part.row + part.len).map(|r| r as u32));
-            let regime = |more: usize| runner.regime(sequence.len() + more);
-            if part.ends && regime(0) == regime(2) {
-                outputs.push(tokens.len() as u32 - 1);
-                asked.push(at);
-            }
-        }
-        if seqs.is_empty() {
-            return Ok(());
-        }
-        let vocab = runner.vocab();
-        let batch = Batch { tokens, positions, seqs: &seqs, outputs, ..Batch::default() };
-        let logits = runner.guess(&batch, rows).map_err(StepError::Run)?;
-        if logits.len() != asked.len() * vocab {
-            return Err(StepError::Logits { rows: asked.len(), vocab, got: logits.len() });
-        }
-        drop(seqs);
-        for (at, row) in asked.into_iter().zip(logits.chunks_exact(vocab)) {
-            let best = row.iter().enumerate().fold(0, |best, (i, v)| if *v > row[best] { i } else { best });
-            active[at].guesses = vec![best as u32];
-            scheduler.expect(active[at].id, 1);
-        }
-        parts.iter().filter(|part| part.turns.is_none()).for_each(|part| scheduler.share(part.id));
-        Ok(())
     }
 }
 
@@ -498,6 +507,11 @@ fn end(active: &mut Vec<Active>, scheduler: &mut Scheduler, id: Id, reason: Reas
     let usage = ended.usage(scheduler.found(id));
     scheduler.cancel(id);
     Some(Event::Finished { id, reason, usage })
+}
+
+/// Length of the longest sequence that a model and its cache allow.
+fn context(runner: &impl Runner) -> usize {
+    runner.context().min(runner.pages().saturating_mul(PAGE))
 }
 
 /// What the cache of a sequence depends on beside its tokens.

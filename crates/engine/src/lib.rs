@@ -21,6 +21,7 @@ pub mod rng;
 mod runner;
 pub mod sample;
 pub mod scheduler;
+mod speculate;
 pub mod stop;
 pub mod text;
 
@@ -32,4 +33,5 @@ pub use request::{Event, Request, RequestError, StepError, Usage};
 pub use runner::{RunError, Runner};
 pub use sample::{Logprobs, Sampling};
 pub use scheduler::Id;
+pub use speculate::{DraftError, Speculation};
 pub use stop::Reason;

@@ -50,7 +50,9 @@ pub struct Counters {
     pub steps: u64,
     /// Tokens that were generated.
     pub generated: u64,
-    /// Guesses that were computed,
+    /// How often tokens were guessed for a request and computed,
+    pub drafts: u64,
+    /// the tokens that were guessed then,
     pub guessed: u64,
     /// and of these, those that were right.
     pub right: u64,

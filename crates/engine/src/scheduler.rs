@@ -15,8 +15,8 @@
 //!    prompts in order, so the first of them keeps at least half its pace; the other half, and what the first left over,
 //!    to those of the highest priority with the fewest tokens to go, so that short prompts do not wait for long ones. Of several
 //!    whose next page will be the same only one gets more, and the others find it in the next step.
-//! 4. What is left then is for guesses: who computes its last known token may compute some that it is expected to have next,
-//!    if free pages hold them. Those that prove right are known and computed at once.
+//! 4. What is left then is for guesses, up to a number of rows: who computes its last known token may compute some that it is
+//!    expected to have next, if free pages hold them. Those that prove right are known and computed at once.
 //!
 //! **Pages are shared.** A full page that is computed gets a name ([`Pages::name`]): its tokens, the page before it, and for the
 //! first page of a sequence what else its content depends on ([`Ask::kind`]). Who joins, or computes a prompt, goes on behind the pages that
@@ -57,6 +57,8 @@ pub struct Limits {
     pub pages: usize,
     /// Last known tokens and guesses in one step; never less than `running`.
     pub outputs: usize,
+    /// Tokens in one step up to which guesses are added.
+    pub guesses: usize,
     /// Requests that wait, beside those for which there is a place.
     pub waiting: usize,
     /// Tokens of those who wait, unless it is one alone.
@@ -69,7 +71,8 @@ impl Default for Limits {
     /// No limits, no pages, nothing shared.
     fn default() -> Self {
         let most = usize::MAX;
-        Self { tokens: most, running: most, pages: 0, outputs: most, waiting: most, waiting_tokens: most, share: None }
+        let (tokens, running, outputs, guesses) = (most, most, most, most);
+        Self { tokens, running, pages: 0, outputs, guesses, waiting: most, waiting_tokens: most, share: None }
     }
 }
 
@@ -435,15 +438,13 @@ impl Scheduler {
         for &at in &*order {
             left -= give(&mut running[at], at, left, alone);
         }
+        left = left.min(self.limits.guesses.saturating_sub(self.limits.tokens - left));
         let mut outputs = self.limits.outputs - running.iter().filter(|e| e.ends()).count();
         for entry in running.iter_mut().filter(|e| e.ends()) {
             let (known, room) = (entry.tokens.len(), left.min(outputs));
-            let tried = entry.guesses.min(room).min(entry.longest - known);
-            if self.pages.cover(&mut entry.table, known + tried).is_ok() {
-                entry.tried = tried;
-                left -= tried;
-                outputs -= tried;
-            }
+            entry.tried = entry.guesses.min(room).min(entry.table.len() * PAGE - known);
+            left -= entry.tried;
+            outputs -= entry.tried;
         }
     }
 
@@ -457,11 +458,21 @@ impl Scheduler {
         self.waiting.insert(place, entry);
     }
 
-    /// Expects `n` tokens of `id` to come next, until it is committed again. Does nothing if `id` does not run.
-    pub fn expect(&mut self, id: Id, n: usize) {
-        if let Some(entry) = self.running.iter_mut().find(|e| e.id == id) {
+    /// Expects `n` tokens of `id` to come next, until it is committed again. Returns how many of them its page table covers:
+    /// fewer where pages are short, none if `id` does not run.
+    pub fn expect(&mut self, id: Id, n: usize) -> usize {
+        let others = self.running.len();
+        let Some(entry) = self.running.iter_mut().find(|e| e.id == id) else { return 0 };
+        let (known, held) = (entry.tokens.len(), entry.table.len());
+        let n = n.min(entry.longest - known);
+        // A page is left to each that runs, so that nobody gives way to a guess.
+        let more = pages_for(known + n).saturating_sub(held);
+        if more == 0 || self.pages.free() >= more + others && self.pages.cover(&mut entry.table, known + n).is_ok() {
             entry.guesses = n;
+        } else {
+            entry.guesses = n.min((held * PAGE).saturating_sub(known));
         }
+        entry.guesses
     }
 
     /// The page table of `id`, empty while it waits.

@@ -416,7 +416,7 @@ impl World {
             self.s.share(id);
             let w = self.seen.get_mut(&id).unwrap();
             w.guesses = (w.tokens.len() + start) % 4 % 3;
-            self.s.expect(id, w.guesses);
+            w.guesses = self.s.expect(id, w.guesses);
             if ends && more == 0 {
                 assert!(self.s.cancel(id));
                 self.seen.remove(&id);

@@ -4,6 +4,7 @@ mod adapters;
 mod constraints;
 mod guesses;
 mod prefix;
+mod speculation;
 mod stories;
 mod toy;
 
@@ -11,7 +12,7 @@ use alula_device::PAGE;
 use alula_engine::sample::{ArgumentError, NoCandidate};
 use alula_engine::stop::StopError;
 use alula_engine::text::{Text, Words};
-use alula_engine::{Engine, Event, Options, Reason, Request, RequestError, Sampling, StepError};
+use alula_engine::{Engine, Event, Options, Reason, Request, RequestError, Sampling, Speculation, StepError};
 use alula_tokenizer::Tokenizer;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -111,11 +112,9 @@ fn guesses_change_nothing_but_the_steps() {
         let toy = |pages, guess| Toy { regimes: regimes.clone(), guess, ..Toy::new(pages) };
         for (pages, tokens, running) in [(60, 512, 64), (6, 512, 64), (6, 10, 64), (60, 20, 1)] {
             let run = |guess| {
-                let mut engine = Engine::new(
-                    toy(pages, guess),
-                    None,
-                    Options { step_tokens: tokens, running, ..Options::default() },
-                );
+                let speculation = Speculation { rows: 512, ..Speculation::default() };
+                let options = Options { step_tokens: tokens, running, speculation, ..Options::default() };
+                let mut engine = Engine::new(toy(pages, guess), None, options);
                 let ids: Vec<_> = requests.iter().map(|r| engine.submit(r.clone()).unwrap()).collect();
                 let mut answers = BTreeMap::new();
                 finish(&mut engine, &mut answers);
@@ -428,7 +427,8 @@ proptest! {
     ) {
         let regimes = if long { vec![70, 99] } else { vec![] };
         let toy = Toy { regimes: regimes.clone(), context: 220, guess, ..Toy::new(pages) };
-        let mut engine = Engine::new(toy, None, Options { step_tokens: tokens, running, ..Options::default() });
+        let speculation = Speculation { lookup: tokens % 4, rows: 40, ..Speculation::default() };
+        let mut engine = Engine::new(toy, None, Options { step_tokens: tokens, running, speculation, ..Options::default() });
         let mut answers = BTreeMap::new();
         let mut wants = Vec::new();
         for (i, &(prompt, n, wait, leave)) in plan.iter().enumerate() {

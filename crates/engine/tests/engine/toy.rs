@@ -23,6 +23,8 @@ pub(crate) struct Toy {
     pub(crate) fail: usize,
     /// Sequences may share pages; without, a sequence must go on where its slot stands.
     pub(crate) shares: bool,
+    /// Its logits depend on so many last tokens alone and not on the regime; 0: on all.
+    pub(crate) short: usize,
     /// Rows of each step so far.
     pub(crate) rows: Vec<usize>,
     /// The positions before and after the last run in each slot.
@@ -52,6 +54,7 @@ impl Toy {
             max_outputs: 512,
             fail: 0,
             shares: true,
+            short: 0,
             rows: Vec::new(),
             slots: BTreeMap::new(),
             fixed: Vec::new(),
@@ -143,6 +146,11 @@ impl Runner for Toy {
             let sequence = (0..=batch.positions[row as usize]).map(|p| self.cache[place(seq.pages, p)]);
             match self.fixed.iter().find(|f| f.0 == batch.tokens[row as usize]) {
                 Some(&(_, value)) => self.logits.extend([value; VOCAB]),
+                None if self.short > 0 => {
+                    let all: Vec<_> = sequence.collect();
+                    let last = all[all.len().saturating_sub(self.short)..].iter();
+                    self.logits.extend(logits(last.map(|x| (x.0, 0, 0))));
+                }
                 None => self.logits.extend(logits(sequence)),
             }
         }
