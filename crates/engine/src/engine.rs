@@ -3,10 +3,15 @@
 //! [`Engine::step`] asks the scheduler who computes what, gathers that into one batch, runs it, draws the next token of
 //! each sequence that has been computed to its end, and reports. What a request gets depends on itself alone.
 
+mod guess;
+
+use crate::constraint::Constraint;
+use crate::load::{Counters, Load, PageLoad, StepLoad};
 use crate::request::{Event, Request, RequestError, StepError, Usage};
 use crate::runner::Runner;
-use crate::sample::{Sampler, Sampling};
-use crate::scheduler::{self, Id, Scheduler, Share};
+use crate::sample::{Logprobs, Sampler, Sampling};
+use crate::scheduler::{self, Ask, Id, Refused, Scheduler, Share};
+use crate::speculate::{self, DraftError, Lookup, Pace, Speculation};
 use crate::stop::{self, Reason, StopError, StopText};
 use crate::text::{Stream, Text};
 use alula_device::{Adapter, Batch, PAGE, Seq};
@@ -22,29 +27,43 @@ pub struct Options {
     /// Requests that run at the same time; never more than the rows of logits that the runner gives in a step, nor than
     /// the slots that it has.
     pub running: usize,
+    /// Requests that may wait, beside those that can run at once.
+    pub waiting: usize,
+    /// Prompt tokens of those who wait; one alone may have more.
+    pub waiting_tokens: usize,
+    /// Whether a request finds what others have computed, where it begins as they do.
+    pub prefix_cache: bool,
+    /// How many tokens are guessed.
+    pub speculation: Speculation,
 }
 
 impl Default for Options {
-    /// As many tokens as the runner takes; 64 requests.
+    /// As many tokens as the runner takes; 64 requests run and any number waits; what was computed is found.
     fn default() -> Self {
-        Self { step_tokens: usize::MAX, running: 64 }
+        let most = usize::MAX;
+        let (prefix_cache, speculation) = (true, Speculation::default());
+        Self { step_tokens: most, running: 64, waiting: most, waiting_tokens: most, prefix_cache, speculation }
     }
 }
 
 /// A request under way.
 struct Active {
     id: Id,
-    /// Prompt and generated tokens.
-    sequence: Vec<u32>,
-    /// The token that is expected next.
-    guess: Option<u32>,
-    prompt: usize,
+    /// Tokens that are expected next.
+    guesses: Vec<u32>,
+    /// Tokens that a model is to guess.
+    wanted: usize,
+    pace: Pace,
+    repeats: Lookup,
+    /// Tokens in the prompt, and tokens generated.
+    lengths: [usize; 2],
     sampling: Sampling,
     seed: u64,
     limits: stop::Limits,
     ignore_end: bool,
     stop: StopText,
     stream: Option<Box<dyn Stream>>,
+    constraint: Option<Box<dyn Constraint>>,
     adapters: Vec<Adapter>,
     submitted: Instant,
     /// Begin of the first step with a share, end of the one with the first token, end of the one with the last.
@@ -61,17 +80,20 @@ struct Part {
     len: usize,
     /// Whether the last known token is among them.
     ends: bool,
-    /// The token of the row after them.
-    guess: Option<u32>,
-    /// Whether its next token changes its regime.
-    turns: bool,
+    /// Rows of guesses.
+    tried: usize,
+    /// What its cache depends on after its next token, if that changes.
+    turns: Option<Vec<u32>>,
 }
 
 /// Many requests, one model.
 pub struct Engine<R> {
     runner: R,
-    /// Whether tokens are guessed.
+    /// Whether it guesses tokens.
     guesses: bool,
+    /// A model that guesses for it.
+    draft: Option<Box<dyn Runner + Send>>,
+    speculation: Speculation,
     text: Option<Arc<dyn Text>>,
     context: usize,
     scheduler: Scheduler,
@@ -87,27 +109,64 @@ pub struct Engine<R> {
     /// Its requests in order.
     parts: Vec<Part>,
     rows: Vec<u32>,
-    /// Guesses that were computed, and those that were right.
-    guessed: (u64, u64),
+    window: Vec<u32>,
+    counters: Counters,
+    last: StepLoad,
     /// Text of one token, kept for its memory.
     piece: String,
+    /// Tokens that may come next, kept for its memory.
+    mask: Vec<u32>,
 }
 
 impl<R: Runner> Engine<R> {
     /// An engine without requests. Without `text` it works on ids alone: events have no text, and nothing is an end token.
     pub fn new(runner: R, text: Option<Arc<dyn Text>>, options: Options) -> Self {
+        Self::build(runner, None, text, options)
+    }
+
+    /// The same with a smaller model that guesses tokens, with [`Speculation::draft`]. It has as many tokens, pages and
+    /// positions, and reads along: its steps should hold as many tokens and [`Options::running`] more.
+    pub fn with_draft(
+        runner: R,
+        draft: Box<dyn Runner + Send>,
+        text: Option<Arc<dyn Text>>,
+        options: Options,
+    ) -> Result<Self, DraftError> {
+        speculate::check(&runner, &draft, context(&runner))?;
+        Ok(Self::build(runner, Some(draft), text, options))
+    }
+
+    fn build(runner: R, draft: Option<Box<dyn Runner + Send>>, text: Option<Arc<dyn Text>>, options: Options) -> Self {
         // A guess has a row of logits too.
         let guesses = runner.guesses() && runner.max_outputs() > 1;
+        let running = options.running.min(runner.slots()).min(runner.max_outputs());
+        let tokens = options.step_tokens.min(runner.max_tokens());
+        let (running, tokens) = match &draft {
+            // It computes the step's tokens, and the next one of each.
+            Some(draft) => {
+                let running = running.min(draft.max_outputs()).min(draft.max_tokens() / 2).max(1);
+                (running, tokens.min(draft.max_tokens() - running))
+            }
+            None => (running, tokens),
+        };
         let limits = scheduler::Limits {
-            tokens: options.step_tokens.min(runner.max_tokens()),
-            running: options.running.min(runner.slots()).min(runner.max_outputs() / (1 + usize::from(guesses))),
+            tokens,
+            running,
+            outputs: runner.max_outputs(),
+            guesses: options.speculation.rows,
             pages: runner.pages(),
+            waiting: options.waiting,
+            waiting_tokens: options.waiting_tokens,
+            // What guesses keeps the next token beside each position.
+            share: (options.prefix_cache && runner.shares()).then_some(usize::from(guesses)),
         };
         let scheduler = Scheduler::new(limits);
         Self {
-            context: runner.context().min(scheduler.pages().total().saturating_mul(PAGE)),
+            context: context(&runner),
             runner,
             guesses,
+            draft,
+            speculation: options.speculation,
             text,
             scheduler,
             active: Vec::new(),
@@ -118,8 +177,11 @@ impl<R: Runner> Engine<R> {
             outputs: Vec::new(),
             parts: Vec::new(),
             rows: Vec::new(),
-            guessed: (0, 0),
+            window: Vec::new(),
+            counters: Counters::default(),
+            last: StepLoad::default(),
             piece: String::new(),
+            mask: Vec::new(),
         }
     }
 
@@ -138,9 +200,18 @@ impl<R: Runner> Engine<R> {
         &self.scheduler
     }
 
-    /// Guesses that were computed so far, and how many of them were right.
-    pub fn guessed(&self) -> (u64, u64) {
-        self.guessed
+    /// What it does and has done.
+    pub fn load(&self) -> Load {
+        let pages = self.scheduler.pages();
+        let (total, unused, cached) = (pages.total(), pages.free(), pages.cached());
+        Load {
+            running: self.scheduler.running(),
+            waiting: self.scheduler.waiting(),
+            waiting_tokens: self.scheduler.waiting_tokens(),
+            pages: PageLoad { total, used: total - unused, cached, free: unused - cached },
+            step: self.last,
+            counters: Counters { scheduler: self.scheduler.counters(), ..self.counters },
+        }
     }
 
     /// Whether there is nothing to do: every request has ended and every event been handed out.
@@ -148,9 +219,23 @@ impl<R: Runner> Engine<R> {
         self.active.is_empty() && self.ready.is_empty()
     }
 
-    /// Checks a request and puts it in line. Its events come from the following steps.
+    /// Checks a request and puts it in line. Its events come from the following steps. Nothing has changed if it is refused.
     pub fn submit(&mut self, request: Request) -> Result<Id, RequestError> {
-        let Request { prompt, max_tokens, sampling, stop, stop_tokens, ignore_end, adapters } = request;
+        self.admit(request, None)
+    }
+
+    /// The same with a constraint on its output.
+    pub fn submit_constrained(
+        &mut self,
+        request: Request,
+        constraint: Box<dyn Constraint>,
+    ) -> Result<Id, RequestError> {
+        self.admit(request, Some(constraint))
+    }
+
+    fn admit(&mut self, request: Request, constraint: Option<Box<dyn Constraint>>) -> Result<Id, RequestError> {
+        let Request { prompt, max_tokens, sampling, stop, stop_tokens, ignore_end, adapters, group, priority } =
+            request;
         let vocab = self.runner.vocab();
         let unknown = |id: u32| id as usize >= vocab;
         if prompt.is_empty() {
@@ -181,20 +266,31 @@ impl<R: Runner> Engine<R> {
             };
             return Err(RequestError::Adapter { index, scale, why });
         }
-        let id = self.scheduler.admit(prompt.len(), self.context).map_err(|_| too_long)?;
+        let lengths = [prompt.len(), 0];
+        let kind = kind(&self.runner, prompt.len(), &adapters);
+        let ask = Ask { tokens: prompt, longest: self.context, group, priority, kind };
+        let id = self.scheduler.admit(ask).map_err(|refused| match refused {
+            Refused::TooLong { .. } => too_long,
+            Refused::Full { waiting, tokens, most, most_tokens } => {
+                RequestError::Full { waiting, tokens, most, most_tokens }
+            }
+        })?;
         let max_tokens = max_tokens.unwrap_or(usize::MAX);
         let active = Active {
             id,
-            prompt: prompt.len(),
+            lengths,
             seed: sampling.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
             sampling,
             limits: stop::Limits { max_tokens, context: self.context, stop_tokens },
             ignore_end,
             stop,
-            stream: self.text.clone().map(|text| text.stream(&prompt)),
-            sequence: prompt,
+            stream: self.text.clone().map(|text| text.stream(self.scheduler.tokens(id))),
+            constraint,
             adapters,
-            guess: None,
+            guesses: Vec::new(),
+            wanted: 0,
+            pace: Pace::new(),
+            repeats: Lookup::default(),
             submitted: Instant::now(),
             times: [None; 3],
         };
@@ -212,9 +308,9 @@ impl<R: Runner> Engine<R> {
         end(&mut self.active, &mut self.scheduler, id, Reason::Cancelled)
     }
 
-    /// Computes one step, and reports the tokens and ends that it brought, in order of request. Empty when there is nothing to do.
+    /// Computes one step, and reports the tokens and ends that it brought. Empty when there is nothing to do.
     pub fn step(&mut self) -> Result<Vec<Event>, StepError> {
-        let Self { runner, scheduler, active, sampler, tokens, positions, outputs, parts, .. } = self;
+        let Self { runner, scheduler, active, sampler, tokens, positions, outputs, parts, mask, .. } = self;
         for ids in [&mut *tokens, positions, outputs] {
             ids.clear();
         }
@@ -224,26 +320,26 @@ impl<R: Runner> Engine<R> {
         for share in &shares {
             let at = find(active, share.id).expect("the scheduler's line and the active requests are the same");
             let (row, all) = (tokens.len(), share.len + share.tried);
-            let Active { sequence, guess, times, .. } = &mut active[at];
-            let guess = guess.filter(|_| share.tried > 0);
-            let length = sequence.len();
-            tokens.extend_from_slice(&sequence[share.start..share.start + share.len]);
-            tokens.extend(guess);
+            let Active { guesses, times, adapters, .. } = &mut active[at];
+            let length = share.tokens.len();
+            tokens.extend_from_slice(&share.tokens[share.start..share.start + share.len]);
+            tokens.extend_from_slice(&guesses[..share.tried]);
             positions.extend((share.start..share.start + all).map(|p| p as u32));
             if share.ends {
                 outputs.extend((row + share.len..=row + all).map(|r| r as u32 - 1));
             }
             let turns = runner.regime(length) != runner.regime(length + 1);
-            let Share { id, start, len, ends, .. } = *share;
-            parts.push(Part { id, row, start, len, ends, guess, turns });
+            let turns = (turns && share.ends).then(|| kind(runner, length + 1, adapters));
+            let Share { id, start, len, ends, tried, .. } = *share;
+            parts.push(Part { id, row, start, len, ends, tried, turns });
             times[0].get_or_insert(began);
         }
         if shares.is_empty() {
             return Ok(std::mem::take(&mut self.ready));
         }
         let seqs = shares.iter().zip(&*parts).map(|(share, part)| {
-            let Active { sequence, adapters, .. } = &active[find(active, share.id).expect("as above")];
-            let (len, length) = (share.len + share.tried, sequence.len() + share.tried);
+            let Active { adapters, .. } = &active[find(active, share.id).expect("as above")];
+            let (len, length) = (share.len + share.tried, share.tokens.len() + share.tried);
             Seq { start: part.row, len, length, pages: share.pages, slot: share.slot, adapters }
         });
         let seqs: Vec<Seq<'_>> = seqs.collect();
@@ -253,110 +349,123 @@ impl<R: Runner> Engine<R> {
         if logits.len() != rows * vocab {
             return Err(StepError::Logits { rows, vocab, got: logits.len() });
         }
+        self.last = StepLoad { rows: tokens.len(), requests: parts.len() };
+        self.counters.steps += 1;
         let now = Instant::now();
         let mut rest = logits;
         let mut events = std::mem::take(&mut self.ready);
         for part in parts.iter_mut() {
-            let rows = if part.ends { 1 + usize::from(part.guess.is_some()) } else { 0 };
+            let rows = if part.ends { 1 + part.tried } else { 0 };
             let (own, others) = rest.split_at(rows * vocab);
             rest = others;
-            let (mut appended, mut reason) = (0, None);
+            let mut reason = None;
             if let Some(at) = find(active, part.id) {
-                active[at].guess = None;
-                self.guessed.0 += part.guess.map_or(0, |_| 1);
-                for row in own.chunks_exact(vocab) {
-                    let (event, end) = active[at].advance(row, sampler, self.text.as_deref(), &mut self.piece, now);
-                    appended += usize::from(event.is_some());
-                    events.extend(event);
-                    reason = end;
+                let guesses = std::mem::take(&mut active[at].guesses);
+                let known = part.len;
+                for (i, row) in own.chunks_exact(vocab).enumerate() {
+                    let active = &mut active[at];
+                    let token = match active.draw(row, sampler, mask, scheduler.tokens(part.id)) {
+                        Ok((token, logprobs, complete)) => {
+                            scheduler.append(part.id, token);
+                            self.counters.generated += 1;
+                            let text = self.text.as_deref();
+                            let (text, end) = active.report(token, complete, text, &mut self.piece, now);
+                            events.push(Event::Token { id: part.id, token, text, logprobs });
+                            reason = end;
+                            token
+                        }
+                        Err(end) => {
+                            reason = Some(end);
+                            break;
+                        }
+                    };
                     // A guess that is right is computed.
-                    let right = active[at].sequence.last().copied() == part.guess;
-                    if reason.is_some() || !right {
+                    if reason.is_some() || i == part.tried || guesses[i] != token {
                         break;
                     }
-                    (part.len, part.guess) = (part.len + 1, None);
-                    self.guessed.1 += 1;
+                    part.len += 1;
                 }
+                let right = part.len - known;
+                active[at].pace.learn(part.tried, right);
+                self.counters.drafts += u64::from(part.tried > 0);
+                self.counters.guessed += part.tried as u64;
+                self.counters.right += right as u64;
             }
-            scheduler.commit(part.id, appended);
-            if part.turns && appended > 0 {
-                scheduler.restart(part.id); // it is longer, and all of it computes differently now
+            scheduler.commit(part.id);
+            if !self.guesses && self.draft.is_none() {
+                scheduler.share(part.id);
+            }
+            if let Some(kind) = &part.turns {
+                scheduler.restart(part.id, kind.clone()); // it is longer, and all of it computes differently now
             }
             events.extend(reason.and_then(|reason| end(active, scheduler, part.id, reason)));
         }
-        if self.guesses
-            && let Err(e) = self.guess()
-        {
+        if let Err(e) = self.speculate() {
+            // What is kept for guesses has a gap, so everything is computed again.
+            for part in &self.parts {
+                if let Some(at) = find(&self.active, part.id) {
+                    let length = self.scheduler.tokens(part.id).len();
+                    self.scheduler.restart(part.id, kind(&self.runner, length, &self.active[at].adapters));
+                }
+            }
             self.ready = events; // they are true, and not lost
             return Err(e);
         }
         Ok(events)
     }
-
-    /// Guesses the token after the next one of each sequence that the step computed to its end.
-    fn guess(&mut self) -> Result<(), StepError> {
-        let Self { runner, scheduler, active, tokens, positions, outputs, parts, rows, .. } = self;
-        for ids in [&mut *tokens, positions, outputs, rows] {
-            ids.clear();
-        }
-        let (mut seqs, mut asked) = (Vec::new(), Vec::new());
-        for part in parts.iter().filter(|part| !part.turns) {
-            let Some(at) = find(active, part.id) else { continue };
-            let (sequence, start) = (&active[at].sequence, tokens.len());
-            let pages = scheduler.table(part.id);
-            seqs.push(Seq { start, len: part.len, length: sequence.len(), pages, slot: 0, adapters: &[] });
-            tokens.extend_from_slice(&sequence[part.start + 1..=part.start + part.len]);
-            positions.extend((part.start..part.start + part.len).map(|p| p as u32));
-            rows.extend((part.row..part.row + part.len).map(|r| r as u32));
-            let regime = |more: usize| runner.regime(sequence.len() + more);
-            if part.ends && regime(0) == regime(2) {
-                outputs.push(tokens.len() as u32 - 1);
-                asked.push(at);
-            }
-        }
-        if seqs.is_empty() {
-            return Ok(());
-        }
-        let vocab = runner.vocab();
-        let batch = Batch { tokens, positions, seqs: &seqs, outputs, ..Batch::default() };
-        let logits = runner.guess(&batch, rows).map_err(StepError::Run)?;
-        if logits.len() != asked.len() * vocab {
-            return Err(StepError::Logits { rows: asked.len(), vocab, got: logits.len() });
-        }
-        drop(seqs);
-        for (at, row) in asked.into_iter().zip(logits.chunks_exact(vocab)) {
-            let best = row.iter().enumerate().fold(0, |best, (i, v)| if *v > row[best] { i } else { best });
-            active[at].guess = Some(best as u32);
-            scheduler.expect(active[at].id, 1);
-        }
-        Ok(())
-    }
 }
 
 impl Active {
-    /// Draws the next token from `logits`, `[vocab]`, and says whether it is the last.
-    fn advance(
+    /// Draws the token after `sequence` from `logits`, `[vocab]`. Also says whether its constraint is complete with it.
+    fn draw(
         &mut self,
         logits: &[f32],
         sampler: &mut Sampler,
+        mask: &mut Vec<u32>,
+        sequence: &[u32],
+    ) -> Result<(u32, Option<Logprobs>, bool), Reason> {
+        let (how, seed) = (&self.sampling, self.seed);
+        let wrong = Reason::Constraint;
+        let (token, complete) = match &mut self.constraint {
+            None => (sampler.draw(how, seed, sequence, logits).map_err(Reason::Failed)?, false),
+            Some(constraint) => {
+                mask.clear();
+                mask.resize(logits.len().div_ceil(32), 0);
+                constraint.allow(mask).map_err(wrong)?;
+                if mask.iter().all(|word| *word == 0) {
+                    return Err(wrong("no token is allowed".to_owned()));
+                }
+                let token = sampler.draw_among(mask, how, seed, sequence, logits).map_err(Reason::Failed)?;
+                (token, constraint.accept(token).map_err(wrong)?)
+            }
+        };
+        Ok((token, self.sampling.logprobs.map(|top| sampler.logprobs(logits, token, top)), complete))
+    }
+
+    /// Takes in the next token: the text that became certain with it, and why the request is over, if it is. It is `complete`
+    /// if its constraint says so.
+    fn report(
+        &mut self,
+        token: u32,
+        complete: bool,
         text: Option<&dyn Text>,
         piece: &mut String,
         now: Instant,
-    ) -> (Option<Event>, Option<Reason>) {
-        let token = match sampler.draw(&self.sampling, self.seed, &self.sequence, logits) {
-            Ok(token) => token,
-            Err(error) => return (None, Some(Reason::Failed(error))),
-        };
-        let logprobs = self.sampling.logprobs.map(|top| sampler.logprobs(logits, token, top));
-        self.sequence.push(token);
+    ) -> (String, Option<Reason>) {
+        self.lengths[1] += 1;
         self.times[1].get_or_insert(now);
         self.times[2] = Some(now);
         let ends = !self.ignore_end && text.is_some_and(|text| text.is_end(token));
-        let mut reason = self.limits.reached(token, ends, self.prompt, self.sequence.len() - self.prompt);
+        let [prompt, generated] = self.lengths;
+        let mut reason = self.limits.reached(token, ends, prompt, generated);
+        let silent = reason == Some(Reason::Stop);
+        if complete {
+            reason = Some(Reason::Stop);
+        }
         let mut text = String::new();
         if let Some(stream) = &mut self.stream {
             piece.clear();
-            if reason != Some(Reason::Stop) {
+            if !silent {
                 stream.push(token, piece);
             }
             if reason.is_some() {
@@ -368,17 +477,18 @@ impl Active {
                 self.stop.finish(&mut text);
             }
         }
-        (Some(Event::Token { id: self.id, token, text, logprobs }), reason)
+        (text, reason)
     }
 
-    fn usage(&self) -> Usage {
+    fn usage(&self, cached: usize) -> Usage {
         let now = Instant::now();
         let [began, first, last] = self.times;
         let began = began.unwrap_or(now);
         let between = |from: Option<Instant>, to: Option<Instant>| Some(to?.saturating_duration_since(from?));
         Usage {
-            prompt: self.prompt,
-            generated: self.sequence.len() - self.prompt,
+            prompt: self.lengths[0],
+            cached,
+            generated: self.lengths[1],
             seed: self.seed,
             waited: began.saturating_duration_since(self.submitted),
             prompt_time: first.unwrap_or(now).saturating_duration_since(began),
@@ -394,6 +504,20 @@ fn find(active: &[Active], id: Id) -> Option<usize> {
 /// Takes a request out of everything that knows it.
 fn end(active: &mut Vec<Active>, scheduler: &mut Scheduler, id: Id, reason: Reason) -> Option<Event> {
     let ended = active.remove(find(active, id)?);
+    let usage = ended.usage(scheduler.found(id));
     scheduler.cancel(id);
-    Some(Event::Finished { id, reason, usage: ended.usage() })
+    Some(Event::Finished { id, reason, usage })
+}
+
+/// Length of the longest sequence that a model and its cache allow.
+fn context(runner: &impl Runner) -> usize {
+    runner.context().min(runner.pages().saturating_mul(PAGE))
+}
+
+/// What the cache of a sequence depends on beside its tokens.
+fn kind(runner: &impl Runner, length: usize, adapters: &[Adapter]) -> Vec<u32> {
+    let regime = runner.regime(length) as u64;
+    let mut adapters: Vec<[u32; 2]> = adapters.iter().map(|a| [a.index, a.scale.to_bits()]).collect();
+    adapters.sort_unstable();
+    [regime as u32, (regime >> 32) as u32].into_iter().chain(adapters.into_iter().flatten()).collect()
 }

@@ -3,13 +3,17 @@
 //! An [`Engine`] owns a [`Runner`] (a model with its cache). [`Engine::submit`] checks a [`Request`] and puts it in line;
 //! every [`Engine::step`] runs one batch over all requests that have a share in it, and returns [`Event`]s.
 //! The rest are its parts, each of which works and is tested alone: [`scheduler`] (who computes how many tokens),
-//! [`pages`] (who holds which cache pages), [`sample`] (from logits to a token), [`stop`] (when it is over),
+//! [`fair`] (whose turn it is),
+//! [`pages`] (who holds which cache pages, and what they hold), [`sample`] (from logits to a token), [`stop`] (when it is over),
 //! [`rng`] (random numbers without state), [`text`] (tokens to text), [`local`] (a model's files made ready on this machine).
 //! Encoders need none of these but the last: [`embed`] makes vectors and scores of texts.
 #![forbid(unsafe_code)]
 
+mod constraint;
 pub mod embed;
 mod engine;
+pub mod fair;
+mod load;
 pub mod local;
 pub mod pages;
 mod request;
@@ -18,13 +22,17 @@ mod runner;
 pub mod sample;
 pub mod scheduler;
 pub mod speech;
+mod speculate;
 pub mod stop;
 pub mod text;
 
 pub use alula_device::Adapter;
+pub use constraint::Constraint;
 pub use engine::{Engine, Options};
+pub use load::{Counters, Load, PageLoad, StepLoad};
 pub use request::{Event, Request, RequestError, StepError, Usage};
 pub use runner::{RunError, Runner};
 pub use sample::{Logprobs, Sampling};
 pub use scheduler::Id;
+pub use speculate::{DraftError, Speculation};
 pub use stop::Reason;

@@ -24,6 +24,10 @@ pub struct Request {
     pub ignore_end: bool,
     /// The model's adapters that it is computed with, each once; none by default.
     pub adapters: Vec<Adapter>,
+    /// Who asks. Groups are served in turn.
+    pub group: u64,
+    /// Higher ones come first, and lower ones give way to them.
+    pub priority: i32,
 }
 
 /// What a step brought forth.
@@ -56,6 +60,8 @@ pub enum Event {
 pub struct Usage {
     /// Tokens in the prompt.
     pub prompt: usize,
+    /// Of these, tokens that were in the cache already.
+    pub cached: usize,
     /// Tokens generated, the one that ended it included.
     pub generated: usize,
     /// The seed its tokens were drawn with.
@@ -69,9 +75,9 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Prompt tokens per second; 0 if no time passed.
+    /// Prompt tokens per second, those that were in the cache not counted; 0 if no time passed.
     pub fn prompt_speed(&self) -> f64 {
-        speed(self.prompt, self.prompt_time)
+        speed(self.prompt - self.cached, self.prompt_time)
     }
 
     /// Generated tokens per second, the first not counted; 0 if there is no other.
@@ -130,6 +136,20 @@ pub enum RequestError {
         scale: f32,
         /// What is wrong.
         why: String,
+    },
+    /// Too many requests wait.
+    #[error(
+        "{waiting} requests of {tokens} tokens wait already, and at most {most} of {most_tokens} may: try again later"
+    )]
+    Full {
+        /// Requests that wait.
+        waiting: usize,
+        /// Their tokens.
+        tokens: usize,
+        /// Requests that may wait.
+        most: usize,
+        /// Tokens that they may have.
+        most_tokens: usize,
     },
     /// Stop strings where there is no text.
     #[error("stop strings need a tokenizer, and this model has none: use stop tokens")]

@@ -25,6 +25,11 @@ pub trait Runner {
     fn slots(&self) -> usize {
         usize::MAX
     }
+    /// Whether sequences may share pages: a sequence then begins behind positions that others have computed in pages
+    /// of its table. Not where anything else is kept of a sequence.
+    fn shares(&self) -> bool {
+        self.slots() == usize::MAX
+    }
     /// Rows that one step may have, at least 1.
     fn max_tokens(&self) -> usize;
     /// Rows of logits that one step may give, at least 1.
@@ -47,7 +52,7 @@ pub trait Runner {
     }
     /// Guesses the token after the next one. Each row of `batch` is a token and the position of the one before it, which was
     /// row `rows[i]` of the last run. Returns logits like [`run`](Runner::run). Positions are given in the same order as there,
-    /// all that proved right, none left out.
+    /// all that proved right, none left out but those that were found in shared pages: what is kept for guesses is shared with them.
     fn guess(&mut self, _batch: &Batch<'_>, _rows: &[u32]) -> Result<&[f32], RunError> {
         Ok(&[])
     }
@@ -68,6 +73,9 @@ impl<R: Runner + ?Sized> Runner for Box<R> {
     }
     fn slots(&self) -> usize {
         (**self).slots()
+    }
+    fn shares(&self) -> bool {
+        (**self).shares()
     }
     fn max_tokens(&self) -> usize {
         (**self).max_tokens()

@@ -4,6 +4,7 @@
 //!
 //! | stage | field | default | off at | keeps or changes |
 //! |---|---|---|---|---|
+//! | mask | [`crate::Constraint`] | none | none | leaves the tokens that are allowed; nothing brings others back |
 //! | bias | `logit_bias` | none | none | adds to the logits of the named tokens |
 //! | penalties | `repeat_penalty` | 1.0 | 1.0 | divides positive and multiplies other logits of tokens seen in the window |
 //! | | `frequency_penalty` | 0.0 | 0.0 | subtracts it once per occurrence in the window |
@@ -170,6 +171,7 @@ struct Candidate {
 /// Chooses tokens. Holds nothing but scratch memory, so one serves all requests.
 #[derive(Debug, Default)]
 pub struct Sampler {
+    masked: Vec<f32>,
     adjusted: Vec<f32>,
     window: Vec<u32>,
     kept: Vec<Candidate>,
@@ -192,6 +194,27 @@ impl Sampler {
             }
         }
         chosen.ok_or_else(|| no_candidate(logits))
+    }
+
+    /// The same among tokens whose bit is set in `mask`: bit `t % 32` of word `t / 32` is token `t`'s.
+    pub fn draw_among(
+        &mut self,
+        mask: &[u32],
+        how: &Sampling,
+        seed: u64,
+        sequence: &[u32],
+        logits: &[f32],
+    ) -> Result<u32, NoCandidate> {
+        let mut masked = std::mem::take(&mut self.masked);
+        masked.clear();
+        for (logits, word) in logits.chunks(32).zip(mask) {
+            let keep = |(bit, &l): (usize, &f32)| if word >> bit & 1 == 1 { l } else { f32::NEG_INFINITY };
+            masked.extend(logits.iter().enumerate().map(keep));
+        }
+        masked.resize(logits.len(), f32::NEG_INFINITY);
+        let drawn = self.draw(how, seed, sequence, &masked);
+        self.masked = masked;
+        drawn
     }
 
     /// The tokens among which [`Sampler::draw`] chooses, with their probabilities, in order of id.
@@ -323,7 +346,7 @@ fn nucleus(kept: &mut Vec<Candidate>, mass: f64) {
     }
 }
 
-/// Log-probabilities at one position, of the model's own distribution: before bias, penalties, filters and temperature.
+/// Log-probabilities at one position, of the model's own distribution: before mask, bias, penalties, filters and temperature.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Logprobs {
     /// Natural logarithm of the chosen token's probability.

@@ -2,21 +2,38 @@
 //!
 //! A request is a sequence of known tokens of which the first so many are computed (are in the cache). A step gives
 //! each of some requests a number of further tokens; there is no prefill and no decode, a prompt is only a longer way to go.
-//! The rules, over one line of requests in order of arrival, of which a front part runs and the rest waits:
+//! Some requests run, the rest wait. Of two that run the one of higher priority comes before, then the one that arrived first.
+//! The rules:
 //!
-//! 1. Everyone who runs gets one token (so a long prompt never stops the others), then, in order, as many more as the budget holds.
-//! 2. What is left of the budget goes to the next in line, who joins if the free pages hold all its known tokens
-//!    and one more page for each that already runs; nobody overtakes.
-//! 3. Who runs and needs a page when none is free takes it from the youngest that runs, perhaps itself: that one gives back all
-//!    its pages and its slot, waits at the head of those who wait, and computes its tokens again later (preemption by recompute).
+//! 1. Who runs and needs a page when none is free takes it from the last that runs, perhaps itself: that one gives back
+//!    all its pages and its slot, waits, and computes its tokens again later (preemption by recompute).
+//! 2. Of those who wait the next is one of the highest priority, of the group that was served the fewest tokens ([`crate::fair`]),
+//!    and of its requests the one that arrived first. It joins if a slot is free and the free pages hold all its known tokens and one more
+//!    page for each that already runs. If not, the last that runs gives way to it if it has a lower priority; else nobody
+//!    joins, so nobody is overtaken for being long.
+//! 3. Everyone who runs gets one token, so a long prompt never stops the others. Half of what is left of the budget goes to
+//!    prompts in order, so the first of them keeps at least half its pace; the other half, and what the first left over,
+//!    to those of the highest priority with the fewest tokens to go, so that short prompts do not wait for long ones. Of several
+//!    whose next page will be the same only one gets more, and the others find it in the next step.
+//! 4. What is left then is for guesses, up to a number of rows: who computes its last known token may compute some that it is
+//!    expected to have next, if free pages hold them. Those that prove right are known and computed at once.
 //!
-//! 4. What is left then is for guesses: who computes its last known token may compute some that it is expected to have next,
-//!    if free pages hold them. Those that prove right are known and computed at once.
+//! **Pages are shared.** A full page that is computed gets a name ([`Pages::name`]): its tokens, the page before it, and for the
+//! first page of a sequence what else its content depends on ([`Ask::kind`]). Who joins, or computes a prompt, goes on behind the pages that
+//! hold its next tokens already, whoever computed them, but computes at least its last known token. Where a page depends on
+//! tokens that follow it, its name has these too ([`Limits::share`]).
 //!
-//! So the oldest always moves on, hence finishes, hence everyone does.
+//! **Everyone finishes** within a priority while no higher one has requests, if groups are finite in number. Who is oldest is
+//! never preempted once it runs, gets a token in every step, and so finishes. While it waits, those who overtake it are of
+//! groups with smaller counters. Each step serves somebody, which raises the counter of its group, and who comes later is not
+//! lifted above the least; so the counters of all other groups pass that of its own, and it is next. Then nobody overtakes it,
+//! those who run finish or give way, and it joins. So the oldest finishes, and then the next oldest is the oldest.
 
+use crate::fair::Fair;
 use crate::pages::{Pages, pages_for};
 use alula_device::PAGE;
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use thiserror::Error;
 
 /// A request's name, unique in its engine; later requests have larger ones.
@@ -38,24 +55,91 @@ pub struct Limits {
     pub running: usize,
     /// Cache pages.
     pub pages: usize,
+    /// Last known tokens and guesses in one step; never less than `running`.
+    pub outputs: usize,
+    /// Tokens in one step up to which guesses are added.
+    pub guesses: usize,
+    /// Requests that wait, beside those for which there is a place.
+    pub waiting: usize,
+    /// Tokens of those who wait, unless it is one alone.
+    pub waiting_tokens: usize,
+    /// Whether pages are shared, and on how many tokens after it a page depends.
+    pub share: Option<usize>,
 }
 
-/// A request that could never finish, because it may grow longer than the whole cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("a sequence of {longest} tokens does not fit in a cache of {room} tokens")]
-pub struct TooLong {
+impl Default for Limits {
+    /// No limits, no pages, nothing shared.
+    fn default() -> Self {
+        let most = usize::MAX;
+        let (tokens, running, outputs, guesses) = (most, most, most, most);
+        Self { tokens, running, pages: 0, outputs, guesses, waiting: most, waiting_tokens: most, share: None }
+    }
+}
+
+/// A sequence that asks to be computed.
+#[derive(Clone, Debug, Default)]
+pub struct Ask {
+    /// The known tokens, at least one.
+    pub tokens: Vec<u32>,
     /// Length that the sequence may reach.
     pub longest: usize,
-    /// Positions in all cache pages together.
-    pub room: usize,
+    /// Who asks.
+    pub group: u64,
+    /// Higher ones come first.
+    pub priority: i32,
+    /// What its cache depends on beside its tokens. Sequences share pages only if this is the same.
+    pub kind: Vec<u32>,
+}
+
+/// A request that is not put in line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Refused {
+    /// It could never finish, because it may grow longer than the whole cache.
+    #[error("a sequence of {longest} tokens does not fit in a cache of {room} tokens")]
+    TooLong {
+        /// Length that the sequence may reach.
+        longest: usize,
+        /// Positions in all cache pages together.
+        room: usize,
+    },
+    /// Too many wait.
+    #[error(
+        "{waiting} requests of {tokens} tokens wait already, and at most {most} of {most_tokens} may; try again later"
+    )]
+    Full {
+        /// Requests that wait.
+        waiting: usize,
+        /// Their tokens.
+        tokens: usize,
+        /// Requests that may wait.
+        most: usize,
+        /// Tokens that they may have.
+        most_tokens: usize,
+    },
+}
+
+/// What happened so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Prompt tokens of requests that began to run,
+    pub prompt_tokens: u64,
+    /// and of these, tokens that were found in the cache.
+    pub cached_tokens: u64,
+    /// Pages that were forgotten because their memory was needed.
+    pub evictions: u64,
+    /// How often a request had to give way.
+    pub preemptions: u64,
 }
 
 /// One request in the line.
 #[derive(Debug)]
 struct Entry {
     id: Id,
-    /// Tokens of the sequence so far.
-    known: usize,
+    group: u64,
+    priority: i32,
+    kind: Vec<u32>,
+    /// The sequence so far.
+    tokens: Vec<u32>,
     /// Of these, how many are in the cache.
     computed: usize,
     /// Of these, how many the step under way adds.
@@ -64,27 +148,94 @@ struct Entry {
     guesses: usize,
     /// Of these, how many the step under way computes.
     tried: usize,
+    /// Tokens that were added since the step.
+    grown: usize,
     /// Length that the sequence may reach.
     longest: usize,
-    /// Covers `known` while it runs, empty while it waits.
+    /// Covers all known tokens while it runs, empty while it waits.
     table: Vec<u32>,
+    /// Of these pages, how many have names: the first ones.
+    named: usize,
     /// Nobody else's while it runs.
     slot: u32,
+    /// Prompt tokens that were in the cache when it first ran.
+    found: usize,
+    /// It has run before.
+    again: bool,
 }
 
-/// Decides every step. Owns the pages, the page tables and the slots.
+impl Entry {
+    fn rank(&self) -> (Reverse<i32>, Id) {
+        (Reverse(self.priority), self.id)
+    }
+
+    /// Known tokens that are neither computed nor due.
+    fn rest(&self) -> usize {
+        self.tokens.len() - self.computed - self.due
+    }
+
+    fn ends(&self) -> bool {
+        self.due > 0 && self.rest() == 0
+    }
+
+    /// Everything that is in the cache is void.
+    fn forget(&mut self, pages: &mut Pages) {
+        pages.release(&mut self.table);
+        (self.computed, self.due, self.guesses, self.tried, self.named, self.again) = (0, 0, 0, 0, 0, true);
+    }
+
+    /// The name of its page `at`, if it is known.
+    fn name<'a>(&self, at: usize, ahead: usize, name: &'a mut Vec<u32>) -> Option<&'a [u32]> {
+        let content = self.tokens.get(at * PAGE..(at + 1) * PAGE + ahead)?;
+        name.clear();
+        match at.checked_sub(1) {
+            Some(before) => name.push(self.table[before] + 1),
+            None => name.extend([0].iter().chain(&self.kind)),
+        }
+        name.extend(content);
+        Some(name)
+    }
+
+    /// Whether its next page could be another's: not if its last known token is in it.
+    fn seeks(&self) -> bool {
+        self.named == self.computed / PAGE && (self.named + 1) * PAGE < self.tokens.len()
+    }
+
+    /// Takes over computed pages of its next tokens; returns how many of these it need not compute.
+    fn find(&mut self, pages: &mut Pages, ahead: usize, name: &mut Vec<u32>) -> usize {
+        let was = self.computed;
+        while self.seeks() {
+            let at = self.named;
+            let Some(page) = self.name(at, ahead, name).and_then(|name| pages.find(name)) else { break };
+            match self.table.get_mut(at) {
+                Some(own) => pages.let_go(std::mem::replace(own, page)),
+                None => self.table.push(page),
+            }
+            self.named += 1;
+            self.computed = self.named * PAGE;
+        }
+        self.computed - was
+    }
+}
+
+/// Decides every step. Owns the sequences, the pages, the page tables and the slots.
 #[derive(Debug)]
 pub struct Scheduler {
-    tokens: usize,
-    max_running: usize,
+    limits: Limits,
     pages: Pages,
     /// Slots that nobody has who runs; the last is taken first.
     slots: Vec<u32>,
-    /// In order of arrival, which is order of id: `line[..running]` run, the rest wait.
-    line: Vec<Entry>,
-    running: usize,
+    /// Those who run, first those of the highest priority, then in order of arrival, which is order of id.
+    running: Vec<Entry>,
+    /// Those who wait, in order of arrival.
+    waiting: Vec<Entry>,
+    fair: Fair,
     next: u64,
-    preemptions: u64,
+    counters: Counters,
+    /// Kept for its memory.
+    name: Vec<u32>,
+    /// Kept for its memory.
+    order: Vec<usize>,
 }
 
 /// One request's part of a [`Step`].
@@ -92,6 +243,8 @@ pub struct Scheduler {
 pub struct Share<'a> {
     /// Whose.
     pub id: Id,
+    /// The sequence, all its known tokens.
+    pub tokens: &'a [u32],
     /// Position of the first token to compute.
     pub start: usize,
     /// Number of known tokens to compute, at least 1.
@@ -102,11 +255,11 @@ pub struct Share<'a> {
     pub ends: bool,
     /// Page table; covers `0..start + len + tried`.
     pub pages: &'a [u32],
-    /// Below [`Limits::running`], and of nobody else who runs. Its own from position 0 on.
+    /// Below [`Limits::running`], and of nobody else who runs. Its own from its first share on.
     pub slot: u32,
 }
 
-/// A map from request to number of tokens, in order of arrival.
+/// A map from request to number of tokens, those of the highest priority first, then in order of arrival.
 #[derive(Debug)]
 pub struct Step<'a> {
     running: &'a [Entry],
@@ -117,10 +270,11 @@ impl<'a> Step<'a> {
     pub fn shares(&self) -> impl Iterator<Item = Share<'a>> + use<'a> {
         self.running.iter().filter(|e| e.due > 0).map(|e| Share {
             id: e.id,
+            tokens: &e.tokens,
             start: e.computed,
             len: e.due,
             tried: e.tried,
-            ends: e.computed + e.due == e.known,
+            ends: e.ends(),
             pages: &e.table,
             slot: e.slot,
         })
@@ -131,151 +285,296 @@ impl Scheduler {
     /// An empty line. Limits below 1 count as 1.
     pub fn new(limits: Limits) -> Self {
         let tokens = limits.tokens.max(1);
-        let max_running = limits.running.clamp(1, tokens);
+        let running = limits.running.clamp(1, tokens.min(u32::MAX as usize));
+        let limits = Limits { tokens, running, outputs: limits.outputs.max(running), ..limits };
         Self {
-            tokens,
-            max_running,
+            limits,
             pages: Pages::new(limits.pages),
-            slots: (0..max_running as u32).rev().collect(),
-            line: Vec::new(),
-            running: 0,
+            slots: Vec::new(),
+            running: Vec::new(),
+            waiting: Vec::new(),
+            fair: Fair::default(),
             next: 0,
-            preemptions: 0,
+            counters: Counters::default(),
+            name: Vec::new(),
+            order: Vec::new(),
         }
     }
 
-    /// Puts a sequence of `known` tokens, at least 1, that may grow to `longest` at the end of the line.
-    pub fn admit(&mut self, known: usize, longest: usize) -> Result<Id, TooLong> {
-        let longest = longest.max(known);
+    /// Puts a sequence in line. Nothing has changed if it is refused.
+    ///
+    /// Panics if it has no tokens.
+    pub fn admit(&mut self, ask: Ask) -> Result<Id, Refused> {
+        let Ask { tokens, longest, group, priority, kind } = ask;
+        assert!(!tokens.is_empty(), "a sequence without tokens");
+        let longest = longest.max(tokens.len());
         let room = self.pages.total().saturating_mul(PAGE);
         if longest > room {
-            return Err(TooLong { longest, room });
+            return Err(Refused::TooLong { longest, room });
+        }
+        let (waiting, held) = (self.waiting.len(), self.waiting_tokens());
+        let Limits { waiting: most, waiting_tokens: most_tokens, running, .. } = self.limits;
+        let places = running - self.running.len().min(running);
+        let too_many = waiting >= most.saturating_add(places);
+        if too_many || (waiting > 0 && held.saturating_add(tokens.len()) > most_tokens) {
+            return Err(Refused::Full { waiting, tokens: held, most, most_tokens });
         }
         let id = Id(self.next);
         self.next += 1;
-        let table = Vec::new();
-        self.line.push(Entry { id, known, computed: 0, due: 0, guesses: 0, tried: 0, longest, table, slot: 0 });
+        self.fair.come(group);
+        self.waiting.push(Entry {
+            id,
+            group,
+            priority,
+            kind,
+            tokens,
+            computed: 0,
+            due: 0,
+            guesses: 0,
+            tried: 0,
+            grown: 0,
+            longest,
+            table: Vec::new(),
+            named: 0,
+            slot: 0,
+            found: 0,
+            again: false,
+        });
         Ok(id)
     }
 
     /// Decides the next step. It must be run and committed, or forgotten: then the next call decides anew from the same state.
     pub fn step(&mut self) -> Step<'_> {
         let mut at = 0;
-        while at < self.running {
-            let Entry { table, known, .. } = &mut self.line[at];
-            match self.pages.cover(table, *known) {
+        while at < self.running.len() {
+            let entry = &mut self.running[at];
+            let found = self.limits.share.map_or(0, |ahead| entry.find(&mut self.pages, ahead, &mut self.name));
+            if !entry.again {
+                entry.found += found;
+                self.counters.cached_tokens += found as u64;
+            }
+            match self.pages.cover(&mut entry.table, entry.tokens.len()) {
                 Ok(()) => at += 1,
                 Err(_) => self.preempt(),
             }
         }
-        let mut left = self.tokens;
-        for entry in &mut self.line[..self.running] {
-            entry.due = (entry.known - entry.computed).min(1);
-            entry.tried = 0;
+        while let Some(at) = self.next_of_waiting() {
+            let priority = self.waiting[at].priority;
+            if (self.running.len() >= self.limits.running) || !self.join(at) {
+                // Who has just given way does not fit: it had fewer pages than it needs, and others took of them.
+                let lower = self.running.iter().rev().take_while(|e| e.priority < priority);
+                let (count, pages) = lower.fold((0, 0), |(n, pages), e| (n + 1, pages + e.table.len()));
+                let wanted = pages_for(self.waiting[at].tokens.len()) + self.running.len() - count;
+                if count == 0 || self.pages.free() + pages < wanted {
+                    break;
+                }
+                self.preempt();
+            }
+        }
+        self.divide();
+        Step { running: &self.running }
+    }
+
+    /// Who joins next, by its place among those who wait.
+    fn next_of_waiting(&self) -> Option<usize> {
+        let turn = |e: &Entry| (Reverse(e.priority), self.fair.counter(e.group), e.id);
+        (0..self.waiting.len()).min_by_key(|&at| turn(&self.waiting[at]))
+    }
+
+    /// Lets one of those who wait run, if there are pages.
+    fn join(&mut self, at: usize) -> bool {
+        let entry = &mut self.waiting[at];
+        let known = entry.tokens.len();
+        let found = self.limits.share.map_or(0, |ahead| entry.find(&mut self.pages, ahead, &mut self.name));
+        let wanted = pages_for(known) - entry.table.len() + self.running.len();
+        if self.pages.free() < wanted || self.pages.cover(&mut entry.table, known).is_err() {
+            self.pages.release(&mut entry.table);
+            (entry.computed, entry.named) = (0, 0);
+            return false;
+        }
+        let mut entry = self.waiting.remove(at);
+        entry.slot = self.slots.pop().unwrap_or(self.running.len() as u32);
+        if !entry.again {
+            entry.found = found;
+            self.counters.prompt_tokens += known as u64;
+            self.counters.cached_tokens += found as u64;
+            self.fair.serve(entry.group, known - found);
+        }
+        let place = self.running.partition_point(|e| e.rank() < entry.rank());
+        self.running.insert(place, entry);
+        true
+    }
+
+    /// Divides the tokens of the step.
+    fn divide(&mut self) {
+        let Self { running, order, name, limits, .. } = self;
+        let mut left = limits.tokens;
+        for entry in &mut *running {
+            entry.due = (entry.tokens.len() - entry.computed).min(1);
+            (entry.tried, entry.grown) = (0, 0);
             left -= entry.due;
         }
-        for entry in &mut self.line[..self.running] {
-            let more = (entry.known - entry.computed - entry.due).min(left);
+        order.clear();
+        order.extend((0..running.len()).filter(|&at| running[at].rest() > 0));
+        let mut pages = HashMap::new();
+        // Gives as many tokens as there are, and returns what it gave.
+        let mut give = |entry: &mut Entry, at: usize, left: usize, alone: bool| {
+            let ahead = limits.share.filter(|_| !alone && entry.seeks());
+            let name = ahead.and_then(|ahead| entry.name(entry.named, ahead, name));
+            if left == 0 || name.is_some_and(|name| *pages.entry(name.to_vec()).or_insert(at) != at) {
+                return 0;
+            }
+            let more = entry.rest().min(left);
             entry.due += more;
-            left -= more;
+            more
+        };
+        let (mut half, alone) = (left.div_ceil(2), order.len() < 2);
+        left -= half;
+        for &at in &*order {
+            half -= give(&mut running[at], at, half, alone);
         }
-        // Who has just given way does not fit: it had fewer pages than it needs, and others took of them.
-        while left > 0 && self.running < self.max_running {
-            let Some(entry) = self.line.get_mut(self.running) else { break };
-            if self.pages.free() < pages_for(entry.known) + self.running
-                || self.pages.cover(&mut entry.table, entry.known).is_err()
-            {
-                break;
-            }
-            entry.slot = self.slots.pop().expect("as many slots as may run");
-            (entry.due, entry.tried) = (entry.known.min(left), 0);
-            left -= entry.due;
-            self.running += 1;
+        left += half;
+        order.sort_by_key(|&at| (Reverse(running[at].priority), running[at].rest()));
+        for &at in &*order {
+            left -= give(&mut running[at], at, left, alone);
         }
-        for entry in &mut self.line[..self.running] {
-            let (n, ends) = (entry.guesses, entry.due > 0 && entry.computed + entry.due == entry.known);
-            let room = n <= left && entry.known + n <= entry.longest;
-            if ends && room && self.pages.cover(&mut entry.table, entry.known + n).is_ok() {
-                entry.tried = n;
-                left -= n;
-            }
+        left = left.min(self.limits.guesses.saturating_sub(self.limits.tokens - left));
+        let mut outputs = self.limits.outputs - running.iter().filter(|e| e.ends()).count();
+        for entry in running.iter_mut().filter(|e| e.ends()) {
+            let (known, room) = (entry.tokens.len(), left.min(outputs));
+            entry.tried = entry.guesses.min(room).min(entry.table.len() * PAGE - known);
+            left -= entry.tried;
+            outputs -= entry.tried;
         }
-        Step { running: &self.line[..self.running] }
     }
 
-    /// The youngest that runs waits again, with nothing computed.
+    /// The last that runs waits again, with nothing computed.
     fn preempt(&mut self) {
-        self.running -= 1;
-        self.preemptions += 1;
-        let entry = &mut self.line[self.running];
-        self.pages.release(&mut entry.table);
+        let Some(mut entry) = self.running.pop() else { return };
+        self.counters.preemptions += 1;
+        entry.forget(&mut self.pages);
         self.slots.push(entry.slot);
-        (entry.computed, entry.due, entry.guesses, entry.tried) = (0, 0, 0, 0);
+        let place = self.waiting.partition_point(|e| e.id < entry.id);
+        self.waiting.insert(place, entry);
     }
 
-    /// Expects `n` tokens of `id` to come next, until it is committed again. Does nothing if `id` is not there.
-    pub fn expect(&mut self, id: Id, n: usize) {
-        if let Some(at) = self.find(id) {
-            self.line[at].guesses = n;
+    /// Expects `n` tokens of `id` to come next, until it is committed again. Returns how many of them its page table covers:
+    /// fewer where pages are short, none if `id` does not run.
+    pub fn expect(&mut self, id: Id, n: usize) -> usize {
+        let others = self.running.len();
+        let Some(entry) = self.running.iter_mut().find(|e| e.id == id) else { return 0 };
+        let (known, held) = (entry.tokens.len(), entry.table.len());
+        let n = n.min(entry.longest - known);
+        // A page is left to each that runs, so that nobody gives way to a guess.
+        let more = pages_for(known + n).saturating_sub(held);
+        if more == 0 || self.pages.free() >= more + others && self.pages.cover(&mut entry.table, known + n).is_ok() {
+            entry.guesses = n;
+        } else {
+            entry.guesses = n.min((held * PAGE).saturating_sub(known));
         }
+        entry.guesses
     }
 
     /// The page table of `id`, empty while it waits.
     pub fn table(&self, id: Id) -> &[u32] {
-        self.find(id).map_or(&[], |at| &self.line[at].table)
+        self.entry(id).map_or(&[], |e| &e.table)
     }
 
-    /// The step's share of `id` has been computed, and `appended` tokens were added to its sequence: those that were expected
-    /// rightly, and one more.
+    /// The sequence of `id`; empty if it is not in line.
+    pub fn tokens(&self, id: Id) -> &[u32] {
+        self.entry(id).map_or(&[], |e| &e.tokens)
+    }
+
+    /// Prompt tokens of `id` that were in the cache when it first ran.
+    pub fn found(&self, id: Id) -> usize {
+        self.entry(id).map_or(0, |e| e.found)
+    }
+
+    fn entry(&self, id: Id) -> Option<&Entry> {
+        let waiting = || self.waiting.binary_search_by_key(&id, |e| e.id).ok().map(|at| &self.waiting[at]);
+        self.running.iter().find(|e| e.id == id).or_else(waiting)
+    }
+
+    /// Adds a token to the sequence of `id`, which has computed its last known one in the step that is to be committed.
     ///
-    /// Panics if `id` is not in line or grows past the length it was admitted with.
-    pub fn commit(&mut self, id: Id, appended: usize) {
-        let at = self.find(id).expect("commit of a request that is not in line");
-        let entry = &mut self.line[at];
-        let tried = std::mem::take(&mut entry.tried);
-        entry.computed += std::mem::take(&mut entry.due) + appended.saturating_sub(1).min(tried);
-        entry.known += appended;
-        entry.guesses = 0;
-        assert!(entry.known <= entry.longest, "request {id} grew past {} tokens", entry.longest);
+    /// Panics if `id` does not run or grows past the length it was admitted with.
+    pub fn append(&mut self, id: Id, token: u32) {
+        let entry = self.running.iter_mut().find(|e| e.id == id).expect("only who runs grows");
+        entry.tokens.push(token);
+        entry.grown += 1;
+        self.fair.serve(entry.group, 1);
+        assert!(entry.tokens.len() <= entry.longest, "request {id} grew past {} tokens", entry.longest);
     }
 
-    /// Everything of `id` that is in the cache is void and is computed anew, in the pages it has. Does nothing if `id` is not there.
-    pub fn restart(&mut self, id: Id) {
-        if let Some(at) = self.find(id) {
-            let entry = &mut self.line[at];
-            (entry.computed, entry.due, entry.guesses, entry.tried) = (0, 0, 0, 0);
+    /// The step's share of `id` has been computed. The tokens that were [appended](Scheduler::append) since are those that
+    /// were expected rightly, and one more.
+    ///
+    /// Panics if `id` does not run.
+    pub fn commit(&mut self, id: Id) {
+        let entry = self.running.iter_mut().find(|e| e.id == id).expect("only who runs has a share");
+        let tried = std::mem::take(&mut entry.tried);
+        let right = std::mem::take(&mut entry.grown).saturating_sub(1).min(tried);
+        entry.computed += std::mem::take(&mut entry.due) + right;
+        entry.guesses = 0;
+    }
+
+    /// The pages of `id` that are computed in full may be shared. Their content must be as it will stay, and no other step use
+    /// them that began before. Does nothing if `id` does not run.
+    pub fn share(&mut self, id: Id) {
+        let (Some(ahead), Some(entry)) = (self.limits.share, self.running.iter_mut().find(|e| e.id == id)) else {
+            return;
+        };
+        while (entry.named + 1) * PAGE <= entry.computed {
+            let Some(name) = entry.name(entry.named, ahead, &mut self.name) else { break };
+            entry.table[entry.named] = self.pages.name(entry.table[entry.named], name);
+            entry.named += 1;
+        }
+    }
+
+    /// Everything of `id` that is in the cache is void and is computed anew; `kind` is what that depends on, see [`Ask::kind`].
+    /// Does nothing if `id` does not run.
+    pub fn restart(&mut self, id: Id, kind: Vec<u32>) {
+        if let Some(entry) = self.running.iter_mut().find(|e| e.id == id) {
+            entry.forget(&mut self.pages);
+            entry.kind = kind;
         }
     }
 
     /// Takes `id` out of the line, finished or not, and frees its pages and slot; false if it is not there. May come at any time.
     pub fn cancel(&mut self, id: Id) -> bool {
-        let Some(at) = self.find(id) else { return false };
-        let mut entry = self.line.remove(at);
-        self.pages.release(&mut entry.table);
-        if at < self.running {
+        let entry = if let Some(at) = self.running.iter().position(|e| e.id == id) {
+            let mut entry = self.running.remove(at);
             self.slots.push(entry.slot);
-            self.running -= 1;
-        }
+            self.pages.release(&mut entry.table);
+            entry
+        } else {
+            match self.waiting.binary_search_by_key(&id, |e| e.id) {
+                Ok(at) => self.waiting.remove(at),
+                Err(_) => return false,
+            }
+        };
+        self.fair.go(entry.group);
         true
-    }
-
-    fn find(&self, id: Id) -> Option<usize> {
-        self.line.binary_search_by_key(&id, |e| e.id).ok()
     }
 
     /// Requests that run.
     pub fn running(&self) -> usize {
-        self.running
+        self.running.len()
     }
 
     /// Requests that wait.
     pub fn waiting(&self) -> usize {
-        self.line.len() - self.running
+        self.waiting.len()
     }
 
-    /// How often a request had to give way so far.
-    pub fn preemptions(&self) -> u64 {
-        self.preemptions
+    /// Known tokens of the requests that wait.
+    pub fn waiting_tokens(&self) -> usize {
+        self.waiting.iter().map(|e| e.tokens.len()).sum()
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> Counters {
+        Counters { evictions: self.pages.evictions(), ..self.counters }
     }
 
     /// The cache pages: how many there are, how many are free.
@@ -285,255 +584,4 @@ impl Scheduler {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::collections::{BTreeMap, BTreeSet};
-
-    fn scheduler(tokens: usize, running: usize, pages: usize) -> Scheduler {
-        Scheduler::new(Limits { tokens, running, pages })
-    }
-
-    /// The step as (id, start, len, ends), then committed; each share that ends grows by one token.
-    fn run(s: &mut Scheduler) -> Vec<(u64, usize, usize, bool)> {
-        let shares: Vec<_> = s.step().shares().map(|x| (x.id.0, x.start, x.len, x.ends)).collect();
-        for &(id, _, _, ends) in &shares {
-            s.commit(Id(id), usize::from(ends));
-        }
-        shares
-    }
-
-    #[test]
-    fn a_long_prompt_goes_in_pieces_and_stops_nobody() {
-        let mut s = scheduler(8, 4, 100);
-        s.admit(3, 100).unwrap();
-        s.admit(20, 100).unwrap();
-        s.admit(2, 100).unwrap();
-        assert_eq!(run(&mut s), [(0, 0, 3, true), (1, 0, 5, false)]);
-        assert_eq!(run(&mut s), [(0, 3, 1, true), (1, 5, 7, false)]);
-        assert_eq!((s.running(), s.waiting()), (2, 1));
-        assert_eq!(run(&mut s), [(0, 4, 1, true), (1, 12, 7, false)]);
-        assert_eq!(run(&mut s), [(0, 5, 1, true), (1, 19, 1, true), (2, 0, 2, true)]);
-        assert_eq!(run(&mut s), [(0, 6, 1, true), (1, 20, 1, true), (2, 2, 1, true)]);
-    }
-
-    #[test]
-    fn a_younger_request_keeps_its_pace_beside_an_older_long_one() {
-        let mut s = scheduler(4, 4, 100);
-        s.admit(1, 100).unwrap();
-        s.admit(1, 100).unwrap();
-        assert_eq!(run(&mut s).len(), 2);
-        s.commit(Id(0), 50);
-        assert_eq!(run(&mut s), [(0, 1, 3, false), (1, 1, 1, true)]);
-    }
-
-    #[test]
-    fn the_youngest_gives_way_and_comes_back() {
-        let mut s = scheduler(64, 4, 3);
-        s.admit(PAGE - 1, 3 * PAGE).unwrap();
-        s.admit(1, 3 * PAGE).unwrap();
-        assert_eq!(run(&mut s), [(0, 0, 63, true), (1, 0, 1, true)]);
-        s.commit(Id(0), PAGE);
-        assert_eq!(run(&mut s), [(0, 63, 63, false), (1, 1, 1, true)]);
-        assert_eq!((s.preemptions(), s.pages().free()), (0, 0));
-        s.commit(Id(0), 1);
-        assert_eq!(run(&mut s), [(0, 126, 3, true)], "129 tokens need a third page");
-        assert_eq!((s.running(), s.waiting(), s.preemptions(), s.pages().free()), (1, 1, 1, 0));
-        assert!(s.cancel(Id(0)));
-        assert_eq!(run(&mut s), [(1, 0, 3, true)]);
-        assert!(s.cancel(Id(1)) && !s.cancel(Id(1)));
-        assert_eq!((s.running(), s.waiting(), s.pages().free()), (0, 0, 3));
-    }
-
-    #[test]
-    fn the_youngest_gives_way_to_itself_too() {
-        let mut s = scheduler(200, 4, 2);
-        s.admit(1, 2 * PAGE).unwrap();
-        s.admit(PAGE, 2 * PAGE).unwrap();
-        assert_eq!(run(&mut s), [(0, 0, 1, true)], "one page is kept for the first");
-        let mut s = scheduler(200, 4, 3);
-        s.admit(PAGE, 2 * PAGE).unwrap();
-        s.admit(PAGE, 2 * PAGE).unwrap();
-        assert_eq!(run(&mut s), [(0, 0, 64, true), (1, 0, 64, true)]);
-        assert_eq!(run(&mut s), [(0, 64, 1, true)], "the third page went to the older");
-        assert_eq!((s.waiting(), s.preemptions(), s.pages().free()), (1, 1, 1));
-        assert_eq!(run(&mut s), [(0, 65, 1, true)], "its two pages are not free");
-    }
-
-    #[test]
-    fn limits_hold() {
-        let mut s = scheduler(0, 0, 2);
-        assert_eq!(s.admit(1, 2 * PAGE + 1), Err(TooLong { longest: 129, room: 128 }));
-        assert_eq!(s.admit(129, 1), Err(TooLong { longest: 129, room: 128 }));
-        s.admit(2, 128).unwrap();
-        s.admit(2, 128).unwrap();
-        assert_eq!(run(&mut s), [(0, 0, 1, false)]);
-        assert_eq!(run(&mut s), [(0, 1, 1, true)]);
-        assert_eq!((s.running(), s.waiting()), (1, 1));
-        let mut s = scheduler(8, 1, 9);
-        s.admit(2, 128).unwrap();
-        s.admit(2, 128).unwrap();
-        assert_eq!(run(&mut s), [(0, 0, 2, true)], "one at a time");
-    }
-
-    #[test]
-    fn newcomers_leave_a_page_to_each_that_runs() {
-        let mut s = scheduler(1000, 9, 3);
-        s.admit(1, 10).unwrap();
-        s.admit(2 * PAGE, 2 * PAGE).unwrap();
-        s.admit(1, 10).unwrap();
-        assert_eq!(run(&mut s), [(0, 0, 1, true)], "two pages are free but one is kept, and nobody overtakes");
-        assert_eq!((s.running(), s.waiting()), (1, 2));
-    }
-
-    #[test]
-    fn a_forgotten_step_is_decided_again() {
-        let mut s = scheduler(8, 9, 9);
-        s.admit(20, 30).unwrap();
-        s.admit(5, 30).unwrap();
-        run(&mut s);
-        let first: Vec<_> = s.step().shares().map(|x| (x.id, x.start, x.len)).collect();
-        let again: Vec<_> = s.step().shares().map(|x| (x.id, x.start, x.len)).collect();
-        assert_eq!(first, again);
-        assert_eq!(first, [(Id(0), 8, 8)]);
-    }
-
-    #[test]
-    fn a_restart_computes_everything_again() {
-        let mut s = scheduler(8, 9, 9);
-        let id = s.admit(3, 30).unwrap();
-        run(&mut s);
-        s.restart(id);
-        assert_eq!(run(&mut s), [(0, 0, 4, true)]);
-        assert_eq!(run(&mut s), [(0, 4, 1, true)]);
-        s.restart(Id(7));
-        assert!(s.cancel(id));
-        assert_eq!(s.pages().free(), 9);
-    }
-
-    #[test]
-    #[should_panic(expected = "grew past")]
-    fn growth_past_the_promise_is_a_bug() {
-        let mut s = scheduler(8, 9, 9);
-        let id = s.admit(1, 2).unwrap();
-        s.commit(id, 2);
-    }
-
-    /// What a bystander knows about one request.
-    struct Watch {
-        known: usize,
-        goal: usize,
-        computed: usize,
-        guesses: usize,
-        /// That it had in its last share.
-        slot: Option<u32>,
-    }
-
-    /// Checks a step against what is known from outside, and commits it.
-    fn watch(s: &mut Scheduler, budget: usize, max_running: usize, seen: &mut BTreeMap<Id, Watch>) -> usize {
-        let preemptions = s.preemptions();
-        let was_running: Vec<Id> = s.line[..s.running].iter().map(|e| e.id).collect();
-        let step = s.step();
-        let (mut total, mut held, mut shares, mut slots) = (0, BTreeSet::new(), Vec::new(), BTreeSet::new());
-        for share in step.shares() {
-            let w = &seen[&share.id];
-            assert!(share.len >= 1);
-            assert!(share.start == w.computed || share.start == 0, "goes on where it was, or begins again");
-            assert!(share.start + share.len <= w.known);
-            assert_eq!(share.ends, share.start + share.len == w.known);
-            let all = share.len + share.tried;
-            assert!(share.tried == 0 || share.ends && share.tried <= w.guesses && w.known + share.tried <= w.goal);
-            assert!(share.pages.len() >= pages_for(share.start + all));
-            assert!(share.pages.iter().all(|&p| held.insert(p)), "a page in two tables");
-            assert!((share.slot as usize) < max_running && slots.insert(share.slot), "a slot of two who run");
-            assert!(share.start == 0 || seen[&share.id].slot == Some(share.slot), "another slot on the way");
-            total += all;
-            shares.push((share.id, share.start, share.len, share.ends, share.tried, share.slot));
-        }
-        assert!(total <= budget && shares.len() <= max_running);
-        assert!(shares.iter().map(|x| x.0).is_sorted(), "in order of arrival");
-        let gave_way = (s.preemptions() - preemptions) as usize;
-        let moved = was_running.len() - gave_way;
-        assert!(was_running[..moved].iter().all(|id| shares.iter().any(|x| x.0 == *id)), "everyone who runs moves on");
-        assert_eq!(
-            s.pages().free() + held.len(),
-            s.pages().total(),
-            "every page is free or in the table of one that runs"
-        );
-        let oldest = seen.keys().next();
-        assert_eq!(shares.first().map(|x| &x.0), oldest, "the oldest moves on");
-        for &(id, start, len, ends, tried, slot) in &shares {
-            let w = seen.get_mut(&id).unwrap();
-            // Every other guess is right.
-            let right = if (start + len) % 2 == 0 { tried } else { 0 };
-            let grow = if ends { (1 + right).min(w.goal - w.known) } else { 0 };
-            (w.computed, w.slot) = (start + len + grow.saturating_sub(1), Some(slot));
-            w.known += grow;
-            s.commit(id, grow);
-            w.guesses = (w.known + start) % 4 % 3;
-            s.expect(id, w.guesses);
-            if ends && grow == 0 {
-                assert!(s.cancel(id));
-                seen.remove(&id);
-            }
-        }
-        for (id, w) in seen.iter_mut() {
-            if !shares.iter().any(|x| x.0 == *id) && !s.line[..s.running].iter().any(|e| e.id == *id) {
-                (w.computed, w.guesses) = (0, 0);
-            }
-        }
-        total
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(300))]
-        /// Random arrivals, cancellations and steps: budget kept, no page in two tables or lost, everyone finishes.
-        #[test]
-        fn every_request_finishes(
-            budget in 1..100usize, running in 1..8usize, total in 1..10usize,
-            ops in prop::collection::vec((0..6u8, 1..400usize, 1..400usize), 1..60),
-        ) {
-            let mut s = scheduler(budget, running, total);
-            let mut seen = BTreeMap::new();
-            let (mut promised, room) = (0, total * PAGE);
-            for (op, a, b) in ops {
-                match op {
-                    0 | 1 => {
-                        let (known, goal) = (a.min(b), a.max(b));
-                        match s.admit(known, goal) {
-                            Ok(id) => {
-                                prop_assert!(goal <= room);
-                                promised += goal;
-                                seen.insert(id, Watch { known, goal, computed: 0, guesses: 0, slot: None });
-                            }
-                            Err(e) => prop_assert_eq!(e, TooLong { longest: goal, room }),
-                        }
-                    }
-                    2 => {
-                        let pick = seen.keys().nth(a % seen.len().max(1)).copied();
-                        if let Some(id) = pick {
-                            let forgotten = s.step().shares().count();
-                            prop_assert!(forgotten <= running);
-                            prop_assert!(s.cancel(id));
-                            seen.remove(&id);
-                            for (id, w) in &mut seen {
-                                w.computed = s.line[s.find(*id).unwrap()].computed;
-                            }
-                        }
-                    }
-                    _ => { watch(&mut s, budget, running, &mut seen); }
-                }
-                prop_assert_eq!(s.running() + s.waiting(), seen.len());
-            }
-            // The oldest gains at least one token a step, so this many steps are enough for all.
-            for _ in 0..promised {
-                if seen.is_empty() { break; }
-                prop_assert!(watch(&mut s, budget, running, &mut seen) > 0);
-            }
-            prop_assert!(seen.is_empty(), "somebody starved");
-            prop_assert_eq!(s.pages().free(), total);
-            prop_assert_eq!(s.slots.len(), s.max_running);
-            prop_assert_eq!(s.step().shares().count(), 0);
-        }
-    }
-}
+mod tests;

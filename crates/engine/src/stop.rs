@@ -121,9 +121,9 @@ pub struct Limits {
 }
 
 /// Why a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// The model ended its text, or chose one of the request's stop tokens.
+    /// The model ended its text, or chose one of the request's stop tokens, or its [constraint](crate::Constraint) was complete.
     Stop,
     /// A stop string was complete.
     StopString,
@@ -135,6 +135,8 @@ pub enum Reason {
     Cancelled,
     /// No token could be chosen: the logits are broken.
     Failed(crate::sample::NoCandidate),
+    /// Its [constraint](crate::Constraint) could not go on, and why.
+    Constraint(String),
 }
 
 impl Limits {

@@ -36,6 +36,15 @@ pub(super) fn step(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| (1..=4096).contains(n)).ok_or_else(|| "give 1 to 4096".to_owned())
 }
 
+/// A time in seconds, above 0.
+pub(super) fn seconds(text: &str) -> Result<std::time::Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "give a number of seconds".to_owned())?;
+    match std::time::Duration::try_from_secs_f64(seconds) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        _ => Err("give a number of seconds above 0".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,14 +57,5 @@ mod tests {
         for bad in ["", "GB", "-1GB", "1 XB", "1e3", "0", "1..2", "9999999999GB", "nan"] {
             assert!(bytes(bad).is_err(), "{bad}");
         }
-    }
-}
-
-/// A time in seconds, above 0.
-pub(super) fn seconds(text: &str) -> Result<std::time::Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "give a number of seconds".to_owned())?;
-    match std::time::Duration::try_from_secs_f64(seconds) {
-        Ok(time) if !time.is_zero() => Ok(time),
-        _ => Err("give a number of seconds above 0".to_owned()),
     }
 }

@@ -142,6 +142,7 @@ pub fn finish(reason: Reason) -> Result<&'static str, Fail> {
         Reason::Length | Reason::Context => Ok("length"),
         Reason::Cancelled => Ok("cancelled"),
         Reason::Failed(e) => Err(e.into()),
+        Reason::Constraint(why) => Err(why.into()),
     }
 }
 

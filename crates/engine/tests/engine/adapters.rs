@@ -30,11 +30,14 @@ fn run(package: &Package, guess: bool, step_tokens: usize, requests: &[Request])
         LoadOptions { context: Some(256), sequences: 4, pages: Some(9), cache, guess, ..LoadOptions::default() };
     let device = CpuDevice::new(Cpu::from_env().unwrap(), 2);
     let local = package.load(&device, options, &mut |_, _| ()).unwrap();
-    let mut engine = Engine::new(local, None, Options { step_tokens, ..Options::default() });
+    let mut engine = Engine::new(local, None, Options { step_tokens, ..crate::guesses::steady() });
     let ids: Vec<_> = requests.iter().map(|r| engine.submit(r.clone()).unwrap()).collect();
     let mut answers: BTreeMap<_, Answer> = BTreeMap::new();
     finish(&mut engine, &mut answers);
-    (ids.iter().map(|id| answers.remove(id).unwrap().tokens).collect(), engine.guessed())
+    (ids.iter().map(|id| answers.remove(id).unwrap().tokens).collect(), {
+        let counters = engine.load().counters;
+        (counters.guessed, counters.right)
+    })
 }
 
 fn request(prompt: &[u32], n: usize, adapters: &[Adapter]) -> Request {

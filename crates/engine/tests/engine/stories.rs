@@ -69,6 +69,10 @@ fn company_and_pieces_do_not_matter() {
     let alone: Vec<Answer> =
         requests.iter().map(|r| answers(&package, std::slice::from_ref(r), Options::default()).remove(0)).collect();
     for (step_tokens, running) in [(512, 4), (7, 4), (3, 2), (1, 1)] {
-        assert_eq!(answers(&package, &requests, Options { step_tokens, running }), alone, "{step_tokens}, {running}");
+        assert_eq!(
+            answers(&package, &requests, Options { step_tokens, running, ..Options::default() }),
+            alone,
+            "{step_tokens}, {running}"
+        );
     }
 }

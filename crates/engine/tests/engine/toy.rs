@@ -21,6 +21,10 @@ pub(crate) struct Toy {
     pub(crate) max_outputs: usize,
     /// The next so many runs fail after they wrote to the cache.
     pub(crate) fail: usize,
+    /// Sequences may share pages; without, a sequence must go on where its slot stands.
+    pub(crate) shares: bool,
+    /// Its logits depend on so many last tokens alone and not on the regime; 0: on all.
+    pub(crate) short: usize,
     /// Rows of each step so far.
     pub(crate) rows: Vec<usize>,
     /// The positions before and after the last run in each slot.
@@ -49,6 +53,8 @@ impl Toy {
             max_tokens: 512,
             max_outputs: 512,
             fail: 0,
+            shares: true,
+            short: 0,
             rows: Vec::new(),
             slots: BTreeMap::new(),
             fixed: Vec::new(),
@@ -94,6 +100,9 @@ impl Runner for Toy {
     fn pages(&self) -> usize {
         self.cache.len() / PAGE
     }
+    fn shares(&self) -> bool {
+        self.shares
+    }
     fn max_tokens(&self) -> usize {
         self.max_tokens
     }
@@ -114,7 +123,7 @@ impl Runner for Toy {
             let first = batch.positions[seq.start] as usize;
             let stands = self.slots.entry(seq.slot).or_default();
             // After a wrong guess it goes on where no copy of a state of fixed size stands.
-            let known = self.guess.is_some() || first == 0 || stands.contains(&first);
+            let known = self.shares || self.guess.is_some() || first == 0 || stands.contains(&first);
             assert!(known, "slot {} stands at {stands:?}, not {first}", seq.slot);
             assert!(taken.insert(seq.slot), "a slot of two sequences");
             *stands = [first, first + seq.len];
@@ -137,6 +146,11 @@ impl Runner for Toy {
             let sequence = (0..=batch.positions[row as usize]).map(|p| self.cache[place(seq.pages, p)]);
             match self.fixed.iter().find(|f| f.0 == batch.tokens[row as usize]) {
                 Some(&(_, value)) => self.logits.extend([value; VOCAB]),
+                None if self.short > 0 => {
+                    let all: Vec<_> = sequence.collect();
+                    let last = all[all.len().saturating_sub(self.short)..].iter();
+                    self.logits.extend(logits(last.map(|x| (x.0, 0, 0))));
+                }
                 None => self.logits.extend(logits(sequence)),
             }
         }

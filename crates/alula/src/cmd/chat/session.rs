@@ -189,6 +189,7 @@ impl Session {
             }
             Reason::Cancelled => say("alula: stopped"),
             Reason::Failed(e) => return Err(e.into()),
+            Reason::Constraint(why) => return Err(why.into()),
         }
         Ok(())
     }
