@@ -73,6 +73,7 @@ struct Tally {
     endless: usize,
     compile: Vec<f64>,
     mask: Vec<f64>,
+    slow: Vec<(f64, String)>,
     commit: Vec<f64>,
     last: Option<Constraint>,
 }
@@ -107,6 +108,9 @@ impl Tally {
                 let result = state.mask(&mut mask);
                 let end = Instant::now();
                 self.mask.push((end - start).as_secs_f64());
+                if (end - start).as_secs_f64() > 1e-3 {
+                    self.slow.push(((end - start).as_secs_f64(), name.into()));
+                }
                 if let Err(error) = result {
                     wrong = Some(format!("test {i}: {error}"));
                     allowed = false;
@@ -146,6 +150,16 @@ impl Tally {
             self.failed.len(),
             self.endless
         );
+        let mut slow = std::collections::BTreeMap::<&str, (usize, f64)>::new();
+        for (time, name) in &self.slow {
+            let sum = slow.entry(name).or_default();
+            *sum = (sum.0 + 1, sum.1 + time);
+        }
+        let mut slow: Vec<_> = slow.into_iter().collect();
+        slow.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
+        for (name, (count, time)) in slow.iter().take(10) {
+            println!("{name}: {count} masks of more than 1 ms, {:.0} ms together", time * 1e3);
+        }
         for (what, times) in [("compile", &mut self.compile), ("mask", &mut self.mask), ("commit", &mut self.commit)] {
             times.sort_by(f64::total_cmp);
             let at =

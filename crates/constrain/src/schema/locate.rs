@@ -22,6 +22,10 @@ pub(crate) fn locate(root: &Value, strict: bool, what: String, fails: impl Fn(Va
     while let Some(schema) = root.pointer(&path[1..]) {
         match children(schema).find_map(|step| {
             let path = format!("{path}/{step}");
+            // Allowing nothing is no mistake of its own.
+            if root.pointer(&path[1..]) == Some(&Value::Bool(false)) {
+                return None;
+            }
             broken(root, &path).map(|what| (path, what))
         }) {
             Some(found) => (path, what) = found,
