@@ -290,6 +290,10 @@ impl Parser {
 
     /// What was read is no call.
     fn fail(&mut self) -> bool {
+        if self.raw.is_empty() {
+            let first = self.rest.chars().next().map_or(0, char::len_utf8);
+            self.raw = self.take(first);
+        }
         let raw = std::mem::take(&mut self.raw);
         self.say(&raw);
         self.go(State::Content)
@@ -404,7 +408,7 @@ impl Parser {
                 break;
             }
         }
-        let mut text = self.take(read);
+        let text = self.take(read);
         let called = last == Step::Done && object.finish(marked);
         let news = std::mem::take(&mut object.news);
         if let Some(name) = news.name {
@@ -414,17 +418,11 @@ impl Parser {
         if !object.said {
             self.raw.push_str(&text);
         }
-        text.clear();
         match last {
             Step::Done if called => self.go(State::After { listed }),
             Step::More if !end || object.said => self.wait(State::Object { object, listed }),
             // What was said stays said; the rest is content.
             _ if object.said => self.go(State::Content),
-            Step::Bad if self.raw.is_empty() => {
-                let first = self.rest.chars().next().map_or(0, char::len_utf8);
-                self.raw = self.take(first);
-                self.fail()
-            }
             _ => self.fail(),
         }
     }

@@ -264,7 +264,7 @@ fn cases() -> Vec<Case> {
             &[],
         ),
         case(Harmony, "Hello, world", "Hello, world", "", &[]),
-        case(Harmony, "<|start|>oops <|end|> x", "oops  x", "", &[]),
+        case(Harmony, "<|start|>oops <|end|> x", "<|start|>oops  x", "", &[]),
         case(
             Plain,
             "{\"name\": \"special_function\", \"arguments\": {\"arg1\": 1}}\n{\"name\": \"get_time\", \"arguments\": {}}",
