@@ -21,8 +21,8 @@ pub mod rng;
 mod runner;
 pub mod sample;
 pub mod scheduler;
-pub mod speech;
 mod speculate;
+pub mod speech;
 pub mod stop;
 pub mod text;
 
