@@ -13,6 +13,7 @@ pub mod generate;
 pub mod listen;
 pub mod models;
 pub mod openai;
+pub mod page;
 pub mod routes;
 pub mod sse;
 pub mod tokenize;

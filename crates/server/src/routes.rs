@@ -3,7 +3,7 @@
 use crate::app::App;
 use crate::error::ApiError;
 use crate::openai::{chat, completions, list};
-use crate::tokenize;
+use crate::{page, tokenize};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -28,6 +28,10 @@ type Row = (&'static str, Scope, fn() -> MethodRouter<Arc<App>>);
 
 /// All of them.
 pub const ROUTES: &[Row] = &[
+    // Browsers cannot send a key with a page's address; the pages hold nothing secret and ask for the key themselves.
+    ("/", Scope::Open, || get(page::index)),
+    ("/docs", Scope::Open, || get(page::docs)),
+    ("/page/{file}", Scope::Open, || get(page::file)),
     ("/livez", Scope::Open, || get(live)),
     ("/readyz", Scope::Open, || get(ready)),
     ("/health", Scope::Open, || get(ready)),
