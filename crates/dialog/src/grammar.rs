@@ -113,6 +113,21 @@ impl Format {
         let think = writer.think(self.thinking);
         Ok(Some(format!("start: {think}{body}\n{}{TEXT}SPACE: /[ \\n\\t\\r]{{0,8}}/\n", writer.rules)))
     }
+
+    /// The grammar of an answer that is a value of a JSON schema, behind reasoning if the format has any.
+    ///
+    /// `schema` is one that `%json` enforces; `opened` and `token` are as in [`Ask`].
+    pub fn answer(&self, schema: &Value, opened: bool, token: &dyn Fn(&str) -> Option<u32>) -> String {
+        let ask = Ask { tools: &[], choice: Choice::Auto, parallel: false, opened, token };
+        let mut writer = Writer { ask: &ask, family: self.family, rules: String::new() };
+        let think = writer.think(self.thinking);
+        let body = match self.family {
+            Family::Harmony => format!("({} \"final\" {})? ", writer.mark("<|channel|>"), writer.mark("<|message|>")),
+            _ => String::new(),
+        };
+        let rules = writer.rules;
+        format!("start: {think}{body}answer\nanswer: %json {schema}\n{rules}{TEXT}SPACE: /[ \\n\\t\\r]{{0,8}}/\n")
+    }
 }
 
 impl Writer<'_> {

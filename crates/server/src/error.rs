@@ -134,6 +134,7 @@ impl From<RequestError> for ApiError {
         let message = e.to_string();
         match e {
             RequestError::PromptTooLong { .. } => ApiError::field("messages", message).code("context_length_exceeded"),
+            RequestError::Full { .. } => ApiError::busy(message, Duration::from_secs(1)),
             _ => ApiError::invalid(message),
         }
     }

@@ -1,9 +1,10 @@
 //! From a job to what the model writes, whatever dialect asked for it.
 
+use crate::dialogue::Held;
 use crate::error::ApiError;
 use crate::models::{Found, Writer};
 use crate::worker::Output;
-use alula_engine::{Logprobs, Reason, Request, Usage};
+use alula_engine::{Constraint, Logprobs, Reason, Request, Usage};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -18,6 +19,8 @@ pub struct Job {
     pub choices: usize,
     /// How long it may take.
     pub timeout: Duration,
+    /// What the answers are held to.
+    pub constraint: Option<alula_constrain::Constraint>,
 }
 
 /// A part of an answer.
@@ -53,7 +56,7 @@ pub type Answers = BoxStream<'static, Result<Delta, ApiError>>;
 /// # Errors
 /// The engine refuses it.
 pub async fn start(found: &Found, writer: &Writer, job: Job) -> Result<Answers, ApiError> {
-    let Job { mut request, choices, timeout } = job;
+    let Job { mut request, choices, timeout, constraint } = job;
     request.adapters.extend(&found.adapters);
     if choices > 1 && request.sampling.seed.is_none() {
         request.sampling.seed = Some(random()?);
@@ -63,12 +66,16 @@ pub async fn start(found: &Found, writer: &Writer, job: Job) -> Result<Answers, 
     for choice in 0..choices {
         let mut one = request.clone();
         one.sampling.seed = one.sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
-        let outputs = writer.worker.submit(one).await?;
+        let outputs = writer.worker.submit(one, constraint.as_ref().map(held)).await?;
         parts.push(answer(choice, outputs, deadline, timeout));
     }
     // The model must not be let go of while it writes.
     let model = std::sync::Arc::clone(&found.model);
     Ok(stream::select_all(parts).map(move |delta| (delta, &model).0).boxed())
+}
+
+fn held(constraint: &alula_constrain::Constraint) -> Box<dyn Constraint> {
+    Box::new(Held::new(constraint))
 }
 
 /// One answer.
@@ -86,6 +93,10 @@ fn answer(
             }
             Ok(Some(Output::End { reason: Reason::Failed(e), .. })) => {
                 Some((Err(ApiError::internal(e.to_string())), None))
+            }
+            Ok(Some(Output::End { reason: Reason::Constraint(why), .. })) => {
+                let what = format!("the answer cannot be held to its grammar: {why}");
+                Some((Err(ApiError::internal(what).code("constraint_failed")), None))
             }
             Ok(Some(Output::End { reason, usage })) => Some((Ok(Delta::End { choice, reason, usage }), None)),
             Ok(Some(Output::Failed(why))) => Some((Err(ApiError::unavailable(why)), None)),
@@ -121,13 +132,18 @@ pub fn name(prefix: &str) -> Result<String, ApiError> {
 pub struct Total {
     /// Tokens of the prompt, counted once.
     pub prompt: usize,
+    /// Of them, those that were computed for an earlier request.
+    pub cached: usize,
     /// Tokens of all answers.
     pub generated: usize,
+    /// Of them, those of reasoning.
+    pub reasoning: usize,
 }
 
 impl Total {
     /// With one more.
     pub fn add(&mut self, usage: &Usage) {
+        self.cached = if self.prompt == 0 { usage.cached } else { self.cached.min(usage.cached) };
         self.prompt = usage.prompt;
         self.generated += usage.generated;
     }

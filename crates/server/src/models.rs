@@ -2,12 +2,14 @@
 
 use crate::error::ApiError;
 use crate::worker::Worker;
+use alula_constrain::Vocabulary;
+use alula_dialog::Format;
 use alula_engine::Adapter;
 use alula_engine::embed::{Embedder, Ranker};
 use alula_engine::speech::Speech;
 use alula_tokenizer::Tokenizer;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
@@ -63,6 +65,35 @@ pub struct Writer {
     pub speech: Speech,
     /// Tokens of a sequence at most.
     pub context: usize,
+    /// How it writes calls and reasoning.
+    pub format: Format,
+    /// Tokens that end its text.
+    ends: Vec<u32>,
+    /// Its tokens as grammars see them, made when somebody first asks for a grammar.
+    vocabulary: OnceLock<Result<Vocabulary, alula_constrain::Error>>,
+}
+
+impl Writer {
+    /// What writes text. `ends` end a text beside the tokenizer's own.
+    pub fn new(worker: Worker, speech: Speech, context: usize, tokenizer: &Tokenizer, ends: &[u32]) -> Writer {
+        let format = Format::of(speech.source());
+        let ends = tokenizer.end_ids().iter().chain(ends).copied().collect();
+        Writer { worker, speech, context, format, ends, vocabulary: OnceLock::new() }
+    }
+
+    /// The special tokens whose text a template's format reads.
+    pub fn shown(speech: &Speech, tokenizer: &Tokenizer) -> Vec<u32> {
+        let markers = Format::of(speech.source()).markers();
+        markers.into_iter().filter_map(|mark| tokenizer.id(mark)).filter(|&id| tokenizer.is_special(id)).collect()
+    }
+
+    /// Its tokens as grammars see them. The first time takes long.
+    ///
+    /// # Errors
+    /// No grammar can be walked with them.
+    pub fn vocabulary(&self, tokenizer: &Tokenizer) -> Result<&Vocabulary, alula_constrain::Error> {
+        self.vocabulary.get_or_init(|| Vocabulary::new(tokenizer, &self.ends)).as_ref().map_err(Clone::clone)
+    }
 }
 
 impl Model {

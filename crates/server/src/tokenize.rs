@@ -2,12 +2,11 @@
 
 use crate::app::App;
 use crate::body::Json;
+use crate::dialogue::{self, Talk};
 use crate::error::ApiError;
-use crate::openai::chat;
 use crate::openai::messages::{Message, for_template};
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
-use serde_json::Map;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
@@ -63,7 +62,8 @@ pub async fn tokenize(
         }
         (None, Some(messages)) => {
             let developer = found.model.writer(&found.name)?.speech.source().contains("developer");
-            chat::prompt(&found, for_template(messages, developer)?, None, Map::new()).await?
+            let talk = Talk { messages: for_template(messages, developer)?, ..Talk::default() };
+            dialogue::prompt(&found, talk).await?
         }
         (None, None) => return Err(ApiError::field("prompt", "give `prompt` or `messages`")),
         (Some(_), Some(_)) => return Err(ApiError::field("messages", "give `prompt` or `messages`, not both")),

@@ -4,7 +4,7 @@
 //! request is cancelled before the next step. Without requests the thread waits and costs nothing.
 
 use crate::error::ApiError;
-use alula_engine::{Engine, Event, Id, Logprobs, Reason, Request, RequestError, Runner, Usage};
+use alula_engine::{Constraint, Engine, Event, Id, Logprobs, Reason, Request, RequestError, Runner, Usage};
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -38,6 +38,7 @@ pub enum Output {
 enum Command {
     Submit {
         request: Box<Request>,
+        constraint: Option<Box<dyn Constraint>>,
         outputs: mpsc::UnboundedSender<Output>,
         reply: oneshot::Sender<Result<(), RequestError>>,
     },
@@ -84,11 +85,17 @@ impl Worker {
     ///
     /// # Errors
     /// The engine refuses it, or is no more.
-    pub async fn submit(&self, request: Request) -> Result<mpsc::UnboundedReceiver<Output>, ApiError> {
+    pub async fn submit(
+        &self,
+        request: Request,
+        constraint: Option<Box<dyn Constraint>>,
+    ) -> Result<mpsc::UnboundedReceiver<Output>, ApiError> {
         let (outputs, inbox) = mpsc::unbounded_channel();
         let (reply, answer) = oneshot::channel();
         let dead = || ApiError::unavailable(DEAD);
-        self.commands.send(Command::Submit { request: Box::new(request), outputs, reply }).map_err(|_| dead())?;
+        self.commands
+            .send(Command::Submit { request: Box::new(request), constraint, outputs, reply })
+            .map_err(|_| dead())?;
         answer.await.map_err(|_| dead())??;
         Ok(inbox)
     }
@@ -131,8 +138,12 @@ impl<R: Runner> Desk<R> {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Submit { request, outputs, reply } => {
-                let result = self.engine.submit(*request).map(|id| {
+            Command::Submit { request, constraint, outputs, reply } => {
+                let result = match constraint {
+                    Some(constraint) => self.engine.submit_constrained(*request, constraint),
+                    None => self.engine.submit(*request),
+                };
+                let result = result.map(|id| {
                     self.open.insert(id, outputs);
                 });
                 // Who no longer waits for the answer has dropped the outputs too.

@@ -173,7 +173,8 @@ fn keep(options: LoadOptions, a: &Serve) -> LoadOptions {
 /// An engine in a thread of its own.
 fn writer(package: &Package, tokenizer: Arc<alula_tokenizer::Tokenizer>, a: &Serve) -> Result<Writer, Fail> {
     let speech = Speech::new(package, Arc::clone(&tokenizer))?;
-    let words = Arc::new(Words::new(tokenizer, package.end_ids()));
+    let shown = Writer::shown(&speech, &tokenizer);
+    let words = Arc::new(Words::new(Arc::clone(&tokenizer), package.end_ids()).showing(shown));
     let parallel = usize::from(a.parallel);
     let context = a.load.ctx.unwrap_or(usual_context(package.model.spec()));
     let options = LoadOptions {
@@ -190,7 +191,8 @@ fn writer(package: &Package, tokenizer: Arc<alula_tokenizer::Tokenizer>, a: &Ser
     let local = package.load(&device, options, &mut |_, _| {})?;
     let engine = Engine::new(local, Some(words), Options { running: parallel, ..Options::default() });
     let context = engine.context();
-    Ok(Writer { worker: Worker::start(&package.name, engine)?, speech, context })
+    let worker = Worker::start(&package.name, engine)?;
+    Ok(Writer::new(worker, speech, context, &tokenizer, &package.end_ids()))
 }
 
 /// Cache pages: for every answer its whole context, within the memory that there is for them, but for one of them at least.

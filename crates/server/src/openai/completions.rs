@@ -1,6 +1,6 @@
 //! `/v1/completions`.
 
-use super::chat::{MOST_CHOICES, finish};
+use super::chat::MOST_CHOICES;
 use super::fields::{Choose, OneOrMany, StreamOptions, Usage, stops, within};
 use super::{FINGERPRINT, now};
 use crate::app::App;
@@ -9,7 +9,7 @@ use crate::error::ApiError;
 use crate::generate::{self, Delta, Job, Total};
 use crate::models::Found;
 use crate::sse;
-use alula_engine::{Logprobs, Request};
+use alula_engine::{Logprobs, Reason, Request};
 use alula_tokenizer::{Fim, Tokenizer};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -203,6 +203,14 @@ impl CompletionLogprobs {
     }
 }
 
+/// Why it ended, in OpenAI's words.
+fn finish(reason: &Reason) -> &'static str {
+    match reason {
+        Reason::Length | Reason::Context => "length",
+        _ => "stop",
+    }
+}
+
 /// The prompt in which a model fills the gap between two texts (Bavarian et al. 2022, arXiv:2207.14255).
 fn infill(tokenizer: &Tokenizer, before: &[u32], after: &[u32]) -> Result<Vec<u32>, ApiError> {
     let Fim { prefix: Some(prefix), suffix: Some(suffix), middle: Some(middle), .. } = tokenizer.fim() else {
@@ -282,7 +290,7 @@ impl CompletionRequest {
             ..Request::default()
         };
         let choices = within("n", self.n.unwrap_or(1), 1..=MOST_CHOICES)?;
-        Ok(Job { request, choices, timeout: app.config.request_timeout })
+        Ok(Job { request, choices, timeout: app.config.request_timeout, constraint: None })
     }
 }
 
@@ -381,7 +389,7 @@ impl Reply {
                     all.push_str(&text);
                 }
                 Delta::End { choice, reason, usage } => {
-                    done[i * self.n + choice].2 = Some(finish(reason));
+                    done[i * self.n + choice].2 = Some(finish(&reason));
                     totals[i].add(&usage);
                 }
             }
@@ -435,7 +443,7 @@ impl Reply {
                     if let Ok(mut totals) = sums.lock() {
                         totals[i].add(&usage);
                     }
-                    let (index, finish_reason) = (i * reply.n + choice, Some(finish(reason)));
+                    let (index, finish_reason) = (i * reply.n + choice, Some(finish(&reason)));
                     let choice = CompletionChoice { index, text: String::new(), logprobs: None, finish_reason };
                     Some(Ok(reply.response(vec![choice], none)))
                 }
@@ -452,5 +460,5 @@ impl Reply {
 
 fn usage(totals: &[Total]) -> Usage {
     let sum = |f: fn(&Total) -> usize| totals.iter().map(f).sum();
-    Usage::new(sum(|t| t.prompt), 0, sum(|t| t.generated), 0)
+    Usage::new(sum(|t| t.prompt), sum(|t| t.cached), sum(|t| t.generated), 0)
 }

@@ -1,6 +1,7 @@
 //! Fields that several requests have, and how they become the engine's.
 
 use crate::error::ApiError;
+use crate::generate::Total;
 use alula_engine::Sampling;
 use serde::de::{Error, SeqAccess, Visitor, value::SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -90,6 +91,11 @@ pub struct CompletionDetails {
 }
 
 impl Usage {
+    /// What several answers took together.
+    pub fn of(total: &Total) -> Usage {
+        Usage::new(total.prompt, total.cached, total.generated, total.reasoning)
+    }
+
     /// From sums.
     pub fn new(prompt: usize, cached: usize, generated: usize, reasoning: usize) -> Usage {
         Usage {
