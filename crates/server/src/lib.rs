@@ -14,6 +14,7 @@ pub mod generate;
 pub mod listen;
 pub mod models;
 pub mod openai;
+pub mod openapi;
 pub mod page;
 pub mod routes;
 pub mod sse;

@@ -1,9 +1,9 @@
 //! Which path does what: one row each.
 
 use crate::app::App;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorBody};
 use crate::openai::{chat, completions, list};
-use crate::{page, tokenize};
+use crate::{openapi, page, tokenize};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -26,11 +26,12 @@ pub enum Scope {
 /// A path and what it does.
 type Row = (&'static str, Scope, fn() -> MethodRouter<Arc<App>>);
 
-/// All of them.
+/// All of them; `openapi::Document` describes each.
 pub const ROUTES: &[Row] = &[
     // Browsers cannot send a key with a page's address; the pages hold nothing secret and ask for the key themselves.
     ("/", Scope::Open, || get(page::index)),
     ("/docs", Scope::Open, || get(page::docs)),
+    ("/openapi.json", Scope::Infer, || get(openapi::document)),
     ("/page/{file}", Scope::Open, || get(page::file)),
     ("/livez", Scope::Open, || get(live)),
     ("/readyz", Scope::Open, || get(ready)),
@@ -53,12 +54,17 @@ pub fn router(app: Arc<App>) -> Router {
 }
 
 /// The process runs.
-async fn live() -> &'static str {
+#[utoipa::path(get, path = "/livez", tag = "Health", responses((status = 200, description = "It runs", body = String, content_type = "text/plain")))]
+pub async fn live() -> &'static str {
     "ok\n"
 }
 
 /// Requests are welcome.
-async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, ApiError> {
+#[utoipa::path(get, path = "/readyz", tag = "Health", responses(
+    (status = 200, description = "They are", body = String, content_type = "text/plain"),
+    (status = 503, description = "The server is loading, or shutting down", body = ErrorBody),
+))]
+pub async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, ApiError> {
     if app.ready() { Ok("ok\n") } else { Err(ApiError::unavailable("the server is loading, or shutting down")) }
 }
 

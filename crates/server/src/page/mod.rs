@@ -1,6 +1,7 @@
 //! The built-in page to chat, and the viewer of the API's document: plain files, no build step, nothing from elsewhere.
 
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use crate::error::ApiError;
+use axum::http::{HeaderName, HeaderValue, Uri, header};
 use axum::response::{IntoResponse, Response};
 
 /// What a page may do: load its own files and ask this server. Scripts that are not files of ours do not run.
@@ -36,10 +37,13 @@ pub async fn docs() -> Response {
 }
 
 /// A file that the pages load.
-pub async fn file(axum::extract::Path(name): axum::extract::Path<String>) -> Response {
-    match FILES.iter().find(|f| f.0 == name) {
-        Some(&(_, kind, text)) => send(kind, text),
-        None => StatusCode::NOT_FOUND.into_response(),
+///
+/// # Errors
+/// There is none of that name.
+pub async fn file(uri: Uri) -> Result<Response, ApiError> {
+    match FILES.iter().find(|f| uri.path().strip_prefix("/page/") == Some(f.0)) {
+        Some(&(_, kind, text)) => Ok(send(kind, text)),
+        None => Err(ApiError::not_found("unknown_url", "the pages have no such file")),
     }
 }
 
