@@ -90,6 +90,10 @@ pub async fn read(body: Body, app: &App) -> Result<bytes::Bytes, ApiError> {
 /// # Errors
 /// They are no JSON, or not what was asked for: with the path of the field.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8], lenient: bool) -> Result<Json<T>, ApiError> {
+    // A struct would be read from an array too, field by field.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(ApiError::invalid("the body is an array; send a JSON object"));
+    }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let read = typed(&mut reader).and_then(|value| match reader.end() {
         Ok(()) => Ok(value),
@@ -251,7 +255,8 @@ mod tests {
         assert!(refused("{").1.contains("line 1"));
         assert!(refused("\u{ff}").1.contains("not valid JSON"));
         assert!(parse::<Outer>(b"{\"list\":\xff}", false).unwrap_err().message.contains("not valid JSON"));
-        assert!(refused(&"[".repeat(100_000)).1.contains("not valid JSON"));
+        assert!(refused(&"{\"list\":[{\"n\":".repeat(100_000)).1.contains("list[0].n"));
+        assert!(refused("[[],\"b\"]").1.contains("send a JSON object"));
     }
 
     #[test]
