@@ -46,7 +46,7 @@ SCHEMAS = [
     {"type": "object", "properties": {"a": {"type": "string"}}},
     {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "integer"}}, "required": ["a"]},
     {"type": "object", "properties": {"a": {}}, "additionalProperties": False},
-    {"type": "object", "additionalProperties": {"type": "integer"}}, {"type": "object", "required": ["b"]},
+    {"type": "object", "additionalProperties": {"type": "integer"}}, {"type": "object", "properties": {"a": {}, "b": {}}, "required": ["b"]},
     {"type": "object", "patternProperties": {"^x\\d$": {"type": "integer"}}, "additionalProperties": False},
     {"type": "object", "patternProperties": {"^x": {"type": "integer"}}},
     {"type": "object", "minProperties": 1}, {"type": "object", "maxProperties": 1}, {"type": "object", "maxProperties": 0},
