@@ -128,3 +128,12 @@ impl State {
         tokens
     }
 }
+
+/// The engine's thread takes them over from others.
+const _: fn() = || {
+    fn sent<T: Send>() {}
+    fn shared<T: Send + Sync>() {}
+    sent::<State>();
+    shared::<Constraint>();
+    shared::<Vocabulary>();
+};
