@@ -5,6 +5,7 @@
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::strict::Strict;
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -90,10 +91,6 @@ pub async fn read(body: Body, app: &App) -> Result<bytes::Bytes, ApiError> {
 /// # Errors
 /// They are no JSON, or not what was asked for: with the path of the field.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8], lenient: bool) -> Result<Json<T>, ApiError> {
-    // A struct would be read from an array too, field by field.
-    if bytes.trim_ascii_start().first() == Some(&b'[') {
-        return Err(ApiError::invalid("the body is an array; send a JSON object"));
-    }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let read = typed(&mut reader).and_then(|value| match reader.end() {
         Ok(()) => Ok(value),
@@ -137,7 +134,7 @@ where
     T: DeserializeOwned,
     D: serde::Deserializer<'de, Error = serde_json::Error>,
 {
-    serde_path_to_error::deserialize(from).map_err(|e| {
+    serde_path_to_error::deserialize(Strict(from)).map_err(|e| {
         let steps = e.path().iter().filter_map(|s| match s {
             serde_path_to_error::Segment::Seq { index } => Some(Step::At(*index)),
             serde_path_to_error::Segment::Map { key } => Some(Step::Key(key.clone())),
@@ -256,7 +253,9 @@ mod tests {
         assert!(refused("\u{ff}").1.contains("not valid JSON"));
         assert!(parse::<Outer>(b"{\"list\":\xff}", false).unwrap_err().message.contains("not valid JSON"));
         assert!(refused(&"{\"list\":[{\"n\":".repeat(100_000)).1.contains("list[0].n"));
-        assert!(refused("[[],\"b\"]").1.contains("send a JSON object"));
+        assert!(refused("[[],\"b\"]").1.contains("expected an object"));
+        assert_eq!(refused("{\"list\":[[1]]}").0.unwrap(), "list[0]");
+        assert_eq!(refused("{\"list\":[3]}").1, "`list[0]`: invalid type: integer `3`, expected an object");
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod models;
 pub mod openai;
 pub mod routes;
 pub mod sse;
+pub mod strict;
 pub mod tokenize;
 pub mod worker;
 
