@@ -129,7 +129,8 @@ impl Device for CpuDevice {
         let paged = paged(graph);
         let written = zeros(if paged { limits.pages } else { 0 }).ok_or_else(none)?;
         let fixed = states.iter().any(|s| matches!(s, State::Fixed(_)));
-        let slots = Slots::new(zeros(if fixed { limits.slots } else { 0 }).ok_or_else(none)?);
+        let (slots, checkpoints) = if fixed { (limits.slots, limits.checkpoints) } else { (0, 0) };
+        let slots = Slots::new(slots, checkpoints).ok_or_else(none)?;
         let threads = self.pool.threads();
         let none = || DeviceError::Memory { what: format!("a context of {} positions", limits.context) };
         let scratch = Scratch::new(threads, if paged { limits.context } else { 0 }, group, dim).ok_or_else(none)?;
@@ -258,6 +259,20 @@ impl CpuPlan {
             free
         });
         require(distinct, "two rows have one place in the cache")
+    }
+}
+
+impl CpuPlan {
+    /// Copies every state of fixed size.
+    fn copy(&mut self, which: impl FnOnce(&mut Slots) -> Result<(usize, usize), String>) -> Result<(), DeviceError> {
+        let none = || "nothing of fixed size is kept".to_owned();
+        let (from, to) = self.slots.as_mut().ok_or_else(none).and_then(which).map_err(DeviceError::Batch)?;
+        for state in &mut self.states {
+            if let State::Fixed(fixed) = state {
+                fixed.copy(from, to);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -446,6 +461,14 @@ impl Plan for CpuPlan {
             Some(last) => Ok(&self.arena.floats()[last.output.range(batch)]),
             None => Ok(&[]),
         }
+    }
+
+    fn save(&mut self, slot: u32, position: usize, checkpoint: u32) -> Result<(), DeviceError> {
+        self.copy(|slots| slots.save(slot, position, checkpoint))
+    }
+
+    fn restore(&mut self, checkpoint: u32, slot: u32) -> Result<(), DeviceError> {
+        self.copy(|slots| slots.restore(checkpoint, slot))
     }
 
     fn kept(&self, value: usize) -> &[f32] {

@@ -9,6 +9,7 @@
 //! sound as long as every table that holds a page holds the one before it: [`Pages::release`] lets go of the last page of a table first,
 //! so a page was always released before the one that its name contains, and goes before it.
 
+use crate::checkpoints::Checkpoints;
 use alula_device::PAGE;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -51,6 +52,8 @@ pub struct Pages {
     /// Counts releases.
     clock: u64,
     evictions: u64,
+    /// Where sequences cannot go on from any page: those from which they can.
+    checkpoints: Option<Checkpoints>,
 }
 
 impl Pages {
@@ -66,7 +69,23 @@ impl Pages {
             since: vec![0; last as usize],
             clock: 0,
             evictions: 0,
+            checkpoints: None,
         }
+    }
+
+    /// The same where sequences go on only from pages that have a checkpoint.
+    pub fn with_checkpoints(self, total: usize) -> Self {
+        Self { checkpoints: Some(Checkpoints::new(total)), ..self }
+    }
+
+    /// The checkpoints, where there are some.
+    pub fn checkpoints(&mut self) -> Option<&mut Checkpoints> {
+        self.checkpoints.as_mut()
+    }
+
+    /// Whether a sequence can go on behind `page`.
+    pub fn resumes(&self, page: u32) -> bool {
+        self.checkpoints.as_ref().is_none_or(|c| c.has(page))
     }
 
     /// All pages, held or not.
@@ -110,17 +129,19 @@ impl Pages {
         if let Some(name) = self.names[page as usize].take() {
             self.named.remove(&name);
         }
+        if let Some(checkpoints) = &mut self.checkpoints {
+            checkpoints.forget(page);
+        }
         Some(page)
     }
 
-    /// The page with this name, with one more holder: the caller puts it in a table that holds the page before it.
-    pub fn find(&mut self, name: &[u32]) -> Option<u32> {
-        let page = *self.named.get(name)?;
-        self.hold(page);
-        Some(page)
+    /// The page with this name.
+    pub fn find(&self, name: &[u32]) -> Option<u32> {
+        self.named.get(name).copied()
     }
 
-    fn hold(&mut self, page: u32) {
+    /// One more holder for `page`, which was found: the caller puts it in a table that holds the page before it.
+    pub fn hold(&mut self, page: u32) {
         let holders = &mut self.holders[page as usize];
         if *holders == 0 {
             self.idle.remove(&self.since[page as usize]);
@@ -136,6 +157,7 @@ impl Pages {
         assert!(self.holders[page as usize] > 0, "page {page} is free and cannot have a name");
         assert!(self.names[page as usize].is_none(), "page {page} has a name");
         if let Some(same) = self.find(name) {
+            self.hold(same);
             self.let_go(page);
             return same;
         }
@@ -222,6 +244,7 @@ mod tests {
         pages.release(&mut a);
         assert_eq!((pages.free(), pages.cached()), (3, 1));
         assert_eq!(pages.find(&[0, 8]), Some(1));
+        pages.hold(1);
         b.push(1);
         pages.release(&mut b);
         assert_eq!((pages.free(), pages.cached(), pages.evictions()), (4, 2, 0));
@@ -271,6 +294,7 @@ mod tests {
                         pages.release(&mut tables[i]);
                         let (mut content, mut rest) = (Vec::new(), n);
                         while let Some(page) = pages.find(&[tables[i].last().map_or(0, |p| p + 1), (rest % 3) as u32]) {
+                            pages.hold(page);
                             content.push(rest % 3);
                             prop_assert_eq!(&memory[page as usize], &content);
                             tables[i].push(page);

@@ -10,7 +10,7 @@ impl<R: Runner> Engine<R> {
     /// Guesses what follows the sequences that the step computed to their ends, and then lets the step's pages be shared.
     pub(super) fn speculate(&mut self) -> Result<(), StepError> {
         let Self { runner, scheduler, active, parts, speculation, .. } = self;
-        let lookup = if runner.shares() { speculation.lookup } else { 0 };
+        let lookup = if runner.checkpoints().is_none() { speculation.lookup } else { 0 };
         let by_model = match &self.draft {
             _ if self.guesses => 1,
             Some(_) => speculation.draft,

@@ -325,6 +325,9 @@ struct World {
     budget: usize,
     running: usize,
     share: Option<usize>,
+    checkpoints: Option<usize>,
+    /// What the states in each slot and each checkpoint are of.
+    states: [BTreeMap<u32, Vec<u32>>; 2],
     seen: BTreeMap<Id, Watch>,
     /// What was written to each place of the cache: the kind, and all tokens that it depends on.
     memory: Vec<Vec<u32>>,
@@ -364,6 +367,16 @@ impl World {
             }
             assert!((share.slot as usize) < self.running && slots.insert(share.slot), "a slot of two who run");
             assert!(w.slot.is_none() || share.start == 0 || self.share.is_some() || w.slot == Some(share.slot));
+            if self.checkpoints.is_some() {
+                if let Some(number) = share.resume {
+                    let kept = self.states[1][&number].clone();
+                    self.states[0].insert(share.slot, kept);
+                }
+                let want = if share.start > 0 { w.content(share.start - 1, 0) } else { vec![] };
+                assert!(share.start == 0 || self.states[0][&share.slot] == want, "a slot holds another sequence");
+                self.states[0].insert(share.slot, w.content(share.start + share.len - 1, 0));
+            }
+            assert!(share.resume.is_none() || self.checkpoints.is_some());
             let place = |p: usize| share.pages[p / PAGE] as usize * PAGE + p % PAGE;
             for p in 0..share.start {
                 assert_eq!(self.memory[place(p)], w.content(p, ahead), "the page of {p} is not what its holder thinks");
@@ -414,8 +427,13 @@ impl World {
                 self.memory[pages[p / PAGE] as usize * PAGE + p % PAGE] = w.content(p, ahead);
             }
             self.s.share(id);
+            if let Some((of, position, number)) = self.s.checkpoint(id) {
+                assert!(of == slot && position == start + len && (number as usize) < self.checkpoints.unwrap());
+                let state = self.states[0][&slot].clone();
+                self.states[1].insert(number, state);
+            }
             let w = self.seen.get_mut(&id).unwrap();
-            w.guesses = (w.tokens.len() + start) % 4 % 3;
+            w.guesses = if self.checkpoints.is_none() { (w.tokens.len() + start) % 4 % 3 } else { 0 };
             w.guesses = self.s.expect(id, w.guesses);
             if ends && more == 0 {
                 assert!(self.s.cancel(id));
@@ -442,12 +460,21 @@ proptest! {
     #[test]
     fn every_request_finishes(
         (budget, running, total) in (1..100usize, 1..8usize, 1..10usize),
-        share in prop::option::of(0..2usize), outputs in 0..6usize,
+        share in prop::option::of(0..2usize), checkpoints in prop::option::of(0..4usize), outputs in 0..6usize,
         ops in prop::collection::vec((0..6u8, 1..400usize, 1..400usize, 0..3u64, -1..2i32), 1..60),
     ) {
-        let limits = Limits { tokens: budget, running, pages: total, outputs, share, ..Limits::default() };
+        let limits = Limits { tokens: budget, running, pages: total, outputs, share, checkpoints, ..Limits::default() };
         let memory = vec![Vec::new(); total * PAGE];
-        let mut world = World { s: Scheduler::new(limits), budget, running, share, seen: BTreeMap::new(), memory };
+        let mut world = World {
+            s: Scheduler::new(limits),
+            budget,
+            running,
+            share,
+            checkpoints,
+            states: [BTreeMap::new(), BTreeMap::new()],
+            seen: BTreeMap::new(),
+            memory,
+        };
         let (mut promised, room) = (0, total * PAGE);
         for (op, a, b, group, priority) in ops {
             match op {

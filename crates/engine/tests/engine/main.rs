@@ -422,11 +422,12 @@ proptest! {
     #[test]
     fn company_does_not_matter(
         pages in 4..12usize, tokens in 1..80usize, running in 1..6usize, long in prop::bool::ANY,
-        guess in prop::option::of(0..9u64),
+        guess in prop::option::of(0..9u64), checkpoints in prop::option::of(0..4usize),
         plan in prop::collection::vec((1..120u32, 1..90usize, 0..6usize, prop::option::of(1..40usize)), 1..10),
     ) {
         let regimes = if long { vec![70, 99] } else { vec![] };
-        let toy = Toy { regimes: regimes.clone(), context: 220, guess, ..Toy::new(pages) };
+        let (guess, checkpoints) = (guess.filter(|_| checkpoints.is_none()), checkpoints.map(|n| vec![None; n]));
+        let toy = Toy { regimes: regimes.clone(), context: 220, guess, checkpoints, ..Toy::new(pages) };
         let speculation = Speculation { lookup: tokens % 4, rows: 40, ..Speculation::default() };
         let mut engine = Engine::new(toy, None, Options { step_tokens: tokens, running, speculation, ..Options::default() });
         let mut answers = BTreeMap::new();

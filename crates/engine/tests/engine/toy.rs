@@ -10,9 +10,12 @@ use std::sync::Arc;
 pub(crate) const VOCAB: usize = 40;
 pub(crate) const END: u32 = 1;
 
+/// Token, position and regime of each token of a sequence.
+pub(crate) type Held = Vec<(u32, u32, usize)>;
+
 pub(crate) struct Toy {
     /// What the cache holds at each place: token, position, regime.
-    pub(crate) cache: Vec<(u32, u32, usize)>,
+    pub(crate) cache: Held,
     pub(crate) logits: Vec<f32>,
     pub(crate) context: usize,
     /// Lengths past which a sequence is in another regime.
@@ -21,8 +24,10 @@ pub(crate) struct Toy {
     pub(crate) max_outputs: usize,
     /// The next so many runs fail after they wrote to the cache.
     pub(crate) fail: usize,
-    /// Sequences may share pages; without, a sequence must go on where its slot stands.
-    pub(crate) shares: bool,
+    /// A sequence must go on where its slot stands, and there are so many checkpoints: all that each stands for.
+    pub(crate) checkpoints: Option<Vec<Option<Held>>>,
+    /// The same of each slot after its last run.
+    pub(crate) held: BTreeMap<u32, Held>,
     /// Its logits depend on so many last tokens alone and not on the regime; 0: on all.
     pub(crate) short: usize,
     /// Rows of each step so far.
@@ -53,7 +58,8 @@ impl Toy {
             max_tokens: 512,
             max_outputs: 512,
             fail: 0,
-            shares: true,
+            checkpoints: None,
+            held: BTreeMap::new(),
             short: 0,
             rows: Vec::new(),
             slots: BTreeMap::new(),
@@ -100,8 +106,20 @@ impl Runner for Toy {
     fn pages(&self) -> usize {
         self.cache.len() / PAGE
     }
-    fn shares(&self) -> bool {
-        self.shares
+    fn checkpoints(&self) -> Option<usize> {
+        self.checkpoints.as_ref().map(Vec::len)
+    }
+    fn save(&mut self, slot: u32, position: usize, checkpoint: u32) -> Result<(), RunError> {
+        assert_eq!(self.slots[&slot][1], position, "the slot does not stand there");
+        let held = self.held[&slot][..position].to_vec();
+        self.checkpoints.as_mut().unwrap()[checkpoint as usize] = Some(held);
+        Ok(())
+    }
+    fn restore(&mut self, checkpoint: u32, slot: u32) -> Result<(), RunError> {
+        let held = self.checkpoints.as_ref().unwrap()[checkpoint as usize].clone().unwrap();
+        self.slots.insert(slot, [held.len(); 2]);
+        self.held.insert(slot, held);
+        Ok(())
     }
     fn max_tokens(&self) -> usize {
         self.max_tokens
@@ -123,9 +141,17 @@ impl Runner for Toy {
             let first = batch.positions[seq.start] as usize;
             let stands = self.slots.entry(seq.slot).or_default();
             // After a wrong guess it goes on where no copy of a state of fixed size stands.
-            let known = self.shares || self.guess.is_some() || first == 0 || stands.contains(&first);
+            let known = self.checkpoints.is_none() || first == 0 || stands.contains(&first);
             assert!(known, "slot {} stands at {stands:?}, not {first}", seq.slot);
             assert!(taken.insert(seq.slot), "a slot of two sequences");
+            if self.checkpoints.is_some() {
+                let pages = (0..first as u32).map(|p| self.cache[place(seq.pages, p)]);
+                let held = self.held.entry(seq.slot).or_default();
+                assert!(pages.eq(held[..first].iter().copied()), "the slot holds another sequence");
+                held.truncate(first);
+                let regime = regime(&self.regimes, seq.length);
+                held.extend((seq.start..seq.start + seq.len).map(|r| (batch.tokens[r], batch.positions[r], regime)));
+            }
             *stands = [first, first + seq.len];
             next += seq.len;
             for row in seq.start..next {
