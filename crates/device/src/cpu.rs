@@ -10,7 +10,7 @@ use crate::stage::{JOINED, Linear, Place, Stage, Step, networks};
 use crate::state::{Slots, State};
 use crate::stream::{Stream, here};
 use crate::{Batch, Device, DeviceError, Keep, Limits, Memory, Needs, PAGE, Plan, Traffic};
-use alula_graph::{Graph, Index, Op, WeightSource};
+use alula_graph::{Graph, Index, Op, StateSpec, WeightSource};
 use alula_kernels::{
     self as kernels, BTile, Buf, Ceilings, Ctx, ExpertScratch, Input, Pool, Product, QBlock, Rows, Runs, Scratch,
     Source, TILED, zeros,
@@ -168,6 +168,7 @@ impl Device for CpuDevice {
             ran: (0, 0),
             whole: graph.nodes().iter().any(|n| n.op.whole()),
             paged,
+            window: window(graph),
             slots: fixed.then_some(slots),
             saving,
         }))
@@ -205,11 +206,27 @@ struct CpuPlan {
     whole: bool,
     /// Whether any layer keeps pages.
     paged: bool,
+    /// Positions that a row sees at most, if that is bounded.
+    window: Option<usize>,
     /// Where layers keep states of fixed size.
     slots: Option<Slots>,
     /// Held until the packed weights are kept.
     #[expect(dead_code, reason = "it is there to be dropped")]
     saving: Option<Saving>,
+}
+
+/// Positions that a row sees at most: those of the largest window, if all attention looks back through one.
+fn window(graph: &Graph) -> Option<usize> {
+    let mut most = None;
+    for node in graph.nodes() {
+        if let Op::Attend { state, causal, .. } = &node.op {
+            match graph.states()[*state] {
+                StateSpec::Paged { window: Some(w), .. } if *causal => most = most.max(Some(w)),
+                _ => return None,
+            }
+        }
+    }
+    most
 }
 
 impl CpuPlan {
@@ -240,7 +257,8 @@ impl CpuPlan {
             }
             if self.paged {
                 require(s.pages.len() * PAGE >= end, "a page table is too short")?;
-                require(s.pages.iter().all(|&p| (p as usize) < limits.pages), "a page does not exist")?;
+                let seen = self.window.map_or(0, |w| (first as usize + 1).saturating_sub(w)) / PAGE;
+                require(s.pages[seen..].iter().all(|&p| (p as usize) < limits.pages), "a page does not exist")?;
             }
             row += s.len;
         }
@@ -461,6 +479,10 @@ impl Plan for CpuPlan {
             Some(last) => Ok(&self.arena.floats()[last.output.range(batch)]),
             None => Ok(&[]),
         }
+    }
+
+    fn window(&self) -> Option<usize> {
+        self.window
     }
 
     fn save(&mut self, slot: u32, position: usize, checkpoint: u32) -> Result<(), DeviceError> {

@@ -22,7 +22,7 @@ mod stream;
 pub use alula_kernels::{CacheType, Ceilings, Rate};
 pub use alula_simd::{Cpu, IsaError};
 pub use available::{available, taken};
-pub use batch::{Adapter, Batch, PAGE, Seq};
+pub use batch::{Adapter, Batch, HOLE, PAGE, Seq};
 pub use cores::threads;
 pub use cpu::CpuDevice;
 pub use kept::Keep;
@@ -192,6 +192,9 @@ pub trait Plan: Send {
     /// # Errors
     /// The batch is over the limits or does not fit together.
     fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], DeviceError>;
+
+    /// Positions that a row sees at most, its own among them, if that is bounded in all layers that keep pages.
+    fn window(&self) -> Option<usize>;
 
     /// Keeps the states of fixed size of a slot as they are at `position`, where the slot's last run begins or ends, in place of
     /// what the checkpoint held.

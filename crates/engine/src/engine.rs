@@ -159,6 +159,7 @@ impl<R: Runner> Engine<R> {
             waiting_tokens: options.waiting_tokens,
             // What guesses keeps the next token beside each position.
             share: (options.prefix_cache && runner.checkpoints() != Some(0)).then_some(usize::from(guesses)),
+            window: runner.window().filter(|_| draft.is_none()),
             checkpoints: runner.checkpoints(),
         };
         let scheduler = Scheduler::new(limits);

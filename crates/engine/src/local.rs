@@ -412,6 +412,9 @@ impl Runner for Local {
     fn pages(&self) -> usize {
         self.plan.limits().pages
     }
+    fn window(&self) -> Option<usize> {
+        self.plan.window().filter(|_| self.guess.is_none())
+    }
     fn slots(&self) -> usize {
         if self.fixed() { self.plan.limits().slots } else { usize::MAX }
     }

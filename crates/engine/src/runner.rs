@@ -21,6 +21,11 @@ pub trait Runner {
     }
     /// Cache pages, numbered from 0, of [`alula_device::PAGE`] positions each.
     fn pages(&self) -> usize;
+    /// Positions that a token sees at most, its own among them, if that is bounded for all layers: page tables may then have
+    /// [`alula_device::HOLE`] for pages before those.
+    fn window(&self) -> Option<usize> {
+        None
+    }
     /// Slots, numbered from 0: sequences that it can compute in turns, where it keeps more of them than pages.
     fn slots(&self) -> usize {
         usize::MAX
@@ -79,6 +84,9 @@ impl<R: Runner + ?Sized> Runner for Box<R> {
     }
     fn pages(&self) -> usize {
         (**self).pages()
+    }
+    fn window(&self) -> Option<usize> {
+        (**self).window()
     }
     fn slots(&self) -> usize {
         (**self).slots()

@@ -18,7 +18,7 @@
 //! 4. What is left then is for guesses, up to a number of rows: who computes its last known token may compute some that it is
 //!    expected to have next, if free pages hold them. Those that prove right are known and computed at once.
 //!
-//! **Pages are shared.** A full page that is computed gets a name ([`Pages::name`]): its tokens, the page before it, and for the
+//! **Pages are shared.** A full page that is computed gets a name ([`Pages::name`]): its tokens, the name before it, and for the
 //! first page of a sequence what else its content depends on ([`Ask::kind`]). Who joins, or computes a prompt, goes on behind the pages that
 //! hold its next tokens already, whoever computed them, but computes at least its last known token. Where a page depends on
 //! tokens that follow it, its name has these too ([`Limits::share`]). Where also states of fixed size are kept of a sequence, it goes
@@ -70,6 +70,8 @@ pub struct Limits {
     pub waiting_tokens: usize,
     /// Whether pages are shared, and on how many tokens after it a page depends.
     pub share: Option<usize>,
+    /// Positions that a token sees at most, its own among them. Pages before those are given back while a sequence runs.
+    pub window: Option<usize>,
     /// Where states of fixed size are kept in the slots: how many checkpoints of them there are.
     pub checkpoints: Option<usize>,
 }
@@ -79,8 +81,9 @@ impl Default for Limits {
     fn default() -> Self {
         let most = usize::MAX;
         let (tokens, running, outputs, guesses) = (most, most, most, most);
-        let (share, checkpoints) = (None, None);
-        Self { tokens, running, pages: 0, outputs, guesses, waiting: most, waiting_tokens: most, share, checkpoints }
+        let (share, window, checkpoints) = (None, None, None);
+        let (waiting, waiting_tokens) = (most, most);
+        Self { tokens, running, pages: 0, outputs, guesses, waiting, waiting_tokens, share, window, checkpoints }
     }
 }
 
@@ -177,7 +180,7 @@ pub struct Share<'a> {
     pub tried: usize,
     /// Whether this computes the last known token, so that its logits give the next one.
     pub ends: bool,
-    /// Page table; covers `0..start + len + tried`.
+    /// Page table; covers `0..start + len + tried`, with [`alula_device::HOLE`] for pages before the [window](Limits::window).
     pub pages: &'a [u32],
     /// Below [`Limits::running`], and of nobody else who runs. Its own from its first share on.
     pub slot: u32,
@@ -266,6 +269,7 @@ impl Scheduler {
             longest,
             table: Vec::new(),
             named: 0,
+            before: 0,
             slot: 0,
             resume: None,
             mark: 0,
@@ -280,6 +284,9 @@ impl Scheduler {
         let mut at = 0;
         while at < self.running.len() {
             let entry = &mut self.running[at];
+            if let Some(window) = self.limits.window {
+                entry.trim(&mut self.pages, window);
+            }
             let found = self.limits.share.map_or(0, |ahead| entry.find(&mut self.pages, ahead, &mut self.name));
             if !entry.again {
                 entry.found += found;
@@ -295,7 +302,7 @@ impl Scheduler {
             if (self.running.len() >= self.limits.running) || !self.join(at) {
                 // Who has just given way does not fit: it had fewer pages than it needs, and others took of them.
                 let lower = self.running.iter().rev().take_while(|e| e.priority < priority);
-                let (count, pages) = lower.fold((0, 0), |(n, pages), e| (n + 1, pages + e.table.len()));
+                let (count, pages) = lower.fold((0, 0), |(n, pages), e| (n + 1, pages + e.held()));
                 let wanted = pages_for(self.waiting[at].tokens.len()) + self.running.len() - count;
                 if count == 0 || self.pages.free() + pages < wanted {
                     break;
@@ -321,7 +328,7 @@ impl Scheduler {
         let wanted = pages_for(known) - entry.table.len() + self.running.len();
         if self.pages.free() < wanted || self.pages.cover(&mut entry.table, known).is_err() {
             self.pages.release(&mut entry.table);
-            (entry.computed, entry.named, entry.resume) = (0, 0, None);
+            (entry.computed, entry.named, entry.before, entry.resume) = (0, 0, 0, None);
             return false;
         }
         let mut entry = self.waiting.remove(at);
@@ -353,7 +360,7 @@ impl Scheduler {
         // Gives as many tokens as there are, and returns what it gave.
         let mut give = |entry: &mut Entry, at: usize, left: usize, alone: bool| {
             let ahead = limits.share.filter(|_| !alone && entry.seeks());
-            let name = ahead.and_then(|ahead| entry.name(entry.named, entry.last(), ahead, name));
+            let name = ahead.and_then(|ahead| entry.name(entry.named, entry.before, ahead, name));
             if left == 0 || name.is_some_and(|name| *pages.entry(name.to_vec()).or_insert(at) != at) {
                 return 0;
             }
@@ -462,8 +469,10 @@ impl Scheduler {
             return;
         };
         while (entry.named + 1) * PAGE <= entry.computed {
-            let Some(name) = entry.name(entry.named, entry.last(), ahead, &mut self.name) else { break };
-            entry.table[entry.named] = self.pages.name(entry.table[entry.named], name);
+            let Some(name) = entry.name(entry.named, entry.before, ahead, &mut self.name) else { break };
+            let page = self.pages.name(entry.table[entry.named], name);
+            entry.table[entry.named] = page;
+            entry.before = self.pages.number(page);
             entry.named += 1;
         }
     }
@@ -474,7 +483,8 @@ impl Scheduler {
         let entry = self.running.iter().find(|e| e.id == id)?;
         let at = entry.computed;
         let wanted = at > 0 && (at == entry.mark || at.is_multiple_of(STRIDE)) && entry.named * PAGE == at;
-        let page = entry.last().filter(|page| wanted && !self.pages.resumes(*page))?;
+        let last = entry.named.checked_sub(1).map(|at| entry.table[at]);
+        let page = last.filter(|page| wanted && !self.pages.resumes(*page))?;
         let needed = |number| self.running.iter().any(|e| e.resume == Some(number));
         let number = self.pages.checkpoints()?.give(page, needed)?;
         Some((entry.slot, at, number))

@@ -2,7 +2,7 @@
 
 use super::{Id, STRIDE};
 use crate::pages::Pages;
-use alula_device::PAGE;
+use alula_device::{HOLE, PAGE};
 use std::cmp::Reverse;
 
 /// One request in the line.
@@ -30,6 +30,8 @@ pub(super) struct Entry {
     pub(super) table: Vec<u32>,
     /// Of these pages, how many have names: the first ones.
     pub(super) named: usize,
+    /// The number of the last one's name, 0 where there is none.
+    pub(super) before: u64,
     /// Nobody else's while it runs.
     pub(super) slot: u32,
     /// The checkpoint that it goes on from in the step under way.
@@ -60,30 +62,32 @@ impl Entry {
     pub(super) fn forget(&mut self, pages: &mut Pages) {
         pages.release(&mut self.table);
         (self.computed, self.due, self.guesses, self.tried, self.named, self.again) = (0, 0, 0, 0, 0, true);
-        self.resume = None;
+        (self.before, self.resume) = (0, None);
     }
 
-    /// The name of its page `at`, which comes after the page `before`, if it is known.
-    pub(super) fn name<'a>(
-        &self,
-        at: usize,
-        before: Option<u32>,
-        ahead: usize,
-        name: &'a mut Vec<u32>,
-    ) -> Option<&'a [u32]> {
+    /// Pages in its table.
+    pub(super) fn held(&self) -> usize {
+        self.table.iter().filter(|page| **page != HOLE).count()
+    }
+
+    /// The name of its page `at`, which comes after the name of this number, if it is known.
+    pub(super) fn name<'a>(&self, at: usize, before: u64, ahead: usize, name: &'a mut Vec<u32>) -> Option<&'a [u32]> {
         let content = self.tokens.get(at * PAGE..(at + 1) * PAGE + ahead)?;
         name.clear();
-        match before {
-            Some(page) => name.push(page + 1),
-            None => name.extend([0].iter().chain(&self.kind)),
+        name.extend([before as u32, (before >> 32) as u32]);
+        if before == 0 {
+            name.extend(&self.kind);
         }
         name.extend(content);
         Some(name)
     }
 
-    /// The last of its pages that has a name.
-    pub(super) fn last(&self) -> Option<u32> {
-        self.named.checked_sub(1).map(|at| self.table[at])
+    /// Gives back the pages that nothing after its computed tokens sees, with a window of so many positions.
+    pub(super) fn trim(&mut self, pages: &mut Pages, window: usize) {
+        let unseen = (self.computed + 1).saturating_sub(window) / PAGE;
+        for page in self.table.iter_mut().take(unseen).rev().take_while(|page| **page != HOLE) {
+            pages.let_go(std::mem::replace(page, HOLE));
+        }
     }
 
     /// Whether its next page could be another's: not if its last known token is in it.
@@ -96,12 +100,12 @@ impl Entry {
         if !self.seeks() {
             return 0;
         }
-        let (mut chain, mut useful, mut before) = (Vec::new(), 0, self.last());
+        let (mut chain, mut useful, mut before) = (Vec::new(), 0, self.before);
         while (self.named + chain.len() + 1) * PAGE < self.tokens.len() {
             let at = self.named + chain.len();
             let Some(page) = self.name(at, before, ahead, name).and_then(|name| pages.find(name)) else { break };
             chain.push(page);
-            before = Some(page);
+            before = pages.number(page);
             if pages.resumes(page) {
                 useful = chain.len();
             }
@@ -115,6 +119,7 @@ impl Entry {
             self.named += 1;
         }
         let Some(&last) = chain[..useful].last() else { return 0 };
+        self.before = pages.number(last);
         self.resume = pages.checkpoints().and_then(|c| c.take(last));
         let was = std::mem::replace(&mut self.computed, self.named * PAGE);
         self.computed - was

@@ -7,6 +7,7 @@ mod prefix;
 mod speculation;
 mod stories;
 mod toy;
+mod window;
 
 use alula_device::PAGE;
 use alula_engine::sample::{ArgumentError, NoCandidate};

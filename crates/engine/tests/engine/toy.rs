@@ -30,6 +30,8 @@ pub(crate) struct Toy {
     pub(crate) held: BTreeMap<u32, Held>,
     /// Its logits depend on so many last tokens alone and not on the regime; 0: on all.
     pub(crate) short: usize,
+    /// No row sees more than these, and page tables may have holes.
+    pub(crate) windowed: bool,
     /// Rows of each step so far.
     pub(crate) rows: Vec<usize>,
     /// The positions before and after the last run in each slot.
@@ -61,6 +63,7 @@ impl Toy {
             checkpoints: None,
             held: BTreeMap::new(),
             short: 0,
+            windowed: false,
             rows: Vec::new(),
             slots: BTreeMap::new(),
             fixed: Vec::new(),
@@ -105,6 +108,9 @@ impl Runner for Toy {
     }
     fn pages(&self) -> usize {
         self.cache.len() / PAGE
+    }
+    fn window(&self) -> Option<usize> {
+        self.windowed.then_some(self.short)
     }
     fn checkpoints(&self) -> Option<usize> {
         self.checkpoints.as_ref().map(Vec::len)
@@ -169,14 +175,12 @@ impl Runner for Toy {
         self.logits.clear();
         for &row in batch.outputs {
             let seq = batch.seqs.iter().find(|s| (s.start..s.start + s.len).contains(&(row as usize))).unwrap();
-            let sequence = (0..=batch.positions[row as usize]).map(|p| self.cache[place(seq.pages, p)]);
+            let at = batch.positions[row as usize];
+            let from = if self.short > 0 { (at + 1).saturating_sub(self.short as u32) } else { 0 };
+            let sequence = (from..=at).map(|p| self.cache[place(seq.pages, p)]);
             match self.fixed.iter().find(|f| f.0 == batch.tokens[row as usize]) {
                 Some(&(_, value)) => self.logits.extend([value; VOCAB]),
-                None if self.short > 0 => {
-                    let all: Vec<_> = sequence.collect();
-                    let last = all[all.len().saturating_sub(self.short)..].iter();
-                    self.logits.extend(logits(last.map(|x| (x.0, 0, 0))));
-                }
+                None if self.short > 0 => self.logits.extend(logits(sequence.map(|x| (x.0, 0, 0)))),
                 None => self.logits.extend(logits(sequence)),
             }
         }
