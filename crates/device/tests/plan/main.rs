@@ -3,6 +3,7 @@
 
 mod encoder;
 mod fixed;
+mod holes;
 mod kept;
 mod lora;
 mod memory;
