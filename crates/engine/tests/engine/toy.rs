@@ -24,6 +24,8 @@ pub(crate) struct Toy {
     pub(crate) max_outputs: usize,
     /// The next so many runs fail after they wrote to the cache.
     pub(crate) fail: usize,
+    /// So does every run of so many; 0: none.
+    pub(crate) fail_every: usize,
     /// A sequence must go on where its slot stands, and there are so many checkpoints: all that each stands for.
     pub(crate) checkpoints: Option<Vec<Option<Held>>>,
     /// The same of each slot after its last run.
@@ -60,6 +62,7 @@ impl Toy {
             max_tokens: 512,
             max_outputs: 512,
             fail: 0,
+            fail_every: 0,
             checkpoints: None,
             held: BTreeMap::new(),
             short: 0,
@@ -184,8 +187,9 @@ impl Runner for Toy {
                 None => self.logits.extend(logits(sequence)),
             }
         }
-        if self.fail > 0 {
-            self.fail -= 1;
+        let often = self.fail_every > 0 && self.rows.len().is_multiple_of(self.fail_every);
+        if self.fail > 0 || often {
+            self.fail = self.fail.saturating_sub(1);
             self.logits.push(0.0); // what is there after an error means nothing
             return Err("the toy broke".into());
         }
@@ -282,7 +286,7 @@ pub(crate) fn note(answers: &mut BTreeMap<Id, Answer>, events: Vec<Event>) {
     }
 }
 
-/// Steps until nothing is left to do.
+/// Steps until nothing is left to do; a step that fails is done again.
 pub(crate) fn finish<R: Runner>(engine: &mut Engine<R>, answers: &mut BTreeMap<Id, Answer>) {
     for _ in 0..100_000 {
         if engine.is_idle() {
@@ -291,7 +295,10 @@ pub(crate) fn finish<R: Runner>(engine: &mut Engine<R>, answers: &mut BTreeMap<I
             assert_eq!((engine.scheduler().running(), engine.scheduler().waiting()), (0, 0));
             return;
         }
-        note(answers, engine.step().unwrap());
+        match engine.step() {
+            Ok(events) => note(answers, events),
+            Err(e) => assert!(e.to_string().contains("the toy"), "{e}"),
+        }
     }
     panic!("never finishes");
 }
