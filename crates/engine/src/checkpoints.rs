@@ -50,6 +50,12 @@ impl Checkpoints {
         Some(number)
     }
 
+    /// The checkpoint `number` holds nothing.
+    pub fn lose(&mut self, number: u32) {
+        let page = self.of.iter().find(|(_, (n, _))| *n == number).map(|(page, _)| *page);
+        page.into_iter().for_each(|page| self.forget(page));
+    }
+
     /// The content of `page` is gone, and that of its checkpoint is nothing to anybody.
     pub fn forget(&mut self, page: u32) {
         if let Some((number, used)) = self.of.remove(&page) {
@@ -72,7 +78,7 @@ mod tests {
         assert!(all.has(10) && !all.has(20) && all.has(30));
         assert_eq!(all.give(40, |n| n == 0), Some(1), "the other one is needed");
         assert_eq!(all.give(50, |_| true), None);
-        all.forget(10);
+        all.lose(0);
         all.forget(10);
         assert_eq!((all.give(50, |_| true), all.free.len()), (Some(0), 0));
         assert_eq!(Checkpoints::new(0).give(1, |_| false), None);

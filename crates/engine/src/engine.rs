@@ -407,9 +407,12 @@ impl<R: Runner> Engine<R> {
             }
             events.extend(reason.and_then(|reason| end(active, scheduler, part.id, reason)));
         }
-        let save = |part: &Part| match scheduler.checkpoint(part.id) {
-            Some((slot, position, checkpoint)) => runner.save(slot, position, checkpoint).map_err(StepError::Run),
-            None => Ok(()),
+        let save = |part: &Part| {
+            let Some((slot, position, checkpoint)) = scheduler.checkpoint(part.id) else { return Ok(()) };
+            runner.save(slot, position, checkpoint).map_err(|e| {
+                scheduler.lose(checkpoint);
+                StepError::Run(e)
+            })
         };
         let saved = parts.iter().try_for_each(save);
         if let Err(e) = saved.and_then(|()| self.speculate()) {

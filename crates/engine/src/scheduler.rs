@@ -490,6 +490,13 @@ impl Scheduler {
         Some((entry.slot, at, number))
     }
 
+    /// The states could not be kept in a checkpoint: it holds nothing.
+    pub fn lose(&mut self, checkpoint: u32) {
+        if let Some(checkpoints) = self.pages.checkpoints() {
+            checkpoints.lose(checkpoint);
+        }
+    }
+
     /// Everything of `id` that is in the cache is void and is computed anew; `kind` is what that depends on, see [`Ask::kind`].
     /// Does nothing if `id` does not run.
     pub fn restart(&mut self, id: Id, kind: Vec<u32>) {

@@ -21,15 +21,18 @@ impl<R: Runner> Engine<R> {
         if !parts.iter().all(|part| part.ends) {
             room = 0;
         }
-        for part in parts.iter().filter(|part| part.turns.is_none() && part.ends) {
+        for part in parts.iter() {
             let Some(at) = find(active, part.id) else { continue };
             let Active { pace, repeats, guesses, wanted, limits, lengths, .. } = &mut active[at];
+            *wanted = 0;
+            if part.turns.is_some() || !part.ends {
+                continue;
+            }
             let sequence = scheduler.tokens(part.id);
             let useful = limits.max_tokens.saturating_sub(lengths[1] + 1);
             let most = lookup.max(by_model).min(room).min(useful);
             let most = if speculation.adapt && most > 0 { pace.next(most) } else { most };
             let (now, then) = (sequence.len(), sequence.len() + most + 1);
-            *wanted = 0;
             if most == 0 || runner.regime(now) != runner.regime(then) {
                 continue;
             }

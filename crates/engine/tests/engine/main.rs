@@ -95,6 +95,24 @@ fn pieces_are_as_large_as_the_step_allows() {
 }
 
 #[test]
+fn groups_and_priorities_order_who_waits() {
+    let mut engine = Engine::new(Toy::new(9), None, Options { running: 1, ..Options::default() });
+    let mut submit = |group, priority| engine.submit(Request { group, priority, ..request([5, 6], 3, 0) }).unwrap();
+    let [a, b, c, d] = [submit(1, 0), submit(1, 0), submit(2, 0), submit(1, 7)];
+    let mut ended = Vec::new();
+    while !engine.is_idle() {
+        for event in engine.step().unwrap() {
+            if let Event::Finished { id, .. } = event {
+                ended.push(id);
+            }
+        }
+    }
+    assert_eq!(ended, [d, c, a, b]);
+    fn goes_to_other_threads<T: Send>() {}
+    goes_to_other_threads::<Engine<alula_engine::local::Local>>();
+}
+
+#[test]
 fn a_sequence_whose_regime_changes_is_computed_again() {
     let mut engine = Engine::new(Toy { regimes: vec![10], ..Toy::new(9) }, None, Options::default());
     engine.submit(request([5; 8], 5, 0)).unwrap();

@@ -119,6 +119,9 @@ impl Runner for Toy {
         self.checkpoints.as_ref().map(Vec::len)
     }
     fn save(&mut self, slot: u32, position: usize, checkpoint: u32) -> Result<(), RunError> {
+        if self.fail_every > 0 && position.is_multiple_of(3) {
+            return Err("the toy cannot keep this".into());
+        }
         assert_eq!(self.slots[&slot][1], position, "the slot does not stand there");
         let held = self.held[&slot][..position].to_vec();
         self.checkpoints.as_mut().unwrap()[checkpoint as usize] = Some(held);
