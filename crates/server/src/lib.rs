@@ -18,6 +18,7 @@ pub mod openapi;
 pub mod page;
 pub mod routes;
 pub mod sse;
+pub mod strict;
 pub mod tokenize;
 pub mod worker;
 
