@@ -6,7 +6,7 @@ use crate::routes::{self, ROUTES, Scope};
 use crate::tokenize;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::LazyLock;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::schema::{
@@ -35,7 +35,23 @@ use utoipa::{Modify, OpenApi};
 )]
 pub struct Document;
 
-static TEXT: LazyLock<String> = LazyLock::new(|| Document::openapi().to_json().unwrap_or_default());
+static TEXT: LazyLock<String> = LazyLock::new(|| value().to_string());
+
+/// The document as JSON.
+fn value() -> Value {
+    let mut tree = serde_json::to_value(Document::openapi()).unwrap_or_default();
+    let operations = tree["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut());
+    let operations = operations.filter_map(Value::as_object_mut).flat_map(|item| item.values_mut());
+    for responses in operations.filter_map(|operation| operation.get_mut("responses")?.as_object_mut()) {
+        for schema in responses.values_mut().filter_map(|r| r.pointer_mut("/content/text~1event-stream/schema")) {
+            // What a handler says is the JSON in an event's data. `[DONE]` is the one that holds none.
+            let event =
+                json!({"type": "string", "contentMediaType": "application/json", "contentSchema": schema.take()});
+            *schema = json!({"description": "Each event.", "properties": {"data": event}});
+        }
+    }
+    tree
+}
 
 /// `/openapi.json`.
 pub async fn document() -> Response {
@@ -182,7 +198,10 @@ mod tests {
 
     #[test]
     fn strict_fields_are_strict_and_errors_documented() {
-        let tree = serde_json::to_value(Document::openapi()).unwrap();
+        let tree = value();
+        let event =
+            "/paths/~1v1~1chat~1completions/post/responses/200/content/text~1event-stream/schema/properties/data";
+        assert_eq!(tree.pointer(event).unwrap()["contentSchema"]["$ref"], "#/components/schemas/ChatChunk");
         let chat = &tree["components"]["schemas"]["ChatRequest"];
         assert_eq!(chat["additionalProperties"], false);
         assert_eq!(chat["properties"]["temperature"]["maximum"], 2);

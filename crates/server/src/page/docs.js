@@ -58,7 +58,9 @@ function operation(path, method, op) {
   const answers = el("table");
   for (const [status, r] of Object.entries(op.responses ?? {})) {
     const cell = el("td", {}, el("span", { textContent: r.description }));
-    for (const [type, { schema }] of Object.entries(r.content ?? {})) {
+    for (const [type, content] of Object.entries(r.content ?? {})) {
+      // Of an event, the data is what matters.
+      const schema = content.schema?.properties?.data?.contentSchema ?? content.schema;
       const inner = fields(schema);
       if (inner.rows.length) cell.append(el("details", {}, el("summary", { textContent: `${type}: ${kind(schema)}` }), inner));
     }
