@@ -21,10 +21,10 @@ use tokio::task::JoinHandle;
 
 static MODEL: &[u8] = include_bytes!("../../../alula/assets/builtin.gguf");
 /// Tokens of a sequence at most.
-pub const CONTEXT: usize = 512;
+pub(crate) const CONTEXT: usize = 512;
 
 /// The built-in model, loaded for so many requests at a time.
-pub fn model(running: usize, pages: Option<usize>) -> Model {
+pub(crate) fn model(running: usize, pages: Option<usize>) -> Model {
     let package = Package::from_bytes(MODEL, "builtin").unwrap();
     let tokenizer = Arc::new(package.tokenizer().unwrap());
     let speech = Speech::new(&package, Arc::clone(&tokenizer)).unwrap();
@@ -39,16 +39,16 @@ pub fn model(running: usize, pages: Option<usize>) -> Model {
 }
 
 /// A server that runs.
-pub struct Served {
-    pub address: SocketAddr,
-    pub app: Arc<App>,
+pub(crate) struct Served {
+    pub(crate) address: SocketAddr,
+    pub(crate) app: Arc<App>,
     stop: Option<oneshot::Sender<()>>,
     over: JoinHandle<()>,
 }
 
 impl Served {
     /// Starts one on a free port.
-    pub async fn start(config: Config, running: usize, pages: Option<usize>) -> Served {
+    pub(crate) async fn start(config: Config, running: usize, pages: Option<usize>) -> Served {
         let facts = Facts { context: CONTEXT, writes: true, ..Facts::default() };
         let load = Box::new(move || Ok(model(running, pages)));
         let models = Models::new(vec![Entry::new("builtin".into(), Vec::new(), facts, load)], 1).unwrap();
@@ -63,23 +63,23 @@ impl Served {
     }
 
     /// As a signal to stop does.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         _ = self.stop.take().map(|stop| stop.send(()));
     }
 
     /// Waits until it has stopped.
-    pub async fn over(mut self) {
+    pub(crate) async fn over(mut self) {
         self.stop();
         self.over.await.unwrap();
     }
 
     /// A connection.
-    pub async fn connect(&self) -> std::io::Result<SendRequest<Full<Bytes>>> {
+    pub(crate) async fn connect(&self) -> std::io::Result<SendRequest<Full<Bytes>>> {
         connect(self.address).await
     }
 
     /// What a POST of JSON brings: status and JSON.
-    pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         let mut connection = self.connect().await.unwrap();
         let response = connection.send_request(post(path, body.to_string())).await.unwrap();
         let status = response.status().as_u16();
@@ -88,7 +88,7 @@ impl Served {
 }
 
 /// A connection to a server.
-pub async fn connect(address: SocketAddr) -> std::io::Result<SendRequest<Full<Bytes>>> {
+pub(crate) async fn connect(address: SocketAddr) -> std::io::Result<SendRequest<Full<Bytes>>> {
     let stream = TcpStream::connect(address).await?;
     let (sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
@@ -97,12 +97,12 @@ pub async fn connect(address: SocketAddr) -> std::io::Result<SendRequest<Full<By
 }
 
 /// A POST of JSON.
-pub fn post(path: &str, body: String) -> Request<Full<Bytes>> {
+pub(crate) fn post(path: &str, body: String) -> Request<Full<Bytes>> {
     let request = Request::post(path).header("host", "localhost").header("content-type", "application/json");
     request.body(Full::new(body.into())).unwrap()
 }
 
 /// All of a body.
-pub async fn whole(response: Response<Incoming>) -> Result<Bytes, hyper::Error> {
+pub(crate) async fn whole(response: Response<Incoming>) -> Result<Bytes, hyper::Error> {
     Ok(response.into_body().collect().await?.to_bytes())
 }
