@@ -137,7 +137,7 @@ impl From<RequestError> for ApiError {
         match e {
             RequestError::PromptTooLong { .. } => ApiError::field("messages", message).code("context_length_exceeded"),
             RequestError::Full { .. } => ApiError::busy(message, Duration::from_secs(1)),
-            RequestError::PromptToken { .. } => ApiError::field("prompt", message),
+            RequestError::PromptToken { .. } | RequestError::EmptyPrompt => ApiError::field("prompt", message),
             RequestError::Sampling(ArgumentError::Range { name, .. }) => ApiError::field(name, message),
             RequestError::Sampling(ArgumentError::BiasToken { id, .. } | ArgumentError::BiasValue { id, .. }) => {
                 ApiError::field(format!("logit_bias.{id}"), message)
