@@ -94,6 +94,10 @@ impl Modify for Common {
             let open = ROUTES.iter().any(|r| r.0 == path && r.1 == Scope::Open);
             let all = [&mut item.get, &mut item.post, &mut item.put, &mut item.delete, &mut item.patch];
             for operation in all.into_iter().flatten() {
+                // What docstrings say of errors is in the answers below.
+                let text = operation.description.take().unwrap_or_default();
+                let text = text.split("# Errors").next().unwrap_or_default().trim();
+                operation.description = (!text.is_empty()).then(|| text.to_owned());
                 if !open {
                     add(operation, KEYED);
                     // A server without keys asks for none.

@@ -201,6 +201,7 @@ async function write() {
   of.messages.push(message);
   const mine = { chat: of, message, stop: new AbortController(), dropped: false };
   busy = mine;
+  save();
   show();
   say("The answer is being written");
   const node = $("log").lastElementChild;
