@@ -244,7 +244,7 @@ impl Writer<'_> {
         self.rules.push_str(&format!("calls: {calls}\n"));
         Ok(match self.family {
             // Calls begin the answer, or there are none.
-            Family::Llama3 | Family::Plain => "(calls | /[^{](?s:.*)/ | \"\")".into(),
+            Family::Llama3 | Family::Plain => r#"(calls | /\s*[^\s{<](?s:.*)/ | /\s*<[^t](?s:.*)/ | "")"#.into(),
             Family::Harmony => {
                 let marks = [self.mark("<|channel|>"), self.mark("<|message|>")];
                 format!("({} \"final\" {} TEXT | calls)", marks[0], marks[1])

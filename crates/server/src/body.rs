@@ -5,6 +5,7 @@
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::strict::Strict;
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -133,7 +134,7 @@ where
     T: DeserializeOwned,
     D: serde::Deserializer<'de, Error = serde_json::Error>,
 {
-    serde_path_to_error::deserialize(from).map_err(|e| {
+    serde_path_to_error::deserialize(Strict(from)).map_err(|e| {
         let steps = e.path().iter().filter_map(|s| match s {
             serde_path_to_error::Segment::Seq { index } => Some(Step::At(*index)),
             serde_path_to_error::Segment::Map { key } => Some(Step::Key(key.clone())),
@@ -251,7 +252,10 @@ mod tests {
         assert!(refused("{").1.contains("line 1"));
         assert!(refused("\u{ff}").1.contains("not valid JSON"));
         assert!(parse::<Outer>(b"{\"list\":\xff}", false).unwrap_err().message.contains("not valid JSON"));
-        assert!(refused(&"[".repeat(100_000)).1.contains("not valid JSON"));
+        assert!(refused(&"{\"list\":[{\"n\":".repeat(100_000)).1.contains("list[0].n"));
+        assert!(refused("[[],\"b\"]").1.contains("expected an object"));
+        assert_eq!(refused("{\"list\":[[1]]}").0.unwrap(), "list[0]");
+        assert_eq!(refused("{\"list\":[3]}").1, "`list[0]`: invalid type: integer `3`, expected an object");
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod openai;
 pub mod rerank;
 pub mod routes;
 pub mod sse;
+pub mod strict;
 pub mod tokenize;
 pub mod turns;
 pub mod worker;

@@ -144,7 +144,9 @@ pub struct Entry {
     /// What is known of it.
     pub facts: Facts,
     load: Arc<Load>,
-    slot: Mutex<Option<Arc<Model>>>,
+    slot: std::sync::Mutex<Option<Arc<Model>>>,
+    /// Held while it is loaded.
+    loading: Mutex<()>,
     /// Milliseconds since the registry was made.
     used: AtomicU64,
     /// What will let go of it later.
@@ -154,8 +156,21 @@ pub struct Entry {
 impl Entry {
     /// A model that is not loaded.
     pub fn new(name: String, adapters: Vec<(String, f32)>, facts: Facts, load: Load) -> Entry {
-        let (slot, timer) = (Mutex::new(None), std::sync::Mutex::new(None));
-        Entry { name, adapters, facts, load: Arc::new(load), slot, used: AtomicU64::new(0), timer }
+        Entry {
+            name,
+            adapters,
+            facts,
+            load: Arc::new(load),
+            slot: std::sync::Mutex::default(),
+            loading: Mutex::new(()),
+            used: AtomicU64::new(0),
+            timer: std::sync::Mutex::new(None),
+        }
+    }
+
+    /// The model, if it is loaded. Nobody waits while it is locked.
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Arc<Model>>> {
+        self.slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -248,13 +263,12 @@ impl Models {
 
     /// Whether it is loaded.
     pub fn loaded(&self, entry: &Entry) -> bool {
-        // Who holds the lock is loading it.
-        entry.slot.try_lock().is_ok_and(|slot| slot.is_some())
+        entry.slot().is_some()
     }
 
     /// The model of an entry if it is loaded.
     pub fn peek(&self, entry: &Entry) -> Option<Arc<Model>> {
-        entry.slot.try_lock().ok()?.as_ref().map(Arc::clone)
+        entry.slot().as_ref().map(Arc::clone)
     }
 
     /// When a request last named it, since the registry was made.
@@ -293,10 +307,14 @@ impl Models {
     /// It cannot be loaded.
     pub async fn ready(&self, entry: &Entry) -> Result<Arc<Model>, ApiError> {
         let now = || u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let mut slot = entry.slot.lock().await;
         entry.used.store(now(), Ordering::Relaxed);
-        if let Some(model) = &*slot {
-            return Ok(Arc::clone(model));
+        let there = || entry.slot().as_ref().map(Arc::clone);
+        if let Some(model) = there() {
+            return Ok(model);
+        }
+        let _loading = entry.loading.lock().await;
+        if let Some(model) = there() {
+            return Ok(model);
         }
         let _door = self.door.lock().await;
         self.make_room(entry);
@@ -306,7 +324,7 @@ impl Models {
         let model =
             loaded.map_err(|e| ApiError::internal(format!("the model `{}` cannot be loaded: {e}", entry.name)))?;
         entry.used.store(now(), Ordering::Relaxed);
-        Ok(Arc::clone(slot.insert(Arc::new(model))))
+        Ok(Arc::clone(entry.slot().insert(Arc::new(model))))
     }
 
     /// Lets go of those that were not used for longest until there is room for one more.
@@ -339,9 +357,7 @@ impl Models {
     /// Ends every answer that is under way, and says why.
     pub fn stop(&self, why: &str) {
         for entry in &self.entries {
-            if let Ok(slot) = entry.slot.try_lock()
-                && let Some(Kind::Writer(writer)) = slot.as_ref().map(|m| &m.kind)
-            {
+            if let Some(Kind::Writer(writer)) = entry.slot().as_ref().map(|m| &m.kind) {
                 writer.worker.stop(why);
             }
         }
@@ -349,21 +365,18 @@ impl Models {
 
     /// Whether every model that is loaded can take requests.
     pub fn healthy(&self) -> bool {
-        self.entries.iter().all(|e| match e.slot.try_lock() {
-            Ok(slot) => match slot.as_ref().map(|m| &m.kind) {
-                Some(Kind::Writer(writer)) => writer.worker.alive(),
-                _ => true,
-            },
-            Err(_) => true,
+        self.entries.iter().all(|e| match e.slot().as_ref().map(|m| &m.kind) {
+            Some(Kind::Writer(writer)) => writer.worker.alive(),
+            _ => true,
         })
     }
 }
 
 /// Whether it is loaded and nobody has it.
 fn idle(entry: &Entry) -> bool {
-    entry.slot.try_lock().is_ok_and(|slot| slot.as_ref().is_some_and(|m| Arc::strong_count(m) == 1))
+    entry.slot().as_ref().is_some_and(|m| Arc::strong_count(m) == 1)
 }
 
 fn unload(entry: &Entry) -> bool {
-    entry.slot.try_lock().is_ok_and(|mut slot| slot.take().is_some())
+    entry.slot().take().is_some()
 }

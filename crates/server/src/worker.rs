@@ -4,7 +4,7 @@
 //! request is cancelled before the next step. Without requests the thread waits and costs nothing.
 
 use crate::error::ApiError;
-use alula_engine::{Constraint, Engine, Event, Id, Logprobs, Reason, Request, RequestError, Runner, Usage};
+use alula_engine::{Constraint, Engine, Event, Id, Load, Logprobs, Reason, Request, RequestError, Runner, Usage};
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -42,6 +42,8 @@ enum Command {
         outputs: mpsc::UnboundedSender<Output>,
         reply: oneshot::Sender<Result<(), RequestError>>,
     },
+    /// Says what the engine is doing.
+    Load(oneshot::Sender<Load>),
     /// Ends everything that is under way.
     Stop(String),
 }
@@ -100,6 +102,17 @@ impl Worker {
         Ok(inbox)
     }
 
+    /// What the engine is doing, between two steps.
+    ///
+    /// # Errors
+    /// The engine is no more.
+    pub async fn load(&self) -> Result<Load, ApiError> {
+        let (reply, answer) = oneshot::channel();
+        let dead = || ApiError::unavailable(DEAD);
+        self.commands.send(Command::Load(reply)).map_err(|_| dead())?;
+        answer.await.map_err(|_| dead())
+    }
+
     /// Ends everything that is under way with an error that says why.
     pub fn stop(&self, why: &str) {
         _ = self.commands.send(Command::Stop(why.to_owned()));
@@ -149,6 +162,8 @@ impl<R: Runner> Desk<R> {
                 // Who no longer waits for the answer has dropped the outputs too.
                 _ = reply.send(result);
             }
+            // Who no longer waits needs no answer.
+            Command::Load(reply) => _ = reply.send(self.engine.load()),
             Command::Stop(why) => self.close(&why),
         }
     }

@@ -36,6 +36,13 @@ pub struct Serve {
     /// machine's
     #[arg(long, env = "ALULA_CACHE_MEMORY", value_name = "BYTES", value_parser = bytes)]
     pub cache_memory: Option<u64>,
+    /// Guess up to so many tokens by looking for what was written last in the text before it: the same text in fewer steps
+    /// where answers repeat their prompts
+    #[arg(long, env = "ALULA_LOOKUP", value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=64))]
+    pub lookup: u16,
+    /// Guess tokens by this smaller model of the same vocabulary: the same text in fewer steps
+    #[arg(long, env = "ALULA_DRAFT", value_name = "MODEL")]
+    pub draft: Option<String>,
     /// Models that are loaded at a time at most; those that were not used for longest are let go
     #[arg(long, env = "ALULA_MAX_LOADED", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub max_loaded: Option<u16>,

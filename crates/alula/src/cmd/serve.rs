@@ -8,7 +8,7 @@ use alula_device::{CpuDevice, Device, PAGE};
 use alula_engine::embed::{self, Embedder, Ranker, Recipe};
 use alula_engine::local::{LoadOptions, Package, Words, usual_context};
 use alula_engine::speech::Speech;
-use alula_engine::{Engine, Options};
+use alula_engine::{Engine, Options, Speculation};
 use alula_model::Head;
 use alula_server::models::{Entry, Facts, Kind, Model, Models, Task, Writer};
 use alula_server::worker::Worker;
@@ -20,6 +20,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Tokens in a step.
 const STEP: usize = 512;
+/// Rows of a step with guesses.
+const GUESSES: usize = 16;
 
 /// `alula serve [[NAME=]MODEL…]`.
 pub fn serve(a: Serve) -> Result<(), Fail> {
@@ -191,14 +193,26 @@ fn writer(package: &Package, tokenizer: Arc<alula_tokenizer::Tokenizer>, a: &Ser
         cache: open::cache(a.load.cache_type),
         guess: a.load.mtp,
         sequences: parallel,
-        outputs: parallel * 2,
+        // Guesses have rows of their own, where few requests run.
+        outputs: (parallel * 2).max(GUESSES),
         step_tokens: STEP.max(parallel),
+        checkpoints: parallel,
         ..LoadOptions::default()
     };
     let device = open::device(a.load.compute)?;
     let options = LoadOptions { pages: Some(pages(package, &device, &options, context, a)?), ..keep(options, a) };
-    let local = package.load(&device, options, &mut |_, _| {})?;
-    let engine = Engine::new(local, Some(words), Options { running: parallel, ..Options::default() });
+    let local = package.load(&device, options.clone(), &mut |_, _| {})?;
+    let speculation = Speculation { lookup: a.lookup.into(), ..Speculation::default() };
+    let how = Options { running: parallel, speculation, ..Options::default() };
+    let engine = match &a.draft {
+        None => Engine::new(local, Some(words), how),
+        Some(draft) => {
+            let draft = models::need(draft)?.open()?;
+            let options = LoadOptions { step_tokens: options.step_tokens + parallel, guess: false, ..options };
+            let draft = draft.load(&device, options, &mut |_, _| {})?;
+            Engine::with_draft(local, Box::new(draft), Some(words), how)?
+        }
+    };
     let context = engine.context();
     let worker = Worker::start(&package.name, engine)?;
     Ok(Writer::new(worker, speech, context, &tokenizer, &package.end_ids()))
