@@ -486,8 +486,9 @@ impl Active {
             if reason.is_some() {
                 stream.finish(piece);
             }
-            if self.stop.push(piece, &mut text) {
-                reason = Some(Reason::StopString);
+            self.stop.push(piece, &mut text);
+            if let Some(at) = self.stop.found() {
+                reason = Some(Reason::StopString(at));
             } else if reason.is_some() {
                 self.stop.finish(&mut text);
             }

@@ -94,8 +94,8 @@ pub enum Part {
 pub enum Finish {
     /// The model ended it.
     Stop,
-    /// A stop string came.
-    StopString,
+    /// This one of the request's stop strings came, counted from 0.
+    StopString(usize),
     /// It is as long as it may be.
     Length,
     /// The model called tools.
@@ -106,7 +106,7 @@ impl Finish {
     /// In OpenAI's words.
     pub fn openai(self) -> &'static str {
         match self {
-            Finish::Stop | Finish::StopString => "stop",
+            Finish::Stop | Finish::StopString(_) => "stop",
             Finish::Length => "length",
             Finish::ToolCalls => "tool_calls",
         }
@@ -133,13 +133,22 @@ pub type Deltas = BoxStream<'static, Result<Delta, ApiError>>;
 ///
 /// # Errors
 /// The template refuses the conversation, a schema or tool cannot be enforced, or the engine refuses the request.
-pub async fn start(found: &Found, mut job: Job, talk: Talk) -> Result<Deltas, ApiError> {
+pub async fn start(found: &Found, job: Job, talk: Talk) -> Result<Deltas, ApiError> {
+    counted(found, job, talk).await.map(|(_, deltas)| deltas)
+}
+
+/// The same, with the prompt's number of tokens.
+///
+/// # Errors
+/// As [`start`].
+pub async fn counted(found: &Found, mut job: Job, talk: Talk) -> Result<(usize, Deltas), ApiError> {
     let writer = found.model.writer(&found.name)?;
     let (of, told) = (found.clone(), talk);
     // Templates, tokenizers and grammars may take a while; other connections must not wait for them.
     let prepared = tokio::task::spawn_blocking(move || prepare(&of, told)).await;
     let Prepared { prompt, opening, constraint, tools } =
         prepared.map_err(|_| ApiError::internal("preparing the prompt panicked"))??;
+    let (length, asked) = (prompt.len(), job.request.stop.len());
     job.request.prompt = prompt;
     job.request.stop.extend(writer.speech.stop());
     job.constraint = constraint;
@@ -163,13 +172,14 @@ pub async fn start(found: &Found, mut job: Job, talk: Talk) -> Result<Deltas, Ap
             let finish = match reason {
                 Reason::Length | Reason::Context => Finish::Length,
                 _ if answer.called => Finish::ToolCalls,
-                Reason::StopString => Finish::StopString,
+                // Those behind are the template's own, with which the model ends its answers.
+                Reason::StopString(at) if at < asked => Finish::StopString(at),
                 _ => Finish::Stop,
             };
             Ok(Delta { choice, parts, token: None, end: Some((finish, usage, answer.reasoning)) })
         }
     });
-    Ok(until_error(deltas.boxed()))
+    Ok((length, until_error(deltas.boxed())))
 }
 
 /// A conversation's prompt.
@@ -427,6 +437,15 @@ impl Whole {
             self.logprobs.push((token, logprobs));
         }
         self.end = delta.end.or(self.end);
+    }
+}
+
+/// The arguments of a call as an object. What is none, since the limit of tokens broke it off, is text under `INVALID_JSON`.
+pub fn object(arguments: &str) -> Value {
+    match serde_json::from_str::<Map<String, Value>>(arguments) {
+        Ok(object) => Value::Object(object),
+        Err(_) if arguments.is_empty() => Value::Object(Map::new()),
+        Err(_) => json!({"INVALID_JSON": arguments}),
     }
 }
 

@@ -5,21 +5,26 @@
 //! who touches the engine. Nothing else in the program knows HTTP, and nothing here knows tensors.
 #![forbid(unsafe_code)]
 
+pub mod anthropic;
 pub mod app;
 pub mod body;
 pub mod config;
 pub mod dialogue;
+pub mod door;
 pub mod error;
 pub mod generate;
 pub mod listen;
 pub mod models;
+pub mod ollama;
 pub mod openai;
 pub mod openapi;
 pub mod page;
+pub mod rerank;
 pub mod routes;
 pub mod sse;
 pub mod strict;
 pub mod tokenize;
+pub mod turns;
 pub mod worker;
 
 pub use app::App;

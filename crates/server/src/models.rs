@@ -1,5 +1,6 @@
 //! The models that a server has: found by name, loaded when they are needed, let go when nobody needs them.
 
+use crate::app::App;
 use crate::error::ApiError;
 use crate::worker::Worker;
 use alula_constrain::Vocabulary;
@@ -8,10 +9,12 @@ use alula_engine::Adapter;
 use alula_engine::embed::{Embedder, Ranker};
 use alula_engine::speech::Speech;
 use alula_tokenizer::Tokenizer;
+use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
+use utoipa::ToSchema;
 
 /// Why a model is not there.
 pub type LoadError = Box<dyn std::error::Error + Send + Sync>;
@@ -35,8 +38,21 @@ pub struct Facts {
     pub quantization: String,
     /// `gguf` or `safetensors`.
     pub format: String,
-    /// Whether it writes text.
-    pub writes: bool,
+    /// What it is for.
+    pub task: Task,
+}
+
+/// What a model is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Task {
+    /// Writing text.
+    #[default]
+    Generate,
+    /// Making vectors of texts.
+    Embed,
+    /// Scoring documents.
+    Rerank,
 }
 
 /// A model that is loaded.
@@ -79,6 +95,11 @@ impl Writer {
         let format = Format::of(speech.source());
         let ends = tokenizer.end_ids().iter().chain(ends).copied().collect();
         Writer { worker, speech, context, format, ends, vocabulary: OnceLock::new() }
+    }
+
+    /// Whether it may write text for itself before it answers.
+    pub fn reasons(&self) -> bool {
+        self.format.thinking.is_some() || self.format.family == alula_dialog::Family::Harmony
     }
 
     /// The special tokens whose text a template's format reads.
@@ -128,6 +149,8 @@ pub struct Entry {
     loading: Mutex<()>,
     /// Milliseconds since the registry was made.
     used: AtomicU64,
+    /// What will let go of it later.
+    timer: std::sync::Mutex<Option<tokio::task::AbortHandle>>,
 }
 
 impl Entry {
@@ -141,6 +164,7 @@ impl Entry {
             slot: std::sync::Mutex::default(),
             loading: Mutex::new(()),
             used: AtomicU64::new(0),
+            timer: std::sync::Mutex::new(None),
         }
     }
 
@@ -240,6 +264,42 @@ impl Models {
     /// Whether it is loaded.
     pub fn loaded(&self, entry: &Entry) -> bool {
         entry.slot().is_some()
+    }
+
+    /// The model of an entry if it is loaded.
+    pub fn peek(&self, entry: &Entry) -> Option<Arc<Model>> {
+        entry.slot().as_ref().map(Arc::clone)
+    }
+
+    /// When a request last named it, since the registry was made.
+    pub fn used(&self, entry: &Entry) -> Duration {
+        Duration::from_millis(entry.used.load(Ordering::Relaxed))
+    }
+
+    /// Lets go of a model after a while, when nobody has it, unless somebody names it after the time `since`, which is as
+    /// [`Models::used`] says it. What was said before of the same model does not hold any more.
+    pub fn release_later(app: &Arc<App>, name: &str, since: Duration, wait: Duration) {
+        let (Ok(runtime), Ok((entry, _))) = (tokio::runtime::Handle::try_current(), app.models.entry(Some(name)))
+        else {
+            return;
+        };
+        let (of, name) = (Arc::downgrade(app), name.to_owned());
+        let task = runtime.spawn(async move {
+            tokio::time::sleep(wait).await;
+            while let Some(app) = of.upgrade() {
+                let Ok((entry, _)) = app.models.entry(Some(&name)) else { return };
+                let over = app.models.used(entry) > since || !app.models.loaded(entry);
+                if over || idle(entry) && unload(entry) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        if let Ok(mut timer) = entry.timer.lock()
+            && let Some(old) = timer.replace(task.abort_handle())
+        {
+            old.abort();
+        }
     }
 
     /// Loads a model unless it is there.

@@ -2,8 +2,8 @@
 
 use crate::app::App;
 use crate::error::{ApiError, ErrorBody};
-use crate::openai::{chat, completions, list};
-use crate::{openapi, page, tokenize};
+use crate::openai::{chat, completions, embeddings, list};
+use crate::{anthropic, door, ollama, openapi, page, rerank, tokenize};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -40,6 +40,19 @@ pub const ROUTES: &[Row] = &[
     ("/v1/models/{*model}", Scope::Infer, || get(list::show)),
     ("/v1/chat/completions", Scope::Infer, || post(chat::chat)),
     ("/v1/completions", Scope::Infer, || post(completions::complete)),
+    ("/v1/embeddings", Scope::Infer, || post(embeddings::embeddings)),
+    ("/v1/rerank", Scope::Infer, || post(rerank::rerank)),
+    ("/rerank", Scope::Infer, || post(rerank::unversioned)),
+    ("/v1/messages", Scope::Infer, || post(anthropic::messages)),
+    ("/v1/messages/count_tokens", Scope::Infer, || post(anthropic::count_tokens)),
+    ("/api/chat", Scope::Infer, || post(ollama::chat::chat)),
+    ("/api/generate", Scope::Infer, || post(ollama::generate::generate)),
+    ("/api/embed", Scope::Infer, || post(ollama::embed::embed)),
+    ("/api/embeddings", Scope::Infer, || post(ollama::embed::embedding)),
+    ("/api/tags", Scope::Infer, || get(ollama::info::tags)),
+    ("/api/ps", Scope::Infer, || get(ollama::info::ps)),
+    ("/api/show", Scope::Infer, || post(ollama::info::show)),
+    ("/api/version", Scope::Infer, || get(ollama::info::version)),
     ("/tokenize", Scope::Infer, || post(tokenize::tokenize)),
     ("/detokenize", Scope::Infer, || post(tokenize::detokenize)),
 ];
@@ -50,7 +63,9 @@ pub fn router(app: Arc<App>) -> Router {
     for (path, _, handler) in ROUTES {
         router = router.route(path, handler());
     }
-    router.fallback(unknown).method_not_allowed_fallback(method).with_state(app)
+    let router = router.fallback(unknown).method_not_allowed_fallback(method).with_state(app);
+    // Outermost: whoever refuses a request, it is said in the dialect that was spoken.
+    router.layer(axum::middleware::from_fn(door::answer))
 }
 
 /// The process runs.

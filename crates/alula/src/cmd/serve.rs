@@ -10,7 +10,7 @@ use alula_engine::local::{LoadOptions, Package, Words, usual_context};
 use alula_engine::speech::Speech;
 use alula_engine::{Engine, Options, Speculation};
 use alula_model::Head;
-use alula_server::models::{Entry, Facts, Kind, Model, Models, Writer};
+use alula_server::models::{Entry, Facts, Kind, Model, Models, Task, Writer};
 use alula_server::worker::Worker;
 use alula_server::{App, Config, Server};
 use std::path::Path;
@@ -127,7 +127,7 @@ fn entry(name: String, place: Place, a: &Arc<Serve>) -> Result<Entry, Fail> {
         architecture: package.model.arch().to_owned(),
         quantization: header.types().first().map(|t| t.name.clone()).unwrap_or_default(),
         format: header.format(),
-        writes: spec.head == Head::Vocabulary,
+        task: task(&package),
     };
     let adapters = adapters.names().map(|(name, scale)| (name.to_owned(), scale)).collect();
     let args = Arc::clone(a);
@@ -145,18 +145,27 @@ fn created(place: &Place) -> u64 {
     time.and_then(|t: SystemTime| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs())
 }
 
+/// What a model is for.
+fn task(package: &Package) -> Task {
+    match package.model.spec().head {
+        Head::Vocabulary if !Recipe::said(package) => Task::Generate,
+        _ if Ranker::check(package).is_ok() => Task::Rerank,
+        _ => Task::Embed,
+    }
+}
+
 /// Makes a model ready.
 fn load(place: &Place, a: &Serve) -> Result<Model, Fail> {
     let (package, _) = open::adapt(place.open()?, &a.lora)?;
     let tokenizer = Arc::new(package.tokenizer()?);
-    let kind = match package.model.spec().head {
-        Head::Vocabulary => Kind::Writer(Box::new(writer(&package, Arc::clone(&tokenizer), a)?)),
-        _ if Ranker::check(&package).is_ok() => {
+    let kind = match task(&package) {
+        Task::Generate => Kind::Writer(Box::new(writer(&package, Arc::clone(&tokenizer), a)?)),
+        Task::Rerank => {
             let options = embed::options(usual_context(package.model.spec()), open::cache(a.load.cache_type));
             let local = package.load(&open::device(a.load.compute)?, keep(options, a), &mut |_, _| {})?;
             Kind::Ranker(Arc::new(tokio::sync::Mutex::new(Ranker::new(local, (*tokenizer).clone()))))
         }
-        _ => {
+        Task::Embed => {
             let recipe = Recipe::of(&package)?;
             let (dimensions, package) = (package.model.spec().width, package.with_head(recipe.head())?);
             let options = embed::options(recipe.longest, open::cache(a.load.cache_type));

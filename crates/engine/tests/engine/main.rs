@@ -227,7 +227,7 @@ fn reasons() {
     let stop: String = chars[20..30].iter().collect();
     let before = whole.text.split(&stop).next().unwrap().to_string();
     let got = run(&Request { stop: vec!["never".into(), stop], ..base.clone() }, Toy::new(9));
-    assert_eq!((got.text, got.reason), (before, Some(Reason::StopString)));
+    assert_eq!((got.text, got.reason), (before, Some(Reason::StopString(1))));
     assert_eq!(got.tokens, whole.tokens[..got.tokens.len()]);
 
     // Text that might have begun a stop string comes out at the end.
@@ -298,7 +298,7 @@ fn the_tokenizer_streams() {
     };
     let run = |token| alone(Toy::new(9), Some(text.clone()), Options::default(), &script(token));
     let got = run(2);
-    assert_eq!((got.text.as_str(), got.tokens.len(), got.reason), ("", 3, Some(Reason::StopString)));
+    assert_eq!((got.text.as_str(), got.tokens.len(), got.reason), ("", 3, Some(Reason::StopString(0))));
     let got = run(1);
     assert_eq!((got.text.as_str(), got.reason), (" a a a a a", Some(Reason::Length)));
     let got = run(0);

@@ -224,7 +224,10 @@ fn finish(reason: &Reason) -> &'static str {
 }
 
 /// The prompt in which a model fills the gap between two texts (Bavarian et al. 2022, arXiv:2207.14255).
-fn infill(tokenizer: &Tokenizer, before: &[u32], after: &[u32]) -> Result<Vec<u32>, ApiError> {
+///
+/// # Errors
+/// The model has no tokens for that.
+pub fn infill(tokenizer: &Tokenizer, before: &[u32], after: &[u32]) -> Result<Vec<u32>, ApiError> {
     let Fim { prefix: Some(prefix), suffix: Some(suffix), middle: Some(middle), .. } = tokenizer.fim() else {
         return Err(ApiError::field("suffix", "`suffix`: this model has no tokens for filling gaps; leave it out"));
     };

@@ -2,7 +2,7 @@
 
 use crate::app::App;
 use crate::error::{ApiError, ErrorBody};
-use crate::models::Entry;
+use crate::models::{Entry, Task};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde::Serialize;
@@ -29,6 +29,8 @@ pub struct ModelObject {
     parent: Option<String>,
     /// Whether it is loaded.
     loaded: bool,
+    /// What it is for: `generate` (/v1/chat/completions and the like), `embed` (/v1/embeddings) or `rerank` (/v1/rerank).
+    task: Task,
 }
 
 fn objects(app: &App, entry: &Entry) -> Vec<ModelObject> {
@@ -41,6 +43,7 @@ fn objects(app: &App, entry: &Entry) -> Vec<ModelObject> {
         max_model_len: entry.facts.context,
         parent,
         loaded,
+        task: entry.facts.task,
     };
     let adapters = entry.adapters.iter().map(|(name, _)| object(name, Some(entry.name.clone())));
     [object(&entry.name, None)].into_iter().chain(adapters).collect()

@@ -49,7 +49,7 @@ pub(crate) struct Served {
 impl Served {
     /// Starts one on a free port.
     pub(crate) async fn start(config: Config, running: usize, pages: Option<usize>) -> Served {
-        let facts = Facts { context: CONTEXT, writes: true, ..Facts::default() };
+        let facts = Facts { context: CONTEXT, ..Facts::default() };
         let load = Box::new(move || Ok(model(running, pages)));
         let models = Models::new(vec![Entry::new("builtin".into(), Vec::new(), facts, load)], 1).unwrap();
         let server = Server::bind(App::new(Config { port: 0, ..config }, models)).await.unwrap();
