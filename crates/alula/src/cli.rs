@@ -1,10 +1,13 @@
 //! Flags. Each has an environment variable; help, completions and man pages are made from here.
 
+pub mod config;
+mod key;
 mod serve;
 mod values;
 
 use clap::builder::{FalseyValueParser, Resettable};
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+pub use key::Key;
 pub use serve::Serve;
 use std::path::PathBuf;
 pub use values::bias;
@@ -63,7 +66,10 @@ pub enum Command {
     Chat(Chat),
     /// Serve models over HTTP, as OpenAI's API
     #[command(after_help = serve::EXAMPLES)]
-    Serve(Serve),
+    Serve(Box<Serve>),
+    /// Keys of a server: make, list, remove
+    #[command(subcommand)]
+    Key(Key),
     /// Texts to vectors
     #[command(after_help = EMBED_EXAMPLES)]
     Embed(Embed),

@@ -10,6 +10,9 @@ use serde::Serialize;
 use std::time::Duration;
 use utoipa::ToSchema;
 
+/// When to come back to a queue that is full.
+const QUEUE_WAIT: Duration = Duration::from_secs(2);
+
 /// A request that got no answer, or an answer that broke off.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
@@ -133,6 +136,7 @@ impl From<RequestError> for ApiError {
     fn from(e: RequestError) -> Self {
         let message = e.to_string();
         match e {
+            RequestError::Full { .. } => ApiError::busy(message, QUEUE_WAIT),
             RequestError::PromptTooLong { .. } => ApiError::field("messages", message).code("context_length_exceeded"),
             _ => ApiError::invalid(message),
         }

@@ -197,6 +197,11 @@ impl Models {
         entry.slot.try_lock().is_ok_and(|slot| slot.is_some())
     }
 
+    /// The model, if it is loaded and nobody loads or lets go of it.
+    pub fn peek(&self, entry: &Entry) -> Option<Arc<Model>> {
+        entry.slot.try_lock().ok()?.clone()
+    }
+
     /// Loads a model unless it is there.
     ///
     /// # Errors

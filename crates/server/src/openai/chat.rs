@@ -5,6 +5,7 @@ use super::messages::{Message, Role, ToolCall, for_template};
 use super::{FINGERPRINT, now};
 use crate::app::App;
 use crate::body::Json;
+use crate::caller::Caller;
 use crate::error::ApiError;
 use crate::generate::{self, Answers, Delta, Job, Total};
 use crate::models::Found;
@@ -297,7 +298,7 @@ impl ChatRequest {
 ///
 /// # Errors
 /// The request is wrong, the model is not there, or too much is waiting.
-pub async fn chat(State(app): State<Arc<App>>, body: Json<ChatRequest>) -> Result<Response, ApiError> {
+pub async fn chat(State(app): State<Arc<App>>, caller: Caller, body: Json<ChatRequest>) -> Result<Response, ApiError> {
     let Json { value: mut request, ignored } = body;
     request.check()?;
     let found = app.models.find(request.model.as_deref()).await?;
@@ -310,7 +311,7 @@ pub async fn chat(State(app): State<Arc<App>>, body: Json<ChatRequest>) -> Resul
     job.request.stop.extend(writer.speech.stop());
     let (choices, streams) = (job.choices, request.stream == Some(true));
     let head = Head { id: generate::name("chatcmpl-")?, created: now(), model: found.name.clone() };
-    let answers = generate::start(&found, writer, job).await?;
+    let answers = generate::start(&caller, &found, writer, job).await?;
     let tokenizer = Arc::clone(&found.model.tokenizer);
     let mut response = match streams {
         true => {
