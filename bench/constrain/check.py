@@ -4,10 +4,11 @@
     python3 -m venv V && V/bin/pip install jsonschema jsonschema-rs rfc3339-validator rfc3986-validator fqdn isoduration jsonpointer
     V/bin/python bench/constrain/check.py OUT.jsonl
 
-Two validators judge, with formats: Python's jsonschema, and the Rust crate of the same name; a text is wrong if the
-second says so, or if it cannot and the first says so. Exits with 1 if any is.
+Two validators judge, with formats: the Rust crate jsonschema, and Python's of the same name where that cannot read the
+schema, or the text has a number beyond double precision, which the first refuses. Exits with 1 if any text is wrong.
 """
 import json
+import math
 import sys
 
 import jsonschema
@@ -27,6 +28,15 @@ def judges(schema):
         pass
 
 
+def endless(value):
+    """Whether a value has a number that no double holds."""
+    if isinstance(value, dict):
+        return any(map(endless, value.values()))
+    if isinstance(value, list):
+        return any(map(endless, value))
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and (abs(value) > 1e308 or math.isinf(value))
+
+
 def main():
     wrong, checked, unread = [], 0, set()
     last = (None, [])
@@ -40,7 +50,10 @@ def main():
             wrong.append((case["name"], "json", str(error), case["text"]))
             continue
         verdicts = []
+        large = endless(value)
         for name, valid in last[1]:
+            if name == "rust" and large:
+                continue
             try:
                 verdicts.append((name, valid(value)))
             except Exception:

@@ -43,6 +43,7 @@ fn main() -> Result<(), Failure> {
 
     let mut files: Vec<_> = std::fs::read_dir(&data)?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
     files.sort();
+    let walker = Walker::new(&tokenizer);
     let mut tally = Tally::default();
     for path in &files {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -50,7 +51,7 @@ fn main() -> Result<(), Failure> {
         tally.schema(&tokenizer, &vocabulary, &name, &case)?;
         if let (Some(out), Some(constraint)) = (&mut out, &tally.last) {
             for seed in 0..walks {
-                match walk(&tokenizer, &vocabulary, constraint, seed) {
+                match walker.walk(constraint, seed) {
                     Ok(Some(text)) => {
                         writeln!(out, "{}", json!({"name": name, "schema": case["schema"], "text": text}))?;
                     }
@@ -177,42 +178,56 @@ impl Tally {
     }
 }
 
-/// A random text of what the masks allow; `None` if it does not end.
-fn walk(
-    tokenizer: &Tokenizer,
-    vocabulary: &Vocabulary,
-    constraint: &Constraint,
-    seed: u64,
-) -> Result<Option<String>, Error> {
-    let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5555;
-    let mut next = move || {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random
-    };
-    let mut state = constraint.start();
-    let mut mask = vec![0u32; vocabulary.len().div_ceil(32)];
-    let mut bytes = Vec::new();
-    for step in 0..LONGEST {
-        state.mask(&mut mask)?;
-        let may_end = state.may_end()?;
-        if state.is_complete() || may_end && next() % 4 == 0 {
-            return Ok(Some(String::from_utf8_lossy(&bytes).into_owned()));
-        }
-        let allowed: Vec<u32> = (0..vocabulary.len() as u32)
-            .filter(|&id| mask[id as usize / 32] >> (id % 32) & 1 == 1 && !tokenizer.is_end(id))
-            .collect();
-        // What closes something comes more often the longer the text is, so that it ends.
-        let closes =
-            |id: &&u32| matches!(tokenizer.token_bytes(**id).as_slice(), b"\"" | b"]" | b"}" | b"\"}" | b"]}" | b"}}");
-        let closing: Vec<u32> = allowed.iter().filter(closes).copied().collect();
-        let from = if !closing.is_empty() && next() % 40 < 4 + step as u64 / 8 { &closing } else { &allowed };
-        let Some(&token) = from.get(next() as usize % from.len().max(1)) else { return Err(Error::Stuck) };
-        state.commit(token)?;
-        bytes.extend(tokenizer.token_bytes(token));
+/// Makes random texts.
+struct Walker {
+    bytes: Vec<Vec<u8>>,
+    closing: Vec<u32>,
+    ends: Vec<u32>,
+}
+
+impl Walker {
+    fn new(tokenizer: &Tokenizer) -> Self {
+        let bytes: Vec<Vec<u8>> = (0..tokenizer.vocab_size() as u32).map(|id| tokenizer.token_bytes(id)).collect();
+        let closes = |bytes: &[u8]| matches!(bytes, b"\"" | b"]" | b"}" | b"\"}" | b"]}" | b"}}" | b"\"]");
+        let closing = (0..bytes.len() as u32).filter(|id| closes(&bytes[*id as usize])).collect();
+        Walker { bytes, closing, ends: tokenizer.end_ids().to_vec() }
     }
-    Ok(None)
+
+    /// A random text of what the masks allow; `None` if it does not end.
+    fn walk(&self, constraint: &Constraint, seed: u64) -> Result<Option<String>, Error> {
+        let mut random = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut next = move || {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random as usize
+        };
+        let mut state = constraint.start();
+        let mut mask = vec![0u32; self.bytes.len().div_ceil(32)];
+        let mut text = Vec::new();
+        for step in 0..LONGEST {
+            if state.is_complete() || state.may_end()? && next() % 4 == 0 {
+                return Ok(Some(String::from_utf8_lossy(&text).into_owned()));
+            }
+            state.mask(&mut mask)?;
+            let allowed = |id: &u32| mask[*id as usize / 32] >> (id % 32) & 1 == 1 && !self.ends.contains(id);
+            // What closes something comes more often the longer the text is, so that it ends.
+            let close = next() % 40 < 4 + step / 8;
+            let closing: Vec<u32> = self.closing.iter().copied().filter(|id| close && allowed(id)).collect();
+            let lucky = (0..40).map(|_| (next() % self.bytes.len()) as u32).find(|id| allowed(id));
+            let token = match (closing.is_empty(), lucky) {
+                (false, _) => closing[next() % closing.len()],
+                (true, Some(token)) => token,
+                (true, None) => {
+                    let all: Vec<u32> = (0..self.bytes.len() as u32).filter(|id| allowed(id)).collect();
+                    *all.get(next() % all.len().max(1)).ok_or(Error::Stuck)?
+                }
+            };
+            state.commit(token)?;
+            text.extend_from_slice(&self.bytes[token as usize]);
+        }
+        Ok(None)
+    }
 }
 
 /// A value as Python's `json.dumps` writes it: a space behind commas and colons.

@@ -36,6 +36,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// What the parser says when it cannot go on: that no token is left, or that it had too much to do.
+    pub(crate) fn of_state(error: &impl std::fmt::Display) -> Self {
+        let what = brief(error);
+        if what.contains("NoExtension") { Error::Stuck } else { Error::TooComplex(what) }
+    }
+
     pub(crate) fn schema(path: &str, keyword: &str, what: impl Into<String>) -> Self {
         let slash = if keyword.is_empty() { "" } else { "/" };
         Error::Schema { path: format!("{path}{slash}{}", escape(keyword)), what: what.into() }

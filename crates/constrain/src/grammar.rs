@@ -9,8 +9,15 @@ use serde_json::{Value, json};
 use crate::error::brief;
 use crate::{Constraint, Error, schema};
 
-/// The longest regular expression, grammar or choice, in bytes.
+/// The longest choice, and the longest grammar with the schemas in it, in bytes.
 const LONGEST: usize = 1 << 20;
+
+/// The longest regular expression, and the longest grammar without schemas: compiling takes the square of it.
+pub(crate) const LONGEST_REGEX: usize = 8 << 10;
+const LONGEST_RULES: usize = 32 << 10;
+
+/// How many strings there are to choose from.
+const CHOICES: usize = 10_000;
 
 /// The stack that compiling gets, in bytes. Pages that are not touched cost nothing.
 const STACK: usize = 256 << 20;
@@ -56,9 +63,9 @@ impl Grammar {
     /// laziness.
     ///
     /// # Errors
-    /// [`Error::TooComplex`] if it is longer than 1 MiB.
+    /// [`Error::TooComplex`] if it is longer than 8 KiB.
     pub fn regex(pattern: &str) -> Result<Self, Error> {
-        fits("the regular expression", pattern.len())?;
+        fits("the regular expression", pattern.len(), LONGEST_REGEX)?;
         Ok(Grammar { source: Source::Regex(pattern.into()) })
     }
 
@@ -66,21 +73,27 @@ impl Grammar {
     /// it does not enforce is not refused. [`Grammar::inline`] writes a schema that is safe there.
     ///
     /// # Errors
-    /// [`Error::TooComplex`] if it is longer than 1 MiB.
+    /// [`Error::TooComplex`] if it is longer than 1 MiB, or than 32 KiB without the lines of schemas.
     pub fn lark(grammar: &str) -> Result<Self, Error> {
-        fits("the grammar", grammar.len())?;
+        fits("the grammar", grammar.len(), LONGEST)?;
+        let rules = grammar.lines().filter(|line| !line.contains("%json")).map(str::len).sum();
+        fits("the grammar without its schemas", rules, LONGEST_RULES)?;
         Ok(Grammar { source: Source::Lark(grammar.into()) })
     }
 
     /// One of some strings.
     ///
     /// # Errors
-    /// [`Error::Choice`] if there is none, [`Error::TooComplex`] if they are longer than 1 MiB together.
+    /// [`Error::Choice`] if there is none, [`Error::TooComplex`] if they are longer than 1 MiB together, or
+    /// more than 10,000.
     pub fn choice<S: AsRef<str>>(strings: &[S]) -> Result<Self, Error> {
         if strings.is_empty() {
             return Err(Error::Choice("there must be at least one string".into()));
         }
-        fits("the strings", strings.iter().map(|s| s.as_ref().len()).sum())?;
+        fits("the strings", strings.iter().map(|s| s.as_ref().len()).sum(), LONGEST)?;
+        if strings.len() > CHOICES {
+            return Err(Error::TooComplex(format!("more than {CHOICES} strings")));
+        }
         let quoted: Vec<String> = strings.iter().map(|s| Value::from(s.as_ref()).to_string()).collect();
         Ok(Grammar { source: Source::Lark(format!("start: {}", quoted.join(" | "))) })
     }
@@ -136,9 +149,9 @@ impl Fail {
     }
 }
 
-fn fits(what: &str, bytes: usize) -> Result<(), Error> {
-    if bytes > LONGEST {
-        return Err(Error::TooComplex(format!("{what} of {bytes} bytes is over the limit of {LONGEST}")));
+fn fits(what: &str, bytes: usize, most: usize) -> Result<(), Error> {
+    if bytes > most {
+        return Err(Error::TooComplex(format!("{what} of {bytes} bytes is over the limit of {most}")));
     }
     Ok(())
 }
@@ -152,8 +165,7 @@ fn matcher(factory: &ParserFactory, grammar: TopLevelGrammar) -> Result<Matcher,
     }
     let mut probe = first.deep_clone();
     if let Err(error) = probe.compute_mask_or_eos() {
-        let stuck = probe.stop_reason() == llguidance::api::StopReason::NoExtensionBias;
-        return Err(Fail::Other(if stuck { Error::Stuck } else { Error::TooComplex(brief(&error)) }));
+        return Err(Fail::Other(Error::of_state(&error)));
     }
     // An empty text may be all that is allowed.
     let _ = first.consume_tokens(&[]);

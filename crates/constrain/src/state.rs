@@ -5,7 +5,7 @@ use std::sync::Arc;
 use llguidance::api::StopReason;
 use llguidance::{Matcher, ParserFactory};
 
-use crate::error::brief;
+use crate::vocabulary::CONTROL;
 use crate::{Error, Vocabulary};
 
 /// A grammar compiled for a vocabulary. Any number of texts can follow it, each with a [`State`]; clones share it.
@@ -55,7 +55,7 @@ impl State {
     /// [`Error::TooComplex`] if finding out takes too much work, [`Error::Stuck`] if no token may come. Either way this
     /// state is of no use after it.
     pub fn mask(&mut self, out: &mut [u32]) -> Result<(), Error> {
-        let mask = self.matcher.compute_mask_or_eos().map_err(|error| self.failed(&error))?;
+        let mask = self.matcher.compute_mask_or_eos().map_err(|error| Error::of_state(&error))?;
         let bits = mask.as_slice();
         let common = bits.len().min(out.len());
         let (head, tail) = out.split_at_mut(common);
@@ -81,7 +81,7 @@ impl State {
         if !allowed {
             return Err(Error::Token(token));
         }
-        self.matcher.consume_token(token).map_err(|error| self.failed(&error))
+        self.matcher.consume_token(token).map_err(|error| Error::of_state(&error))
     }
 
     /// How many of these tokens may come, one after the other; nothing has changed then. For guessed tokens.
@@ -94,7 +94,7 @@ impl State {
         }
         let size = self.factory.tok_env().tok_trie().vocab_size();
         let known = tokens.iter().take_while(|&&token| (token as usize) < size).count();
-        self.matcher.validate_tokens(&tokens[..known]).map_err(|error| self.failed(&error))
+        self.matcher.validate_tokens(&tokens[..known]).map_err(|error| Error::of_state(&error))
     }
 
     /// Whether the text is complete and nothing can follow but its end.
@@ -110,7 +110,7 @@ impl State {
         if self.is_complete() {
             return Ok(true);
         }
-        self.matcher.is_accepting().map_err(|error| self.failed(&error))
+        self.matcher.is_accepting().map_err(|error| Error::of_state(&error))
     }
 
     /// The tokens that probably come next because the grammar leaves one text only, each as long as possible; none
@@ -120,16 +120,20 @@ impl State {
             return Vec::new();
         }
         let bytes = self.matcher.compute_ff_bytes();
-        let mut tokens = Vocabulary::greedy(&self.factory, &bytes);
+        // A control token that must follow is written as bytes that no text has.
+        let text = bytes.split(|&byte| byte == CONTROL).next().unwrap_or_default();
+        let mut tokens = Vocabulary::greedy(&self.factory, text);
         // The last one may well be longer, with what follows.
         tokens.pop();
         tokens
     }
-
-    fn failed(&self, error: &impl std::fmt::Display) -> Error {
-        match self.matcher.stop_reason() {
-            StopReason::NoExtensionBias => Error::Stuck,
-            _ => Error::TooComplex(brief(error)),
-        }
-    }
 }
+
+/// The engine's thread takes them over from others.
+const _: fn() = || {
+    fn sent<T: Send>() {}
+    fn shared<T: Send + Sync>() {}
+    sent::<State>();
+    shared::<Constraint>();
+    shared::<Vocabulary>();
+};

@@ -11,7 +11,7 @@ use crate::error::brief;
 use crate::{Constraint, Error, Grammar};
 
 /// The first byte of tokens that are for control: it begins no UTF-8, so no text matches them.
-const CONTROL: u8 = TokTrie::SPECIAL_TOKEN_MARKER;
+pub(crate) const CONTROL: u8 = TokTrie::SPECIAL_TOKEN_MARKER;
 
 /// The longest token that is kept, in bytes; longer ones are not allowed anywhere.
 const LONGEST: usize = 1024;

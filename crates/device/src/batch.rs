@@ -3,6 +3,9 @@
 /// Positions per cache page. Every paged layer keeps its keys and values in pages of this many tokens.
 pub const PAGE: usize = 64;
 
+/// What stands in a page table for a page that no row of the run sees.
+pub const HOLE: u32 = u32::MAX;
+
 /// One step's tokens, flat over the sequences that share the step.
 ///
 /// Rows of every activation in the step are indexed like `tokens`.
@@ -32,8 +35,8 @@ pub struct Seq<'a> {
     /// Tokens of the whole sequence as far as it is known, at least up to this run's end. Some rotary embeddings
     /// depend on it; all runs of a sequence must then be computed with the same length.
     pub length: usize,
-    /// Page table: page `pages[p / PAGE]` holds position `p`; covers every position up to this run's last. Counts for
-    /// nothing where no layer keeps pages.
+    /// Page table: page `pages[p / PAGE]` holds position `p`; covers every position up to this run's last. Pages
+    /// before the first row's [window](crate::Plan::window) may be anything, as [`HOLE`]. Counts for nothing where no layer keeps pages.
     pub pages: &'a [u32],
     /// Where the states of fixed size are kept, a slot to a sequence; no other run of the batch has it. Counts for nothing
     /// where there are none. A slot remembers the states before and after its last run, so a run begins where that one

@@ -10,7 +10,7 @@ use crate::stage::{JOINED, Linear, Place, Stage, Step, networks};
 use crate::state::{Slots, State};
 use crate::stream::{Stream, here};
 use crate::{Batch, Device, DeviceError, Keep, Limits, Memory, Needs, PAGE, Plan, Traffic};
-use alula_graph::{Graph, Index, Op, WeightSource};
+use alula_graph::{Graph, Index, Op, StateSpec, WeightSource};
 use alula_kernels::{
     self as kernels, BTile, Buf, Ceilings, Ctx, ExpertScratch, Input, Pool, Product, QBlock, Rows, Runs, Scratch,
     Source, TILED, zeros,
@@ -129,7 +129,8 @@ impl Device for CpuDevice {
         let paged = paged(graph);
         let written = zeros(if paged { limits.pages } else { 0 }).ok_or_else(none)?;
         let fixed = states.iter().any(|s| matches!(s, State::Fixed(_)));
-        let slots = Slots::new(zeros(if fixed { limits.slots } else { 0 }).ok_or_else(none)?);
+        let (slots, checkpoints) = if fixed { (limits.slots, limits.checkpoints) } else { (0, 0) };
+        let slots = Slots::new(slots, checkpoints).ok_or_else(none)?;
         let threads = self.pool.threads();
         let none = || DeviceError::Memory { what: format!("a context of {} positions", limits.context) };
         let scratch = Scratch::new(threads, if paged { limits.context } else { 0 }, group, dim).ok_or_else(none)?;
@@ -167,6 +168,7 @@ impl Device for CpuDevice {
             ran: (0, 0),
             whole: graph.nodes().iter().any(|n| n.op.whole()),
             paged,
+            window: window(graph),
             slots: fixed.then_some(slots),
             saving,
         }))
@@ -204,11 +206,27 @@ struct CpuPlan {
     whole: bool,
     /// Whether any layer keeps pages.
     paged: bool,
+    /// Positions that a row sees at most, if that is bounded.
+    window: Option<usize>,
     /// Where layers keep states of fixed size.
     slots: Option<Slots>,
     /// Held until the packed weights are kept.
     #[expect(dead_code, reason = "it is there to be dropped")]
     saving: Option<Saving>,
+}
+
+/// Positions that a row sees at most: those of the largest window, if all attention looks back through one.
+fn window(graph: &Graph) -> Option<usize> {
+    let mut most = None;
+    for node in graph.nodes() {
+        if let Op::Attend { state, causal, .. } = &node.op {
+            match graph.states()[*state] {
+                StateSpec::Paged { window: Some(w), .. } if *causal => most = most.max(Some(w)),
+                _ => return None,
+            }
+        }
+    }
+    most
 }
 
 impl CpuPlan {
@@ -239,7 +257,8 @@ impl CpuPlan {
             }
             if self.paged {
                 require(s.pages.len() * PAGE >= end, "a page table is too short")?;
-                require(s.pages.iter().all(|&p| (p as usize) < limits.pages), "a page does not exist")?;
+                let seen = self.window.map_or(0, |w| (first as usize + 1).saturating_sub(w)) / PAGE;
+                require(s.pages[seen..].iter().all(|&p| (p as usize) < limits.pages), "a page does not exist")?;
             }
             row += s.len;
         }
@@ -258,6 +277,20 @@ impl CpuPlan {
             free
         });
         require(distinct, "two rows have one place in the cache")
+    }
+}
+
+impl CpuPlan {
+    /// Copies every state of fixed size.
+    fn copy(&mut self, which: impl FnOnce(&mut Slots) -> Result<(usize, usize), String>) -> Result<(), DeviceError> {
+        let none = || "nothing of fixed size is kept".to_owned();
+        let (from, to) = self.slots.as_mut().ok_or_else(none).and_then(which).map_err(DeviceError::Batch)?;
+        for state in &mut self.states {
+            if let State::Fixed(fixed) = state {
+                fixed.copy(from, to);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -446,6 +479,18 @@ impl Plan for CpuPlan {
             Some(last) => Ok(&self.arena.floats()[last.output.range(batch)]),
             None => Ok(&[]),
         }
+    }
+
+    fn window(&self) -> Option<usize> {
+        self.window
+    }
+
+    fn save(&mut self, slot: u32, position: usize, checkpoint: u32) -> Result<(), DeviceError> {
+        self.copy(|slots| slots.save(slot, position, checkpoint))
+    }
+
+    fn restore(&mut self, checkpoint: u32, slot: u32) -> Result<(), DeviceError> {
+        self.copy(|slots| slots.restore(checkpoint, slot))
     }
 
     fn kept(&self, value: usize) -> &[f32] {

@@ -22,7 +22,7 @@ mod stream;
 pub use alula_kernels::{CacheType, Ceilings, Rate};
 pub use alula_simd::{Cpu, IsaError};
 pub use available::{available, taken};
-pub use batch::{Adapter, Batch, PAGE, Seq};
+pub use batch::{Adapter, Batch, HOLE, PAGE, Seq};
 pub use cores::threads;
 pub use cpu::CpuDevice;
 pub use kept::Keep;
@@ -95,6 +95,8 @@ pub struct Limits {
     pub pages: usize,
     /// Sequences whose states of fixed size are kept at a time.
     pub slots: usize,
+    /// States of fixed size that are kept beside those, see [`Plan::save`].
+    pub checkpoints: usize,
     /// Element type of the cache.
     pub cache: CacheType,
 }
@@ -190,6 +192,22 @@ pub trait Plan: Send {
     /// # Errors
     /// The batch is over the limits or does not fit together.
     fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], DeviceError>;
+
+    /// Positions that a row sees at most, its own among them, if that is bounded in all layers that keep pages.
+    fn window(&self) -> Option<usize>;
+
+    /// Keeps the states of fixed size of a slot as they are at `position`, where the slot's last run begins or ends, in place of
+    /// what the checkpoint held.
+    ///
+    /// # Errors
+    /// The slot does not stand there; the slot or the checkpoint does not exist.
+    fn save(&mut self, slot: u32, position: usize, checkpoint: u32) -> Result<(), DeviceError>;
+
+    /// Puts a slot where a checkpoint stands: another sequence goes on from there.
+    ///
+    /// # Errors
+    /// The checkpoint holds nothing; the slot or the checkpoint does not exist.
+    fn restore(&mut self, checkpoint: u32, slot: u32) -> Result<(), DeviceError>;
 
     /// A value that the graph keeps, by its number there, `[tokens, columns]` of the last run.
     fn kept(&self, value: usize) -> &[f32];

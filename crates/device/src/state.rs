@@ -2,7 +2,7 @@
 
 use crate::{Batch, Limits, PAGE};
 use alula_graph::StateSpec;
-use alula_kernels::{Fixed, Kv, Run, Runs};
+use alula_kernels::{Fixed, Kv, Run, Runs, zeros};
 use alula_simd::LANES;
 
 /// A layer's state.
@@ -22,7 +22,10 @@ impl State {
                 let new = if shared { Kv::latent } else { Kv::new };
                 new(limits.cache, limits.pages, PAGE, heads, key_dim, value_dim).map(State::Paged)
             }
-            StateSpec::Fixed { len } => Fixed::new(limits.slots.checked_mul(COPIES)?, len).map(State::Fixed),
+            StateSpec::Fixed { len } => {
+                let copies = limits.slots.checked_mul(COPIES)?.checked_add(limits.checkpoints)?;
+                Fixed::new(copies, len).map(State::Fixed)
+            }
         }
     }
 
@@ -34,25 +37,56 @@ impl State {
                 let block = Kv::bytes_per_block(limits.cache, heads, key_dim, values);
                 block.saturating_mul(PAGE / LANES).saturating_mul(limits.pages)
             }
-            StateSpec::Fixed { len } => Fixed::size(limits.slots.saturating_mul(COPIES), len).unwrap_or(usize::MAX),
+            StateSpec::Fixed { len } => {
+                let copies = limits.slots.saturating_mul(COPIES).saturating_add(limits.checkpoints);
+                Fixed::size(copies, len).unwrap_or(usize::MAX)
+            }
         }
     }
 }
 
 /// The position that each copy of a slot stands at: the one of the sequence's next token. `None` where it holds nothing.
-pub(crate) struct Slots(Vec<[Option<usize>; COPIES]>);
+pub(crate) struct Slots {
+    standing: Vec<[Option<usize>; COPIES]>,
+    /// The same of each checkpoint, whose copies come after those of the slots.
+    checkpoints: Vec<Option<usize>>,
+}
 
 impl Slots {
-    pub(crate) fn new(standing: Vec<[Option<usize>; COPIES]>) -> Slots {
-        Slots(standing)
+    /// `None` where there is not so much memory.
+    pub(crate) fn new(slots: usize, checkpoints: usize) -> Option<Slots> {
+        Some(Slots { standing: zeros(slots)?, checkpoints: zeros(checkpoints)? })
+    }
+
+    /// The copies from and to which a slot is saved at a position; the checkpoint then stands there.
+    pub(crate) fn save(&mut self, slot: u32, position: usize, checkpoint: u32) -> Result<(usize, usize), String> {
+        let (slot, checkpoint, first) = (slot as usize, checkpoint as usize, self.standing.len() * COPIES);
+        let standing = self.standing.get(slot).ok_or_else(|| format!("slot {slot} does not exist"))?;
+        let Some(side) = standing.iter().position(|at| *at == Some(position)) else {
+            return Err(format!("slot {slot} does not stand at position {position}"));
+        };
+        let kept = self.checkpoints.get_mut(checkpoint);
+        *kept.ok_or_else(|| format!("checkpoint {checkpoint} does not exist"))? = Some(position);
+        Ok((slot * COPIES + side, first + checkpoint))
+    }
+
+    /// The copies from and to which a slot is restored.
+    pub(crate) fn restore(&mut self, checkpoint: u32, slot: u32) -> Result<(usize, usize), String> {
+        let (slot, checkpoint, first) = (slot as usize, checkpoint as usize, self.standing.len() * COPIES);
+        let Some(&Some(position)) = self.checkpoints.get(checkpoint) else {
+            return Err(format!("checkpoint {checkpoint} does not exist, or holds nothing"));
+        };
+        let standing = self.standing.get_mut(slot).ok_or_else(|| format!("slot {slot} does not exist"))?;
+        *standing = [Some(position), None];
+        Ok((first + checkpoint, slot * COPIES))
     }
 
     /// Which copies the batch's runs begin with and leave behind. What they leave behind holds nothing until [`end`](Slots::end).
     pub(crate) fn begin(&mut self, batch: &Batch<'_>) -> Result<Runs, String> {
         let mut runs = Vec::with_capacity(batch.seqs.len());
         for (i, s) in batch.seqs.iter().enumerate() {
-            let Some(standing) = self.0.get(s.slot as usize) else {
-                return Err(format!("slot {} does not exist; there are {}", s.slot, self.0.len()));
+            let Some(standing) = self.standing.get(s.slot as usize) else {
+                return Err(format!("slot {} does not exist; there are {}", s.slot, self.standing.len()));
             };
             if batch.seqs[..i].iter().any(|other| other.slot == s.slot) {
                 return Err("two runs have one slot".to_owned());
@@ -67,7 +101,7 @@ impl Slots {
             runs.push(Run { rows: s.start..s.start + s.len, from: from.map(copy), to });
         }
         for run in &runs {
-            let standing = &mut self.0[run.to / COPIES];
+            let standing = &mut self.standing[run.to / COPIES];
             match run.from {
                 Some(_) => standing[run.to % COPIES] = None,
                 None => *standing = [None; COPIES], // another sequence
@@ -79,7 +113,7 @@ impl Slots {
     /// The batch has been computed: what its runs left behind stands after them.
     pub(crate) fn end(&mut self, batch: &Batch<'_>) {
         for s in batch.seqs {
-            let standing = &mut self.0[s.slot as usize];
+            let standing = &mut self.standing[s.slot as usize];
             // One copy holds nothing; where both do, the first was written.
             let empty = standing.iter().position(Option::is_none).unwrap_or(0);
             standing[empty] = Some(batch.positions[s.start] as usize + s.len);

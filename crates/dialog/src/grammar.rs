@@ -113,6 +113,21 @@ impl Format {
         let think = writer.think(self.thinking);
         Ok(Some(format!("start: {think}{body}\n{}{TEXT}SPACE: /[ \\n\\t\\r]{{0,8}}/\n", writer.rules)))
     }
+
+    /// The grammar of an answer that is a value of a JSON schema, behind reasoning if the format has any.
+    ///
+    /// `schema` is one that `%json` enforces; `opened` and `token` are as in [`Ask`].
+    pub fn answer(&self, schema: &Value, opened: bool, token: &dyn Fn(&str) -> Option<u32>) -> String {
+        let ask = Ask { tools: &[], choice: Choice::Auto, parallel: false, opened, token };
+        let mut writer = Writer { ask: &ask, family: self.family, rules: String::new() };
+        let think = writer.think(self.thinking);
+        let body = match self.family {
+            Family::Harmony => format!("({} \"final\" {})? ", writer.mark("<|channel|>"), writer.mark("<|message|>")),
+            _ => String::new(),
+        };
+        let rules = writer.rules;
+        format!("start: {think}{body}answer\nanswer: %json {schema}\n{rules}{TEXT}SPACE: /[ \\n\\t\\r]{{0,8}}/\n")
+    }
 }
 
 impl Writer<'_> {
@@ -229,7 +244,7 @@ impl Writer<'_> {
         self.rules.push_str(&format!("calls: {calls}\n"));
         Ok(match self.family {
             // Calls begin the answer, or there are none.
-            Family::Llama3 | Family::Plain => "(calls | /[^{](?s:.*)/ | \"\")".into(),
+            Family::Llama3 | Family::Plain => r#"(calls | /\s*[^\s{<](?s:.*)/ | /\s*<[^t](?s:.*)/ | "")"#.into(),
             Family::Harmony => {
                 let marks = [self.mark("<|channel|>"), self.mark("<|message|>")];
                 format!("({} \"final\" {} TEXT | calls)", marks[0], marks[1])

@@ -82,6 +82,9 @@ fn begins(text: &str, mark: &str, end: bool) -> Option<bool> {
     if !end && mark.starts_with(text) { None } else { Some(false) }
 }
 
+/// How much is read at once, in bytes.
+const PIECE: usize = 128;
+
 /// The longest text before a call's arguments, in bytes.
 const HEAD: usize = 1024;
 
@@ -112,8 +115,14 @@ impl Parser {
 
     /// Takes more text; what is known of it now.
     pub fn push(&mut self, text: &str) -> Vec<Piece> {
-        self.rest.push_str(text);
-        while self.advance(false) {}
+        // In short pieces, as what is taken off the front of a text moves the rest of it.
+        let mut text = text;
+        while !text.is_empty() {
+            let (piece, more) = text.split_at(text.floor_char_boundary(PIECE));
+            self.rest.push_str(piece);
+            while self.advance(false) {}
+            text = more;
+        }
         std::mem::take(&mut self.out)
     }
 
@@ -176,7 +185,11 @@ impl Parser {
 
     fn lead(&mut self, thinks: bool, end: bool) -> bool {
         let space = self.space();
-        let text = &self.rest[space..];
+        let space = self.take(space);
+        if !self.trim {
+            self.gap.push_str(&space);
+        }
+        let text = self.rest.as_str();
         if text.is_empty() && !end {
             return self.wait(State::Lead { thinks });
         }
@@ -184,7 +197,8 @@ impl Parser {
             match begins(text, open, end) {
                 None => return self.wait(State::Lead { thinks }),
                 Some(true) => {
-                    self.take(space + open.len());
+                    self.take(open.len());
+                    self.gap.clear();
                     self.trim = true;
                     return self.go(State::Reasoning);
                 }
@@ -192,7 +206,6 @@ impl Parser {
             }
         }
         if self.bare() && !self.tools.is_empty() && text.starts_with('{') {
-            self.raw = self.take(space);
             return self.start(None, false);
         }
         if text.is_empty() {
@@ -317,39 +330,39 @@ impl Parser {
     /// Behind the mark that opens calls, or between calls.
     fn open(&mut self, end: bool) -> bool {
         let space = self.space();
-        if self.rest.len() == space {
+        let space = self.take(space);
+        self.raw.push_str(&space);
+        if self.rest.is_empty() {
             return if end { self.fail() } else { self.wait(State::Open) };
         }
         match self.format.family {
-            Family::Hermes | Family::QwenCoder => match begins(&self.rest[space..], "<function=", end) {
+            Family::Hermes | Family::QwenCoder => match begins(&self.rest, "<function=", end) {
                 None => self.wait(State::Open),
                 Some(true) => {
-                    let text = self.take(space + "<function=".len());
+                    let text = self.take("<function=".len());
                     self.raw.push_str(&text);
                     self.go(State::Tagged(Box::default()))
                 }
-                Some(false) => self.braced(space, false),
+                Some(false) => self.braced(false),
             },
             Family::Mistral | Family::MistralArgs | Family::MistralId => {
-                if self.rest[space..].starts_with('[') {
-                    let text = self.take(space + 1);
+                if self.rest.starts_with('[') {
+                    let text = self.take(1);
                     self.raw.push_str(&text);
                     return self.go(State::After { listed: true });
                 }
                 self.named(end)
             }
-            Family::DeepSeek | Family::DeepSeek31 => self.separated(space, end),
-            _ => self.braced(space, false),
+            Family::DeepSeek | Family::DeepSeek31 => self.separated(end),
+            _ => self.braced(false),
         }
     }
 
-    /// An object must begin behind so much white space.
-    fn braced(&mut self, space: usize, listed: bool) -> bool {
-        if !self.rest[space..].starts_with('{') {
+    /// An object must begin here.
+    fn braced(&mut self, listed: bool) -> bool {
+        if !self.rest.starts_with('{') {
             return self.fail();
         }
-        let text = self.take(space);
-        self.raw.push_str(&text);
         self.start(None, listed)
     }
 
@@ -372,8 +385,8 @@ impl Parser {
     }
 
     /// DeepSeek's `<｜tool▁call▁begin｜>function<｜tool▁sep｜>name` and a fence, or the name before the separator.
-    fn separated(&mut self, space: usize, end: bool) -> bool {
-        let text = &self.rest[space..];
+    fn separated(&mut self, end: bool) -> bool {
+        let text = self.rest.as_str();
         match begins(text, CALL, end) {
             None => return self.wait(State::Open),
             Some(false) => return self.fail(),
@@ -390,7 +403,7 @@ impl Parser {
             return self.fail();
         }
         let name = name.to_string();
-        let text = self.take(space + brace);
+        let text = self.take(brace);
         self.raw.push_str(&text);
         self.start(Some((name, None)), false)
     }
@@ -461,7 +474,11 @@ impl Parser {
     /// Behind a call, or behind the bracket that opens a list of them.
     fn after(&mut self, listed: bool, end: bool) -> bool {
         let space = self.space();
-        let text = &self.rest[space..];
+        let space = self.take(space);
+        if !self.raw.is_empty() {
+            self.raw.push_str(&space);
+        }
+        let text = self.rest.as_str();
         if text.is_empty() {
             return match (end, self.raw.is_empty()) {
                 (false, _) => self.wait(State::After { listed }),
@@ -482,7 +499,7 @@ impl Parser {
             match begins(text, mark, end) {
                 None => return self.wait(State::After { listed }),
                 Some(true) => {
-                    let text = self.take(space + mark.len());
+                    let text = self.take(mark.len());
                     if !self.raw.is_empty() {
                         self.raw.push_str(&text);
                     }
@@ -495,7 +512,7 @@ impl Parser {
             }
         }
         if (listed || self.bare()) && text.starts_with('{') {
-            return self.braced(space, listed);
+            return self.braced(listed);
         }
         if self.format.family == Family::Harmony {
             return self.go(State::Body { reasoning: false });

@@ -10,6 +10,8 @@ pub(crate) struct Tagged {
     schema: Value,
     key: String,
     count: usize,
+    /// How much of a value has no end in it.
+    seen: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -78,6 +80,9 @@ impl Tagged {
                 if rest.starts_with(END) {
                     return Read::Done(skipped + END.len(), self.closing());
                 }
+                if rest.is_empty() && skipped > 0 {
+                    return Read::Arguments(skipped, String::new());
+                }
                 // What the text ended in is open.
                 match (PARAMETER.starts_with(rest) || END.starts_with(rest), end) {
                     (true, false) => Read::Wait,
@@ -85,8 +90,9 @@ impl Tagged {
                     _ => Read::Bad(self.closing()),
                 }
             }
-            At::Value => match text.find(CLOSE) {
+            At::Value => match text.get(self.seen..).and_then(|new| new.find(CLOSE)).map(|at| at + self.seen) {
                 Some(length) => {
+                    self.seen = 0;
                     let value = self.value(&text[..length]);
                     self.at = At::Between;
                     Read::Arguments(length + CLOSE.len(), value)
@@ -95,7 +101,10 @@ impl Tagged {
                     let value = self.value(text);
                     Read::Arguments(text.len(), value.strip_suffix('"').map(String::from).unwrap_or(value))
                 }
-                None => Read::Wait,
+                None => {
+                    self.seen = text.floor_char_boundary(text.len().saturating_sub(CLOSE.len()));
+                    Read::Wait
+                }
             },
         }
     }

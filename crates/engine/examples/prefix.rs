@@ -12,8 +12,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let path = PathBuf::from(args.next().ok_or("usage: prefix MODEL [TOKENS]")?);
     let length: usize = args.next().map_or(Ok(4000), |n| n.parse())?;
     let package = Package::open(&path)?;
-    let options =
-        LoadOptions { context: Some(length + 64), stretch: true, pages: Some(length / 32), ..LoadOptions::default() };
+    let options = LoadOptions {
+        context: Some(length + 64),
+        stretch: true,
+        pages: Some(length / 32),
+        checkpoints: 4,
+        ..LoadOptions::default()
+    };
     let device = CpuDevice::new(Cpu::from_env()?, threads());
     let local = package.load(&device, options, &mut |_, _| ())?;
     let vocab = local.vocab() as u32;

@@ -8,7 +8,8 @@ use crate::local::{LoadError, LoadOptions, Local, Package};
 use crate::runner::{RunError, Runner};
 use alula_device::{Adapter, Batch, CacheType, PAGE, Seq};
 use alula_model::{Files, Head, ModelError, Pool};
-use alula_tokenizer::{Framed, Tokenizer};
+pub use alula_tokenizer::Framed;
+use alula_tokenizer::Tokenizer;
 use serde_json::Value;
 
 /// Texts in a step at most.
@@ -117,6 +118,18 @@ impl Recipe {
         }
     }
 
+    /// Whether the model's files say that it makes vectors.
+    pub fn said(package: &Package) -> bool {
+        match package.model.files() {
+            Files::Gguf(gguf) => {
+                let kind = gguf.metadata.find::<u32>(&format!("{}.pooling_type", package.model.arch()));
+                // 0 is none, 4 the head that ranks.
+                kind.is_ok_and(|kind| kind.is_some_and(|kind| (1..4).contains(&kind)))
+            }
+            Files::Folder(folder, _) => folder.path().join("modules.json").is_file(),
+        }
+    }
+
     /// The head that makes such vectors.
     pub fn head(&self) -> Head {
         Head::Hidden(if self.pooling == Pooling::Mean { Pool::Mean } else { Pool::Token })
@@ -190,26 +203,55 @@ impl Embedder {
         Embedder { adapters, ..self }
     }
 
+    /// Tokens of a text at most, with those that the model adds.
+    pub fn longest(&self) -> usize {
+        self.recipe.longest.min(self.local.limits().context)
+    }
+
+    /// Elements of its vectors.
+    pub fn dimensions(&self) -> usize {
+        self.dimensions
+    }
+
+    /// A text as the model reads it, cut where it is longer than `longest`.
+    ///
+    /// # Errors
+    /// It cannot be tokenised.
+    pub fn frame(&self, text: &str, longest: usize) -> Result<Framed, EmbedError> {
+        // What Python takes for white space.
+        let around = |c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c);
+        let text = if self.recipe.strip { text.trim_matches(around) } else { text };
+        Ok(match self.recipe.lower {
+            true => self.tokenizer.frame(&text.to_lowercase(), None, longest)?,
+            false => self.tokenizer.frame(text, None, longest)?,
+        })
+    }
+
     /// The vectors of texts.
     ///
     /// # Errors
     /// A text cannot be tokenised, or the model fails.
     pub fn embed(&mut self, texts: &[impl AsRef<str>]) -> Result<Vec<Vector>, EmbedError> {
+        let longest = self.longest();
+        let framed = texts.iter().map(|t| self.frame(t.as_ref(), longest)).collect::<Result<Vec<_>, _>>()?;
+        let (dimensions, adapters) = (self.dimensions, self.adapters.clone());
+        self.vectors(&framed, dimensions, &adapters)
+    }
+
+    /// The first `dimensions` elements of the vectors of texts that are tokens already, computed with such adapters.
+    ///
+    /// # Errors
+    /// One is empty or longer than the model reads, or the model fails.
+    pub fn vectors(
+        &mut self,
+        framed: &[Framed],
+        dimensions: usize,
+        adapters: &[Adapter],
+    ) -> Result<Vec<Vector>, EmbedError> {
         let recipe = &self.recipe;
-        let longest = recipe.longest.min(self.local.limits().context);
-        let frame = |text: &str| {
-            // What Python takes for white space.
-            let around = |c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c);
-            let text = if recipe.strip { text.trim_matches(around) } else { text };
-            match recipe.lower {
-                true => self.tokenizer.frame(&text.to_lowercase(), None, longest),
-                false => self.tokenizer.frame(text, None, longest),
-            }
-        };
-        let framed = texts.iter().map(|t| frame(t.as_ref())).collect::<Result<Vec<_>, _>>()?;
-        let rows = run(&mut self.local, &self.adapters, &framed, recipe.pooling == Pooling::Last)?;
+        let rows = run(&mut self.local, adapters, framed, recipe.pooling == Pooling::Last)?;
         let vector = |(mut values, text): (Vec<f32>, &Framed)| {
-            values.truncate(self.dimensions);
+            values.truncate(dimensions);
             if recipe.normalize {
                 let square: f64 = values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
                 let length = square.sqrt().max(1e-12);
@@ -217,7 +259,7 @@ impl Embedder {
             }
             Vector { values, tokens: text.ids.len(), cut: text.cut }
         };
-        Ok(rows.into_iter().zip(&framed).map(vector).collect())
+        Ok(rows.into_iter().zip(framed).map(vector).collect())
     }
 }
 
@@ -272,12 +314,33 @@ impl Ranker {
     /// # Errors
     /// A text cannot be tokenised, or the model fails.
     pub fn rank(&mut self, query: &str, documents: &[impl AsRef<str>]) -> Result<Vec<Score>, EmbedError> {
-        let longest = self.local.limits().context;
-        let pairs = documents.iter().map(|d| self.tokenizer.frame(query, Some(d.as_ref()), longest));
-        let framed = pairs.collect::<Result<Vec<_>, _>>()?;
-        let rows = run(&mut self.local, &self.adapters, &framed, false)?;
+        let longest = self.longest();
+        let pairs = documents.iter().map(|d| self.frame(query, d.as_ref(), longest));
+        let (framed, adapters) = (pairs.collect::<Result<Vec<_>, _>>()?, self.adapters.clone());
+        self.scores(&framed, &adapters)
+    }
+
+    /// Tokens of a pair at most, with those that the model adds.
+    pub fn longest(&self) -> usize {
+        self.local.limits().context
+    }
+
+    /// A query and a document as the model reads them, cut where they are longer than `longest`.
+    ///
+    /// # Errors
+    /// One cannot be tokenised.
+    pub fn frame(&self, query: &str, document: &str, longest: usize) -> Result<Framed, EmbedError> {
+        Ok(self.tokenizer.frame(query, Some(document), longest)?)
+    }
+
+    /// The scores of pairs that are tokens already, computed with such adapters.
+    ///
+    /// # Errors
+    /// One is longer than the model reads, or the model fails.
+    pub fn scores(&mut self, framed: &[Framed], adapters: &[Adapter]) -> Result<Vec<Score>, EmbedError> {
+        let rows = run(&mut self.local, adapters, framed, false)?;
         let score = |(row, text): (Vec<f32>, &Framed)| Score { score: row[0], tokens: text.ids.len(), cut: text.cut };
-        Ok(rows.into_iter().zip(&framed).map(score).collect())
+        Ok(rows.into_iter().zip(framed).map(score).collect())
     }
 }
 

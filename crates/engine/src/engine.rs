@@ -158,7 +158,9 @@ impl<R: Runner> Engine<R> {
             waiting: options.waiting,
             waiting_tokens: options.waiting_tokens,
             // What guesses keeps the next token beside each position.
-            share: (options.prefix_cache && runner.shares()).then_some(usize::from(guesses)),
+            share: (options.prefix_cache && runner.checkpoints() != Some(0)).then_some(usize::from(guesses)),
+            window: runner.window().filter(|_| draft.is_none()),
+            checkpoints: runner.checkpoints(),
         };
         let scheduler = Scheduler::new(limits);
         Self {
@@ -343,6 +345,11 @@ impl<R: Runner> Engine<R> {
             Seq { start: part.row, len, length, pages: share.pages, slot: share.slot, adapters }
         });
         let seqs: Vec<Seq<'_>> = seqs.collect();
+        for share in &shares {
+            if let Some(checkpoint) = share.resume {
+                runner.restore(checkpoint, share.slot).map_err(StepError::Run)?;
+            }
+        }
         let (rows, vocab) = (outputs.len(), runner.vocab());
         let batch = Batch { tokens, positions, seqs: &seqs, outputs, ..Batch::default() };
         let logits = runner.run(&batch).map_err(StepError::Run)?;
@@ -400,7 +407,15 @@ impl<R: Runner> Engine<R> {
             }
             events.extend(reason.and_then(|reason| end(active, scheduler, part.id, reason)));
         }
-        if let Err(e) = self.speculate() {
+        let save = |part: &Part| {
+            let Some((slot, position, checkpoint)) = scheduler.checkpoint(part.id) else { return Ok(()) };
+            runner.save(slot, position, checkpoint).map_err(|e| {
+                scheduler.lose(checkpoint);
+                StepError::Run(e)
+            })
+        };
+        let saved = parts.iter().try_for_each(save);
+        if let Err(e) = saved.and_then(|()| self.speculate()) {
             // What is kept for guesses has a gap, so everything is computed again.
             for part in &self.parts {
                 if let Some(at) = find(&self.active, part.id) {
@@ -471,8 +486,9 @@ impl Active {
             if reason.is_some() {
                 stream.finish(piece);
             }
-            if self.stop.push(piece, &mut text) {
-                reason = Some(Reason::StopString);
+            self.stop.push(piece, &mut text);
+            if let Some(at) = self.stop.found() {
+                reason = Some(Reason::StopString(at));
             } else if reason.is_some() {
                 self.stop.finish(&mut text);
             }

@@ -3,12 +3,13 @@
 //! An [`Engine`] owns a [`Runner`] (a model with its cache). [`Engine::submit`] checks a [`Request`] and puts it in line;
 //! every [`Engine::step`] runs one batch over all requests that have a share in it, and returns [`Event`]s.
 //! The rest are its parts, each of which works and is tested alone: [`scheduler`] (who computes how many tokens),
-//! [`fair`] (whose turn it is),
+//! [`fair`] (whose turn it is), [`checkpoints`],
 //! [`pages`] (who holds which cache pages, and what they hold), [`sample`] (from logits to a token), [`stop`] (when it is over),
 //! [`rng`] (random numbers without state), [`text`] (tokens to text), [`local`] (a model's files made ready on this machine).
 //! Encoders need none of these but the last: [`embed`] makes vectors and scores of texts.
 #![forbid(unsafe_code)]
 
+pub mod checkpoints;
 mod constraint;
 pub mod embed;
 mod engine;

@@ -77,6 +77,9 @@ pub struct LoadOptions {
     pub stretch: bool,
     /// Sequences for which the cache has room, pages and slots.
     pub sequences: usize,
+    /// States of fixed size that are kept, so that later prompts which begin alike go on from there; 0: none. Nothing where
+    /// a model has only pages.
+    pub checkpoints: usize,
     /// Tokens in a step.
     pub step_tokens: usize,
     /// Result rows in a step.
@@ -105,6 +108,7 @@ impl Default for LoadOptions {
             context: None,
             stretch: false,
             sequences: 1,
+            checkpoints: 0,
             step_tokens: 512,
             outputs: 8,
             cache: CacheType::F16,
@@ -124,6 +128,7 @@ impl LoadOptions {
             context,
             pages: self.pages.unwrap_or(context.div_ceil(PAGE).saturating_mul(self.sequences)),
             slots: self.sequences,
+            checkpoints: self.checkpoints,
             cache: self.cache,
         }
     }
@@ -383,6 +388,11 @@ impl Local {
         &self.spec
     }
 
+    /// Whether any layer keeps a state of fixed size.
+    fn fixed(&self) -> bool {
+        self.spec.layers.iter().any(|l| l.mixer.ssm().is_some())
+    }
+
     /// The sizes it was made for.
     pub fn limits(&self) -> Limits {
         self.plan.limits()
@@ -402,9 +412,20 @@ impl Runner for Local {
     fn pages(&self) -> usize {
         self.plan.limits().pages
     }
+    fn window(&self) -> Option<usize> {
+        self.plan.window().filter(|_| self.guess.is_none())
+    }
     fn slots(&self) -> usize {
-        let fixed = self.spec.layers.iter().any(|l| l.mixer.ssm().is_some());
-        if fixed { self.plan.limits().slots } else { usize::MAX }
+        if self.fixed() { self.plan.limits().slots } else { usize::MAX }
+    }
+    fn checkpoints(&self) -> Option<usize> {
+        self.fixed().then(|| self.plan.limits().checkpoints)
+    }
+    fn save(&mut self, slot: u32, position: usize, checkpoint: u32) -> Result<(), RunError> {
+        Ok(self.plan.save(slot, position, checkpoint)?)
+    }
+    fn restore(&mut self, checkpoint: u32, slot: u32) -> Result<(), RunError> {
+        Ok(self.plan.restore(checkpoint, slot)?)
     }
     fn max_tokens(&self) -> usize {
         self.plan.limits().tokens

@@ -5,11 +5,12 @@
 //! that its last holder releases stays as it is until its memory is needed: of those that nobody holds, the one that was
 //! released first goes first.
 //!
-//! A name may contain the number of the page before it ([`Pages::name`]), which then stands for all that came before. That is
-//! sound as long as every table that holds a page holds the one before it: [`Pages::release`] lets go of the last page of a table first,
-//! so a page was always released before the one that its name contains, and goes before it.
+//! Each name has a number ([`Pages::number`]), and no other name ever has the same. So a name may contain the number of the one before it,
+//! which then stands for all that came before. [`Pages::release`] lets go of the last page of a table first, so that the end of
+//! such a chain goes before its beginning.
 
-use alula_device::PAGE;
+use crate::checkpoints::Checkpoints;
+use alula_device::{HOLE, PAGE};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use thiserror::Error;
@@ -42,15 +43,19 @@ pub struct Pages {
     holders: Vec<u32>,
     /// The name of each page that has one,
     names: Vec<Option<Arc<[u32]>>>,
+    /// the number of each name,
+    numbers: Vec<u64>,
     /// and the page of each name.
     named: HashMap<Arc<[u32]>, u32>,
     /// Free pages that have a name, by when they were released,
     idle: BTreeMap<u64, u32>,
     /// and when each of them was.
     since: Vec<u64>,
-    /// Counts releases.
+    /// Counts releases and names.
     clock: u64,
     evictions: u64,
+    /// Where sequences cannot go on from any page: those from which they can.
+    checkpoints: Option<Checkpoints>,
 }
 
 impl Pages {
@@ -61,12 +66,29 @@ impl Pages {
             free: (0..last).rev().collect(),
             holders: vec![0; last as usize],
             names: vec![None; last as usize],
+            numbers: vec![0; last as usize],
             named: HashMap::new(),
             idle: BTreeMap::new(),
             since: vec![0; last as usize],
             clock: 0,
             evictions: 0,
+            checkpoints: None,
         }
+    }
+
+    /// The same where sequences go on only from pages that have a checkpoint.
+    pub fn with_checkpoints(self, total: usize) -> Self {
+        Self { checkpoints: Some(Checkpoints::new(total)), ..self }
+    }
+
+    /// The checkpoints, where there are some.
+    pub fn checkpoints(&mut self) -> Option<&mut Checkpoints> {
+        self.checkpoints.as_mut()
+    }
+
+    /// Whether a sequence can go on behind `page`.
+    pub fn resumes(&self, page: u32) -> bool {
+        self.checkpoints.as_ref().is_none_or(|c| c.has(page))
     }
 
     /// All pages, held or not.
@@ -110,17 +132,19 @@ impl Pages {
         if let Some(name) = self.names[page as usize].take() {
             self.named.remove(&name);
         }
+        if let Some(checkpoints) = &mut self.checkpoints {
+            checkpoints.forget(page);
+        }
         Some(page)
     }
 
-    /// The page with this name, with one more holder: the caller puts it in a table that holds the page before it.
-    pub fn find(&mut self, name: &[u32]) -> Option<u32> {
-        let page = *self.named.get(name)?;
-        self.hold(page);
-        Some(page)
+    /// The page with this name.
+    pub fn find(&self, name: &[u32]) -> Option<u32> {
+        self.named.get(name).copied()
     }
 
-    fn hold(&mut self, page: u32) {
+    /// One more holder for `page`, which was found: the caller puts it in a table that holds the page before it.
+    pub fn hold(&mut self, page: u32) {
         let holders = &mut self.holders[page as usize];
         if *holders == 0 {
             self.idle.remove(&self.since[page as usize]);
@@ -136,13 +160,21 @@ impl Pages {
         assert!(self.holders[page as usize] > 0, "page {page} is free and cannot have a name");
         assert!(self.names[page as usize].is_none(), "page {page} has a name");
         if let Some(same) = self.find(name) {
+            self.hold(same);
             self.let_go(page);
             return same;
         }
+        self.clock += 1;
+        self.numbers[page as usize] = self.clock;
         let name: Arc<[u32]> = name.into();
         self.names[page as usize] = Some(Arc::clone(&name));
         self.named.insert(name, page);
         page
+    }
+
+    /// The number of the name of `page`, which has one; at least 1.
+    pub fn number(&self, page: u32) -> u64 {
+        self.numbers[page as usize]
     }
 
     /// One holder less for `page`.
@@ -164,11 +196,11 @@ impl Pages {
         }
     }
 
-    /// Empties `table`, and frees those of its pages that nobody else holds, the last first.
+    /// Empties `table`, and frees those of its pages that nobody else holds, the last first. Holes are nothing.
     ///
     /// Panics if a page is already free.
     pub fn release(&mut self, table: &mut Vec<u32>) {
-        for page in table.drain(..).rev() {
+        for page in table.drain(..).rev().filter(|page| *page != HOLE) {
             self.let_go(page);
         }
     }
@@ -222,6 +254,7 @@ mod tests {
         pages.release(&mut a);
         assert_eq!((pages.free(), pages.cached()), (3, 1));
         assert_eq!(pages.find(&[0, 8]), Some(1));
+        pages.hold(1);
         b.push(1);
         pages.release(&mut b);
         assert_eq!((pages.free(), pages.cached(), pages.evictions()), (4, 2, 0));
@@ -262,7 +295,7 @@ mod tests {
                         content.push(n % 3);
                         let page = tables[i][at];
                         memory[page as usize] = content.clone();
-                        let name = [before.map_or(0, |p| p + 1), (n % 3) as u32];
+                        let name = [before.map_or(0, |p| pages.number(p) as u32), (n % 3) as u32];
                         tables[i][at] = pages.name(page, &name);
                         prop_assert_eq!(&memory[tables[i][at] as usize], &content);
                     }
@@ -270,7 +303,10 @@ mod tests {
                     _ => {
                         pages.release(&mut tables[i]);
                         let (mut content, mut rest) = (Vec::new(), n);
-                        while let Some(page) = pages.find(&[tables[i].last().map_or(0, |p| p + 1), (rest % 3) as u32]) {
+                        loop {
+                            let before = tables[i].last().map_or(0, |p| pages.number(*p) as u32);
+                            let Some(page) = pages.find(&[before, (rest % 3) as u32]) else { break };
+                            pages.hold(page);
                             content.push(rest % 3);
                             prop_assert_eq!(&memory[page as usize], &content);
                             tables[i].push(page);
@@ -284,8 +320,9 @@ mod tests {
                     let holders = tables.iter().filter(|t| t.contains(&page)).count();
                     prop_assert_eq!(pages.holders[page as usize] as usize, holders);
                     // Whoever has a name has the page that it contains.
-                    let before = pages.names[page as usize].as_ref().and_then(|name| name[0].checked_sub(1));
-                    prop_assert!(before.is_none_or(|p| named(&pages, p)), "a chain has lost its beginning");
+                    let before = pages.names[page as usize].as_ref().map_or(0, |name| name[0]);
+                    let there = (0..12).any(|p| named(&pages, p) && pages.number(p) as u32 == before);
+                    prop_assert!(before == 0 || there, "a chain has lost its beginning");
                 }
             }
             for table in &mut tables {

@@ -21,14 +21,28 @@ pub trait Runner {
     }
     /// Cache pages, numbered from 0, of [`alula_device::PAGE`] positions each.
     fn pages(&self) -> usize;
+    /// Positions that a token sees at most, its own among them, if that is bounded for all layers: page tables may then have
+    /// [`alula_device::HOLE`] for pages before those.
+    fn window(&self) -> Option<usize> {
+        None
+    }
     /// Slots, numbered from 0: sequences that it can compute in turns, where it keeps more of them than pages.
     fn slots(&self) -> usize {
         usize::MAX
     }
-    /// Whether sequences may share pages: a sequence then begins behind positions that others have computed in pages
-    /// of its table. Not where anything else is kept of a sequence.
-    fn shares(&self) -> bool {
-        self.slots() == usize::MAX
+    /// Checkpoints, numbered from 0, where it keeps states of fixed size in its slots; `None` where all that it keeps of a sequence
+    /// is in pages. Then a sequence may begin behind positions that others have computed in pages of its table, and go on
+    /// from any position; otherwise only from where its slot stands.
+    fn checkpoints(&self) -> Option<usize> {
+        None
+    }
+    /// Keeps what a slot has at `position`, where its last run ended, in a checkpoint.
+    fn save(&mut self, _slot: u32, _position: usize, _checkpoint: u32) -> Result<(), RunError> {
+        Err("the model has no checkpoints".into())
+    }
+    /// Puts a slot where a checkpoint stands.
+    fn restore(&mut self, _checkpoint: u32, _slot: u32) -> Result<(), RunError> {
+        Err("the model has no checkpoints".into())
     }
     /// Rows that one step may have, at least 1.
     fn max_tokens(&self) -> usize;
@@ -71,11 +85,20 @@ impl<R: Runner + ?Sized> Runner for Box<R> {
     fn pages(&self) -> usize {
         (**self).pages()
     }
+    fn window(&self) -> Option<usize> {
+        (**self).window()
+    }
     fn slots(&self) -> usize {
         (**self).slots()
     }
-    fn shares(&self) -> bool {
-        (**self).shares()
+    fn checkpoints(&self) -> Option<usize> {
+        (**self).checkpoints()
+    }
+    fn save(&mut self, slot: u32, position: usize, checkpoint: u32) -> Result<(), RunError> {
+        (**self).save(slot, position, checkpoint)
+    }
+    fn restore(&mut self, checkpoint: u32, slot: u32) -> Result<(), RunError> {
+        (**self).restore(checkpoint, slot)
     }
     fn max_tokens(&self) -> usize {
         (**self).max_tokens()

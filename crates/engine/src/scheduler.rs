@@ -18,10 +18,12 @@
 //! 4. What is left then is for guesses, up to a number of rows: who computes its last known token may compute some that it is
 //!    expected to have next, if free pages hold them. Those that prove right are known and computed at once.
 //!
-//! **Pages are shared.** A full page that is computed gets a name ([`Pages::name`]): its tokens, the page before it, and for the
+//! **Pages are shared.** A full page that is computed gets a name ([`Pages::name`]): its tokens, the name before it, and for the
 //! first page of a sequence what else its content depends on ([`Ask::kind`]). Who joins, or computes a prompt, goes on behind the pages that
 //! hold its next tokens already, whoever computed them, but computes at least its last known token. Where a page depends on
-//! tokens that follow it, its name has these too ([`Limits::share`]).
+//! tokens that follow it, its name has these too ([`Limits::share`]). Where also states of fixed size are kept of a sequence, it goes
+//! on only behind pages that have a checkpoint of them. Shares then end where one is wanted: at the last page that a
+//! prompt fills before its last token, and at each [`STRIDE`] tokens.
 //!
 //! **Everyone finishes** within a priority while no higher one has requests, if groups are finite in number. Who is oldest is
 //! never preempted once it runs, gets a token in every step, and so finishes. While it waits, those who overtake it are of
@@ -29,9 +31,12 @@
 //! lifted above the least; so the counters of all other groups pass that of its own, and it is next. Then nobody overtakes it,
 //! those who run finish or give way, and it joins. So the oldest finishes, and then the next oldest is the oldest.
 
+mod entry;
+
 use crate::fair::Fair;
 use crate::pages::{Pages, pages_for};
 use alula_device::PAGE;
+use entry::Entry;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use thiserror::Error;
@@ -65,6 +70,10 @@ pub struct Limits {
     pub waiting_tokens: usize,
     /// Whether pages are shared, and on how many tokens after it a page depends.
     pub share: Option<usize>,
+    /// Positions that a token sees at most, its own among them. Pages before those are given back while a sequence runs.
+    pub window: Option<usize>,
+    /// Where states of fixed size are kept in the slots: how many checkpoints of them there are.
+    pub checkpoints: Option<usize>,
 }
 
 impl Default for Limits {
@@ -72,9 +81,14 @@ impl Default for Limits {
     fn default() -> Self {
         let most = usize::MAX;
         let (tokens, running, outputs, guesses) = (most, most, most, most);
-        Self { tokens, running, pages: 0, outputs, guesses, waiting: most, waiting_tokens: most, share: None }
+        let (share, window, checkpoints) = (None, None, None);
+        let (waiting, waiting_tokens) = (most, most);
+        Self { tokens, running, pages: 0, outputs, guesses, waiting, waiting_tokens, share, window, checkpoints }
     }
 }
+
+/// Checkpoints are at least so many tokens apart, but for those at the ends of prompts.
+pub const STRIDE: usize = 16 * PAGE;
 
 /// A sequence that asks to be computed.
 #[derive(Clone, Debug, Default)]
@@ -131,93 +145,6 @@ pub struct Counters {
     pub preemptions: u64,
 }
 
-/// One request in the line.
-#[derive(Debug)]
-struct Entry {
-    id: Id,
-    group: u64,
-    priority: i32,
-    kind: Vec<u32>,
-    /// The sequence so far.
-    tokens: Vec<u32>,
-    /// Of these, how many are in the cache.
-    computed: usize,
-    /// Of these, how many the step under way adds.
-    due: usize,
-    /// Tokens that are expected to come next.
-    guesses: usize,
-    /// Of these, how many the step under way computes.
-    tried: usize,
-    /// Tokens that were added since the step.
-    grown: usize,
-    /// Length that the sequence may reach.
-    longest: usize,
-    /// Covers all known tokens while it runs, empty while it waits.
-    table: Vec<u32>,
-    /// Of these pages, how many have names: the first ones.
-    named: usize,
-    /// Nobody else's while it runs.
-    slot: u32,
-    /// Prompt tokens that were in the cache when it first ran.
-    found: usize,
-    /// It has run before.
-    again: bool,
-}
-
-impl Entry {
-    fn rank(&self) -> (Reverse<i32>, Id) {
-        (Reverse(self.priority), self.id)
-    }
-
-    /// Known tokens that are neither computed nor due.
-    fn rest(&self) -> usize {
-        self.tokens.len() - self.computed - self.due
-    }
-
-    fn ends(&self) -> bool {
-        self.due > 0 && self.rest() == 0
-    }
-
-    /// Everything that is in the cache is void.
-    fn forget(&mut self, pages: &mut Pages) {
-        pages.release(&mut self.table);
-        (self.computed, self.due, self.guesses, self.tried, self.named, self.again) = (0, 0, 0, 0, 0, true);
-    }
-
-    /// The name of its page `at`, if it is known.
-    fn name<'a>(&self, at: usize, ahead: usize, name: &'a mut Vec<u32>) -> Option<&'a [u32]> {
-        let content = self.tokens.get(at * PAGE..(at + 1) * PAGE + ahead)?;
-        name.clear();
-        match at.checked_sub(1) {
-            Some(before) => name.push(self.table[before] + 1),
-            None => name.extend([0].iter().chain(&self.kind)),
-        }
-        name.extend(content);
-        Some(name)
-    }
-
-    /// Whether its next page could be another's: not if its last known token is in it.
-    fn seeks(&self) -> bool {
-        self.named == self.computed / PAGE && (self.named + 1) * PAGE < self.tokens.len()
-    }
-
-    /// Takes over computed pages of its next tokens; returns how many of these it need not compute.
-    fn find(&mut self, pages: &mut Pages, ahead: usize, name: &mut Vec<u32>) -> usize {
-        let was = self.computed;
-        while self.seeks() {
-            let at = self.named;
-            let Some(page) = self.name(at, ahead, name).and_then(|name| pages.find(name)) else { break };
-            match self.table.get_mut(at) {
-                Some(own) => pages.let_go(std::mem::replace(own, page)),
-                None => self.table.push(page),
-            }
-            self.named += 1;
-            self.computed = self.named * PAGE;
-        }
-        self.computed - was
-    }
-}
-
 /// Decides every step. Owns the sequences, the pages, the page tables and the slots.
 #[derive(Debug)]
 pub struct Scheduler {
@@ -253,10 +180,12 @@ pub struct Share<'a> {
     pub tried: usize,
     /// Whether this computes the last known token, so that its logits give the next one.
     pub ends: bool,
-    /// Page table; covers `0..start + len + tried`.
+    /// Page table; covers `0..start + len + tried`, with [`alula_device::HOLE`] for pages before the [window](Limits::window).
     pub pages: &'a [u32],
     /// Below [`Limits::running`], and of nobody else who runs. Its own from its first share on.
     pub slot: u32,
+    /// The checkpoint that its slot is to be put to before.
+    pub resume: Option<u32>,
 }
 
 /// A map from request to number of tokens, those of the highest priority first, then in order of arrival.
@@ -277,6 +206,7 @@ impl<'a> Step<'a> {
             ends: e.ends(),
             pages: &e.table,
             slot: e.slot,
+            resume: e.resume,
         })
     }
 }
@@ -289,7 +219,10 @@ impl Scheduler {
         let limits = Limits { tokens, running, outputs: limits.outputs.max(running), ..limits };
         Self {
             limits,
-            pages: Pages::new(limits.pages),
+            pages: match limits.checkpoints {
+                Some(total) => Pages::new(limits.pages).with_checkpoints(total),
+                None => Pages::new(limits.pages),
+            },
             slots: Vec::new(),
             running: Vec::new(),
             waiting: Vec::new(),
@@ -336,7 +269,10 @@ impl Scheduler {
             longest,
             table: Vec::new(),
             named: 0,
+            before: 0,
             slot: 0,
+            resume: None,
+            mark: 0,
             found: 0,
             again: false,
         });
@@ -348,6 +284,9 @@ impl Scheduler {
         let mut at = 0;
         while at < self.running.len() {
             let entry = &mut self.running[at];
+            if let Some(window) = self.limits.window {
+                entry.trim(&mut self.pages, window);
+            }
             let found = self.limits.share.map_or(0, |ahead| entry.find(&mut self.pages, ahead, &mut self.name));
             if !entry.again {
                 entry.found += found;
@@ -363,7 +302,7 @@ impl Scheduler {
             if (self.running.len() >= self.limits.running) || !self.join(at) {
                 // Who has just given way does not fit: it had fewer pages than it needs, and others took of them.
                 let lower = self.running.iter().rev().take_while(|e| e.priority < priority);
-                let (count, pages) = lower.fold((0, 0), |(n, pages), e| (n + 1, pages + e.table.len()));
+                let (count, pages) = lower.fold((0, 0), |(n, pages), e| (n + 1, pages + e.held()));
                 let wanted = pages_for(self.waiting[at].tokens.len()) + self.running.len() - count;
                 if count == 0 || self.pages.free() + pages < wanted {
                     break;
@@ -389,10 +328,11 @@ impl Scheduler {
         let wanted = pages_for(known) - entry.table.len() + self.running.len();
         if self.pages.free() < wanted || self.pages.cover(&mut entry.table, known).is_err() {
             self.pages.release(&mut entry.table);
-            (entry.computed, entry.named) = (0, 0);
+            (entry.computed, entry.named, entry.before, entry.resume) = (0, 0, 0, None);
             return false;
         }
         let mut entry = self.waiting.remove(at);
+        entry.mark = (known - 1) / PAGE * PAGE;
         entry.slot = self.slots.pop().unwrap_or(self.running.len() as u32);
         if !entry.again {
             entry.found = found;
@@ -420,11 +360,15 @@ impl Scheduler {
         // Gives as many tokens as there are, and returns what it gave.
         let mut give = |entry: &mut Entry, at: usize, left: usize, alone: bool| {
             let ahead = limits.share.filter(|_| !alone && entry.seeks());
-            let name = ahead.and_then(|ahead| entry.name(entry.named, ahead, name));
+            let name = ahead.and_then(|ahead| entry.name(entry.named, entry.before, ahead, name));
             if left == 0 || name.is_some_and(|name| *pages.entry(name.to_vec()).or_insert(at) != at) {
                 return 0;
             }
-            let more = entry.rest().min(left);
+            let most = match limits.share.and(limits.checkpoints) {
+                Some(_) => entry.stop(entry.computed) - entry.computed - entry.due,
+                None => usize::MAX,
+            };
+            let more = entry.rest().min(left).min(most);
             entry.due += more;
             more
         };
@@ -515,7 +459,7 @@ impl Scheduler {
         let tried = std::mem::take(&mut entry.tried);
         let right = std::mem::take(&mut entry.grown).saturating_sub(1).min(tried);
         entry.computed += std::mem::take(&mut entry.due) + right;
-        entry.guesses = 0;
+        (entry.guesses, entry.resume) = (0, None);
     }
 
     /// The pages of `id` that are computed in full may be shared. Their content must be as it will stay, and no other step use
@@ -525,9 +469,31 @@ impl Scheduler {
             return;
         };
         while (entry.named + 1) * PAGE <= entry.computed {
-            let Some(name) = entry.name(entry.named, ahead, &mut self.name) else { break };
-            entry.table[entry.named] = self.pages.name(entry.table[entry.named], name);
+            let Some(name) = entry.name(entry.named, entry.before, ahead, &mut self.name) else { break };
+            let page = self.pages.name(entry.table[entry.named], name);
+            entry.table[entry.named] = page;
+            entry.before = self.pages.number(page);
             entry.named += 1;
+        }
+    }
+
+    /// Where `id` stands after its step, a checkpoint may be wanted: its slot, its position, and the checkpoint that is to hold
+    /// them before anything else happens. Its pages must have been [shared](Scheduler::share).
+    pub fn checkpoint(&mut self, id: Id) -> Option<(u32, usize, u32)> {
+        let entry = self.running.iter().find(|e| e.id == id)?;
+        let at = entry.computed;
+        let wanted = at > 0 && (at == entry.mark || at.is_multiple_of(STRIDE)) && entry.named * PAGE == at;
+        let last = entry.named.checked_sub(1).map(|at| entry.table[at]);
+        let page = last.filter(|page| wanted && !self.pages.resumes(*page))?;
+        let needed = |number| self.running.iter().any(|e| e.resume == Some(number));
+        let number = self.pages.checkpoints()?.give(page, needed)?;
+        Some((entry.slot, at, number))
+    }
+
+    /// The states could not be kept in a checkpoint: it holds nothing.
+    pub fn lose(&mut self, checkpoint: u32) {
+        if let Some(checkpoints) = self.pages.checkpoints() {
+            checkpoints.lose(checkpoint);
         }
     }
 

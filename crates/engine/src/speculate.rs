@@ -69,10 +69,10 @@ pub enum DraftError {
 
 /// Whether `draft` can guess for `model` in sequences of up to `context` tokens.
 pub(crate) fn check(model: &impl Runner, draft: &impl Runner, context: usize) -> Result<(), DraftError> {
-    if !model.shares() || model.guesses() {
+    if model.checkpoints().is_some() || model.guesses() {
         return Err(DraftError::Model);
     }
-    if !draft.shares() || draft.regime(1) != draft.regime(context) {
+    if draft.checkpoints().is_some() || draft.regime(1) != draft.regime(context) {
         return Err(DraftError::States);
     }
     if draft.vocab() != model.vocab() {

@@ -62,7 +62,7 @@ impl Pattern {
 pub struct StopText {
     patterns: Vec<Pattern>,
     held: String,
-    found: bool,
+    found: Option<usize>,
 }
 
 impl StopText {
@@ -72,7 +72,7 @@ impl StopText {
             return Err(StopError::Empty(empty));
         }
         let patterns = stops.iter().map(|s| Pattern::new(s.as_ref())).collect();
-        Ok(Self { patterns, held: String::new(), found: false })
+        Ok(Self { patterns, held: String::new(), found: None })
     }
 
     /// Whether there is nothing to look for.
@@ -80,20 +80,27 @@ impl StopText {
         self.patterns.is_empty()
     }
 
+    /// Which stop string is complete, counted from 0.
+    pub fn found(&self) -> Option<usize> {
+        self.found
+    }
+
     /// Reads `piece` and appends to `out` what is certain to be before any stop string. True if a stop string is complete:
     /// then the text is over, and later pieces are ignored.
     pub fn push(&mut self, piece: &str, out: &mut String) -> bool {
-        if self.found {
+        if self.found.is_some() {
             return true;
         }
         let before = self.held.len();
         self.held.push_str(piece);
         for (i, byte) in piece.bytes().enumerate() {
-            let complete = self.patterns.iter_mut().filter_map(|p| p.ends_with(byte).then_some(p.bytes.len())).max();
-            if let Some(len) = complete {
+            // Of the same text twice, the first counts.
+            let complete = self.patterns.iter_mut().enumerate().rev();
+            let complete = complete.filter_map(|(at, p)| p.ends_with(byte).then_some((p.bytes.len(), at)));
+            if let Some((len, at)) = complete.max_by_key(|(len, _)| *len) {
                 out.push_str(&self.held[..before + i + 1 - len]);
                 self.held.clear();
-                self.found = true;
+                self.found = Some(at);
                 return true;
             }
         }
@@ -125,8 +132,8 @@ pub struct Limits {
 pub enum Reason {
     /// The model ended its text, or chose one of the request's stop tokens, or its [constraint](crate::Constraint) was complete.
     Stop,
-    /// A stop string was complete.
-    StopString,
+    /// This stop string was complete, counted from 0.
+    StopString(usize),
     /// As many tokens as asked for.
     Length,
     /// The sequence is as long as the context.

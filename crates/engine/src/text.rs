@@ -23,12 +23,18 @@ pub trait Stream: Send {
 pub struct Words {
     tokenizer: Arc<Tokenizer>,
     ends: Vec<u32>,
+    shown: Vec<u32>,
 }
 
 impl Words {
     /// `ends` end a text beside the tokenizer's own.
     pub fn new(tokenizer: Arc<Tokenizer>, ends: Vec<u32>) -> Self {
-        Self { tokenizer, ends }
+        Self { tokenizer, ends, shown: Vec::new() }
+    }
+
+    /// The same with the text of these special tokens: somebody reads it.
+    pub fn showing(self, shown: Vec<u32>) -> Self {
+        Self { shown, ..self }
     }
 }
 
@@ -38,23 +44,27 @@ impl Text for Words {
     }
 
     fn stream(self: Arc<Self>, prompt: &[u32]) -> Box<dyn Stream> {
-        let mut state = self.tokenizer.stream_state(true);
-        state.prime(&self.tokenizer, prompt);
-        Box::new(Continuation { tokenizer: Arc::clone(&self.tokenizer), state })
+        let state = self.tokenizer.stream_state(false);
+        let mut continuation = Continuation { words: self, state };
+        prompt.iter().for_each(|&token| continuation.push(token, &mut String::new()));
+        Box::new(continuation)
     }
 }
 
 struct Continuation {
-    tokenizer: Arc<Tokenizer>,
+    words: Arc<Words>,
     state: StreamState,
 }
 
 impl Stream for Continuation {
     fn push(&mut self, token: u32, out: &mut String) {
-        out.push_str(&self.state.push(&self.tokenizer, token));
+        let Words { tokenizer, shown, .. } = &*self.words;
+        if !tokenizer.is_special(token) || shown.contains(&token) {
+            out.push_str(&self.state.push(tokenizer, token));
+        }
     }
 
     fn finish(&mut self, out: &mut String) {
-        out.push_str(&self.state.finish(&self.tokenizer));
+        out.push_str(&self.state.finish(&self.words.tokenizer));
     }
 }

@@ -63,6 +63,14 @@ impl Fixed {
         copies.checked_mul(len)?.checked_mul(4)
     }
 
+    /// Makes the copy `to` what the copy `from` is.
+    ///
+    /// Panics if there are not so many copies.
+    pub fn copy(&mut self, from: usize, to: usize) {
+        let len = self.len;
+        self.floats.floats_mut().copy_within(from * len..(from + 1) * len, to * len);
+    }
+
     /// The state for these runs.
     pub(crate) fn open<'a>(&'a mut self, runs: &'a Runs) -> Open<'a> {
         Open { len: self.len, floats: Shared::new(self.floats.floats_mut()), runs }

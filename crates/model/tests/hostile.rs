@@ -20,7 +20,8 @@ fn count() -> usize {
 /// Loads the weights and runs three tokens, where the model lets us.
 fn exercise(model: Result<Model, ModelError>) -> Result<(), String> {
     let model = model.map_err(|e| e.to_string())?;
-    let limits = Limits { tokens: 4, outputs: 4, context: 64, pages: 1, slots: 1, cache: CacheType::F32 };
+    let limits =
+        Limits { tokens: 4, outputs: 4, context: 64, pages: 1, slots: 1, checkpoints: 0, cache: CacheType::F32 };
     let device = CpuDevice::new(Cpu::from_env().map_err(|e| e.to_string())?, 1);
     let mut plan =
         device.compile(model.graph(), model.weights(), limits, None, &mut |_, _| ()).map_err(|e| e.to_string())?;

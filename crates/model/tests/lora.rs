@@ -87,6 +87,7 @@ fn plan(model: &Model, cpu: Cpu, threads: usize) -> Box<dyn Plan> {
         context: CONTEXT,
         pages: 4 * CONTEXT / PAGE,
         slots: 4,
+        checkpoints: 0,
         cache: CacheType::F32,
     };
     CpuDevice::new(cpu, threads).compile(model.graph(), model.weights(), limits, None, &mut |_, _| ()).unwrap()

@@ -204,7 +204,8 @@ fn exercise(path: &Path, model: &str, merge: bool) -> Result<(), String> {
     let (adapter, model) = (Adapter::open(path).map_err(text)?, base(model));
     let model = if merge { model.merged(&[(adapter, 0.5)]) } else { model.with_adapters(vec![adapter]) };
     let model = model.map_err(text)?;
-    let limits = Limits { tokens: 4, outputs: 4, context: 64, pages: 1, slots: 1, cache: CacheType::F32 };
+    let limits =
+        Limits { tokens: 4, outputs: 4, context: 64, pages: 1, slots: 1, checkpoints: 0, cache: CacheType::F32 };
     let device = CpuDevice::new(Cpu::from_env().map_err(|e| e.to_string())?, 1);
     let plan = device.compile(model.graph(), model.weights(), limits, None, &mut |_, _| ());
     let mut plan = plan.map_err(|e| e.to_string())?;

@@ -69,6 +69,7 @@ impl Runner {
             context: CONTEXT,
             pages: 2 * CONTEXT / PAGE,
             slots: 2,
+            checkpoints: 0,
             cache: CacheType::F32,
         };
         let device = CpuDevice::new(cpu, threads);

@@ -5,6 +5,7 @@
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::strict::Strict;
 use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -138,7 +139,7 @@ where
     T: DeserializeOwned,
     D: serde::Deserializer<'de, Error = serde_json::Error>,
 {
-    serde_path_to_error::deserialize(from).map_err(|e| {
+    serde_path_to_error::deserialize(Strict(from)).map_err(|e| {
         let steps = e.path().iter().filter_map(|s| match s {
             serde_path_to_error::Segment::Seq { index } => Some(Step::At(*index)),
             serde_path_to_error::Segment::Map { key } => Some(Step::Key(key.clone())),
@@ -212,12 +213,32 @@ impl Misfit {
             let name = join(&self.path, name);
             return ApiError::field(&name, format!("the field `{name}` is missing")).code("missing_field");
         }
-        let path = join(&self.path, "");
+        let twice = inner.strip_prefix("duplicate field `").and_then(|rest| rest.strip_suffix('`'));
+        if let Some(name) = twice {
+            let name = clip(&join(&self.path, name));
+            return ApiError::field(&name, format!("the field `{name}` is there twice"));
+        }
+        let path = clip(&join(&self.path, ""));
+        let what = clip(&plain(inner));
         match path.is_empty() {
-            true => ApiError::invalid(format!("the body is wrong: {}", clip(inner))),
-            false => ApiError::field(clip(&path), format!("`{}`: {}", clip(&path), clip(inner))),
+            true => ApiError::invalid(format!("the body is wrong: {what}")),
+            false => ApiError::field(&path, format!("`{path}`: {what}")),
         }
     }
+}
+
+/// What serde says, without Rust's names of types.
+fn plain(text: &str) -> String {
+    let Some((have, want)) = text.rsplit_once(", expected ") else { return text.to_owned() };
+    let want = match want {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a sequence" => "an array",
+        "a map" => "an object",
+        want => want.strip_prefix("struct ").map_or(want, |_| "an object"),
+    };
+    format!("{have}, expected {want}")
 }
 
 #[cfg(test)]
@@ -249,6 +270,10 @@ mod tests {
         assert_eq!(refused(r#"{"list":[{"n":1},{"n":2,"x":3}]}"#).0.unwrap(), "list[1].x");
         assert_eq!(refused(r#"{"list":[],"naem":3}"#).0.unwrap(), "naem");
         assert_eq!(refused(r#"{"list":[{}]}"#).0.unwrap(), "list[0].n");
+        assert_eq!(refused(r#"{"list":[],"list":[]}"#).0.unwrap(), "list");
+        let (param, what) = refused(r#"{"list":[{"n":-1}]}"#);
+        assert_eq!(param.unwrap(), "list[0].n");
+        assert!(what.ends_with("expected a whole number, 0 or more"), "{what}");
         assert_eq!(refused(r#"{"name":"a"}"#).0.unwrap(), "list");
         let (param, message) = refused(r#"{"list":[{"n":-1}]}"#);
         assert_eq!(param.unwrap(), "list[0].n");
@@ -256,7 +281,10 @@ mod tests {
         assert!(refused("{").1.contains("line 1"));
         assert!(refused("\u{ff}").1.contains("not valid JSON"));
         assert!(parse::<Outer>(b"{\"list\":\xff}", false).unwrap_err().message.contains("not valid JSON"));
-        assert!(refused(&"[".repeat(100_000)).1.contains("not valid JSON"));
+        assert!(refused(&"{\"list\":[{\"n\":".repeat(100_000)).1.contains("list[0].n"));
+        assert!(refused("[[],\"b\"]").1.contains("expected an object"));
+        assert_eq!(refused("{\"list\":[[1]]}").0.unwrap(), "list[0]");
+        assert_eq!(refused("{\"list\":[3]}").1, "`list[0]`: invalid type: integer `3`, expected an object");
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl Default for Config {
             lenient: false,
             max_body: 8 << 20,
             body_timeout: Duration::from_secs(30),
-            header_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(30),
             max_header: 64 << 10,
             write_timeout: Duration::from_secs(30),
             max_connections: 1024,

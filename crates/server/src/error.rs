@@ -4,14 +4,13 @@
 //! other dialects rewrite it at their door.
 
 use alula_engine::RequestError;
+use alula_engine::sample::ArgumentError;
+use alula_engine::stop::StopError;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use std::time::Duration;
 use utoipa::ToSchema;
-
-/// When to come back to a queue that is full.
-const QUEUE_WAIT: Duration = Duration::from_secs(2);
 
 /// A request that got no answer, or an answer that broke off.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -136,8 +135,14 @@ impl From<RequestError> for ApiError {
     fn from(e: RequestError) -> Self {
         let message = e.to_string();
         match e {
-            RequestError::Full { .. } => ApiError::busy(message, QUEUE_WAIT),
             RequestError::PromptTooLong { .. } => ApiError::field("messages", message).code("context_length_exceeded"),
+            RequestError::Full { .. } => ApiError::busy(message, Duration::from_secs(1)),
+            RequestError::PromptToken { .. } | RequestError::EmptyPrompt => ApiError::field("prompt", message),
+            RequestError::Sampling(ArgumentError::Range { name, .. }) => ApiError::field(name, message),
+            RequestError::Sampling(ArgumentError::BiasToken { id, .. } | ArgumentError::BiasValue { id, .. }) => {
+                ApiError::field(format!("logit_bias.{id}"), message)
+            }
+            RequestError::Stop(StopError::Token { .. }) => ApiError::field("stop_token_ids", message),
             _ => ApiError::invalid(message),
         }
     }

@@ -1,10 +1,11 @@
 //! From a job to what the model writes, whatever dialect asked for it.
 
 use crate::caller::Caller;
+use crate::dialogue::Held;
 use crate::error::ApiError;
 use crate::models::{Found, Writer};
 use crate::worker::Output;
-use alula_engine::{Logprobs, Reason, Request, Usage};
+use alula_engine::{Constraint, Logprobs, Reason, Request, Usage};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -19,6 +20,8 @@ pub struct Job {
     pub choices: usize,
     /// How long it may take.
     pub timeout: Duration,
+    /// What the answers are held to.
+    pub constraint: Option<alula_constrain::Constraint>,
 }
 
 /// A part of an answer.
@@ -54,7 +57,7 @@ pub type Answers = BoxStream<'static, Result<Delta, ApiError>>;
 /// # Errors
 /// The engine refuses it, or the caller has used what its key allows.
 pub async fn start(caller: &Caller, found: &Found, writer: &Writer, job: Job) -> Result<Answers, ApiError> {
-    let Job { mut request, choices, timeout } = job;
+    let Job { mut request, choices, timeout, constraint } = job;
     request.adapters.extend(&found.adapters);
     (request.group, request.priority) = (caller.group(), caller.priority());
     let prompt = request.prompt.len();
@@ -68,7 +71,7 @@ pub async fn start(caller: &Caller, found: &Found, writer: &Writer, job: Job) ->
     for choice in 0..choices {
         let mut one = request.clone();
         one.sampling.seed = one.sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
-        let outputs = writer.worker.submit(one).await.inspect_err(|e| {
+        let outputs = writer.worker.submit(one, constraint.as_ref().map(held)).await.inspect_err(|e| {
             caller.refund(prompt);
             caller.refused(&found.name, e);
         })?;
@@ -79,6 +82,10 @@ pub async fn start(caller: &Caller, found: &Found, writer: &Writer, job: Job) ->
     let mut follow = caller.follow(&found.name, prompt, choices, text);
     let answers = stream::select_all(parts).inspect(move |delta| follow.see(delta));
     Ok(answers.map(move |delta| (delta, &model).0).boxed())
+}
+
+fn held(constraint: &alula_constrain::Constraint) -> Box<dyn Constraint> {
+    Box::new(Held::new(constraint))
 }
 
 /// One answer.
@@ -96,6 +103,10 @@ fn answer(
             }
             Ok(Some(Output::End { reason: Reason::Failed(e), .. })) => {
                 Some((Err(ApiError::internal(e.to_string())), None))
+            }
+            Ok(Some(Output::End { reason: Reason::Constraint(why), .. })) => {
+                let what = format!("the answer cannot be held to its grammar: {why}");
+                Some((Err(ApiError::internal(what).code("constraint_failed")), None))
             }
             Ok(Some(Output::End { reason, usage })) => Some((Ok(Delta::End { choice, reason, usage }), None)),
             Ok(Some(Output::Failed(why))) => Some((Err(ApiError::unavailable(why)), None)),
@@ -131,13 +142,18 @@ pub fn name(prefix: &str) -> Result<String, ApiError> {
 pub struct Total {
     /// Tokens of the prompt, counted once.
     pub prompt: usize,
+    /// Of them, those that were computed for an earlier request.
+    pub cached: usize,
     /// Tokens of all answers.
     pub generated: usize,
+    /// Of them, those of reasoning.
+    pub reasoning: usize,
 }
 
 impl Total {
     /// With one more.
     pub fn add(&mut self, usage: &Usage) {
+        self.cached = if self.prompt == 0 { usage.cached } else { self.cached.min(usage.cached) };
         self.prompt = usage.prompt;
         self.generated += usage.generated;
     }

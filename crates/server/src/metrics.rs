@@ -4,14 +4,13 @@
 //! when somebody asks. Everything of a model is written twice: as `alula_*`, and under the name that vLLM gives it, which is
 //! what the Kubernetes Gateway API inference extension, llm-d and existing dashboards look for.
 
-mod text;
+pub mod text;
 
 use alula_engine::{Load, Reason, Usage};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
-pub use text::metrics;
 
 /// Seconds to the first token; vLLM's buckets.
 const FIRST: &[f64] = &[
@@ -73,7 +72,7 @@ pub(crate) const REASONS: [&str; 4] = ["stop", "length", "abort", "error"];
 
 pub(crate) fn reason_name(reason: &Reason) -> &'static str {
     match reason {
-        Reason::Stop | Reason::StopString => "stop",
+        Reason::Stop | Reason::StopString(_) => "stop",
         Reason::Length | Reason::Context => "length",
         Reason::Cancelled => "abort",
         Reason::Failed(_) | Reason::Constraint(_) => "error",
@@ -183,12 +182,14 @@ impl EngineStats {
     }
 }
 
+/// By route and status: how many, and for how many seconds together.
+type Requests = BTreeMap<(&'static str, u16), (u64, f64)>;
+
 /// Everything that the server counts.
 #[derive(Debug)]
 pub struct Metrics {
     models: Mutex<BTreeMap<String, Arc<ModelStats>>>,
-    /// By route and status: how many, and for how many seconds together.
-    requests: Mutex<BTreeMap<(&'static str, u16), (u64, f64)>>,
+    requests: Mutex<Requests>,
     /// Seconds since 1970.
     began: f64,
 }

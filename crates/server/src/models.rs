@@ -1,15 +1,20 @@
 //! The models that a server has: found by name, loaded when they are needed, let go when nobody needs them.
 
+use crate::app::App;
 use crate::error::ApiError;
 use crate::worker::Worker;
+use alula_constrain::Vocabulary;
+use alula_dialog::Format;
 use alula_engine::Adapter;
 use alula_engine::embed::{Embedder, Ranker};
 use alula_engine::speech::Speech;
 use alula_tokenizer::Tokenizer;
-use std::sync::Arc;
+use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
+use utoipa::ToSchema;
 
 /// Why a model is not there.
 pub type LoadError = Box<dyn std::error::Error + Send + Sync>;
@@ -33,8 +38,21 @@ pub struct Facts {
     pub quantization: String,
     /// `gguf` or `safetensors`.
     pub format: String,
-    /// Whether it writes text.
-    pub writes: bool,
+    /// What it is for.
+    pub task: Task,
+}
+
+/// What a model is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Task {
+    /// Writing text.
+    #[default]
+    Generate,
+    /// Making vectors of texts.
+    Embed,
+    /// Scoring documents.
+    Rerank,
 }
 
 /// A model that is loaded.
@@ -63,6 +81,40 @@ pub struct Writer {
     pub speech: Speech,
     /// Tokens of a sequence at most.
     pub context: usize,
+    /// How it writes calls and reasoning.
+    pub format: Format,
+    /// Tokens that end its text.
+    ends: Vec<u32>,
+    /// Its tokens as grammars see them, made when somebody first asks for a grammar.
+    vocabulary: OnceLock<Result<Vocabulary, alula_constrain::Error>>,
+}
+
+impl Writer {
+    /// What writes text. `ends` end a text beside the tokenizer's own.
+    pub fn new(worker: Worker, speech: Speech, context: usize, tokenizer: &Tokenizer, ends: &[u32]) -> Writer {
+        let format = Format::of(speech.source());
+        let ends = tokenizer.end_ids().iter().chain(ends).copied().collect();
+        Writer { worker, speech, context, format, ends, vocabulary: OnceLock::new() }
+    }
+
+    /// Whether it may write text for itself before it answers.
+    pub fn reasons(&self) -> bool {
+        self.format.thinking.is_some() || self.format.family == alula_dialog::Family::Harmony
+    }
+
+    /// The special tokens whose text a template's format reads.
+    pub fn shown(speech: &Speech, tokenizer: &Tokenizer) -> Vec<u32> {
+        let markers = Format::of(speech.source()).markers();
+        markers.into_iter().filter_map(|mark| tokenizer.id(mark)).filter(|&id| tokenizer.is_special(id)).collect()
+    }
+
+    /// Its tokens as grammars see them. The first time takes long.
+    ///
+    /// # Errors
+    /// No grammar can be walked with them.
+    pub fn vocabulary(&self, tokenizer: &Tokenizer) -> Result<&Vocabulary, alula_constrain::Error> {
+        self.vocabulary.get_or_init(|| Vocabulary::new(tokenizer, &self.ends)).as_ref().map_err(Clone::clone)
+    }
 }
 
 impl Model {
@@ -92,15 +144,33 @@ pub struct Entry {
     /// What is known of it.
     pub facts: Facts,
     load: Arc<Load>,
-    slot: Mutex<Option<Arc<Model>>>,
+    slot: std::sync::Mutex<Option<Arc<Model>>>,
+    /// Held while it is loaded.
+    loading: Mutex<()>,
     /// Milliseconds since the registry was made.
     used: AtomicU64,
+    /// What will let go of it later.
+    timer: std::sync::Mutex<Option<tokio::task::AbortHandle>>,
 }
 
 impl Entry {
     /// A model that is not loaded.
     pub fn new(name: String, adapters: Vec<(String, f32)>, facts: Facts, load: Load) -> Entry {
-        Entry { name, adapters, facts, load: Arc::new(load), slot: Mutex::new(None), used: AtomicU64::new(0) }
+        Entry {
+            name,
+            adapters,
+            facts,
+            load: Arc::new(load),
+            slot: std::sync::Mutex::default(),
+            loading: Mutex::new(()),
+            used: AtomicU64::new(0),
+            timer: std::sync::Mutex::new(None),
+        }
+    }
+
+    /// The model, if it is loaded. Nobody waits while it is locked.
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Arc<Model>>> {
+        self.slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -193,13 +263,43 @@ impl Models {
 
     /// Whether it is loaded.
     pub fn loaded(&self, entry: &Entry) -> bool {
-        // Who holds the lock is loading it.
-        entry.slot.try_lock().is_ok_and(|slot| slot.is_some())
+        entry.slot().is_some()
     }
 
-    /// The model, if it is loaded and nobody loads or lets go of it.
+    /// The model of an entry if it is loaded.
     pub fn peek(&self, entry: &Entry) -> Option<Arc<Model>> {
-        entry.slot.try_lock().ok()?.clone()
+        entry.slot().as_ref().map(Arc::clone)
+    }
+
+    /// When a request last named it, since the registry was made.
+    pub fn used(&self, entry: &Entry) -> Duration {
+        Duration::from_millis(entry.used.load(Ordering::Relaxed))
+    }
+
+    /// Lets go of a model after a while, when nobody has it, unless somebody names it after the time `since`, which is as
+    /// [`Models::used`] says it. What was said before of the same model does not hold any more.
+    pub fn release_later(app: &Arc<App>, name: &str, since: Duration, wait: Duration) {
+        let (Ok(runtime), Ok((entry, _))) = (tokio::runtime::Handle::try_current(), app.models.entry(Some(name)))
+        else {
+            return;
+        };
+        let (of, name) = (Arc::downgrade(app), name.to_owned());
+        let task = runtime.spawn(async move {
+            tokio::time::sleep(wait).await;
+            while let Some(app) = of.upgrade() {
+                let Ok((entry, _)) = app.models.entry(Some(&name)) else { return };
+                let over = app.models.used(entry) > since || !app.models.loaded(entry);
+                if over || idle(entry) && unload(entry) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        if let Ok(mut timer) = entry.timer.lock()
+            && let Some(old) = timer.replace(task.abort_handle())
+        {
+            old.abort();
+        }
     }
 
     /// Loads a model unless it is there.
@@ -208,10 +308,14 @@ impl Models {
     /// It cannot be loaded.
     pub async fn ready(&self, entry: &Entry) -> Result<Arc<Model>, ApiError> {
         let now = || u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let mut slot = entry.slot.lock().await;
         entry.used.store(now(), Ordering::Relaxed);
-        if let Some(model) = &*slot {
-            return Ok(Arc::clone(model));
+        let there = || entry.slot().as_ref().map(Arc::clone);
+        if let Some(model) = there() {
+            return Ok(model);
+        }
+        let _loading = entry.loading.lock().await;
+        if let Some(model) = there() {
+            return Ok(model);
         }
         let _door = self.door.lock().await;
         self.make_room(entry);
@@ -221,7 +325,7 @@ impl Models {
         let model =
             loaded.map_err(|e| ApiError::internal(format!("the model `{}` cannot be loaded: {e}", entry.name)))?;
         entry.used.store(now(), Ordering::Relaxed);
-        Ok(Arc::clone(slot.insert(Arc::new(model))))
+        Ok(Arc::clone(entry.slot().insert(Arc::new(model))))
     }
 
     /// Lets go of those that were not used for longest until there is room for one more.
@@ -254,9 +358,7 @@ impl Models {
     /// Ends every answer that is under way, and says why.
     pub fn stop(&self, why: &str) {
         for entry in &self.entries {
-            if let Ok(slot) = entry.slot.try_lock()
-                && let Some(Kind::Writer(writer)) = slot.as_ref().map(|m| &m.kind)
-            {
+            if let Some(Kind::Writer(writer)) = entry.slot().as_ref().map(|m| &m.kind) {
                 writer.worker.stop(why);
             }
         }
@@ -264,21 +366,18 @@ impl Models {
 
     /// Whether every model that is loaded can take requests.
     pub fn healthy(&self) -> bool {
-        self.entries.iter().all(|e| match e.slot.try_lock() {
-            Ok(slot) => match slot.as_ref().map(|m| &m.kind) {
-                Some(Kind::Writer(writer)) => writer.worker.alive(),
-                _ => true,
-            },
-            Err(_) => true,
+        self.entries.iter().all(|e| match e.slot().as_ref().map(|m| &m.kind) {
+            Some(Kind::Writer(writer)) => writer.worker.alive(),
+            _ => true,
         })
     }
 }
 
 /// Whether it is loaded and nobody has it.
 fn idle(entry: &Entry) -> bool {
-    entry.slot.try_lock().is_ok_and(|slot| slot.as_ref().is_some_and(|m| Arc::strong_count(m) == 1))
+    entry.slot().as_ref().is_some_and(|m| Arc::strong_count(m) == 1)
 }
 
 fn unload(entry: &Entry) -> bool {
-    entry.slot.try_lock().is_ok_and(|mut slot| slot.take().is_some())
+    entry.slot().take().is_some()
 }

@@ -2,12 +2,11 @@
 
 use crate::app::App;
 use crate::body::Json;
+use crate::dialogue::{self, Talk};
 use crate::error::ApiError;
-use crate::openai::chat;
 use crate::openai::messages::{Message, for_template};
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
-use serde_json::Map;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
@@ -47,6 +46,13 @@ pub struct TokenizeResponse {
 ///
 /// # Errors
 /// There is no text, or the model is not there.
+#[utoipa::path(
+    post,
+    path = "/tokenize",
+    tag = "Tokens",
+    request_body = TokenizeRequest,
+    responses((status = 200, description = "Its tokens", body = TokenizeResponse))
+)]
 pub async fn tokenize(
     State(app): State<Arc<App>>,
     body: Json<TokenizeRequest>,
@@ -63,7 +69,8 @@ pub async fn tokenize(
         }
         (None, Some(messages)) => {
             let developer = found.model.writer(&found.name)?.speech.source().contains("developer");
-            chat::prompt(&found, for_template(messages, developer)?, None, Map::new()).await?
+            let talk = Talk { messages: for_template(messages, developer)?, ..Talk::default() };
+            dialogue::prompt(&found, talk).await?
         }
         (None, None) => return Err(ApiError::field("prompt", "give `prompt` or `messages`")),
         (Some(_), Some(_)) => return Err(ApiError::field("messages", "give `prompt` or `messages`, not both")),
@@ -94,6 +101,13 @@ pub struct DetokenizeResponse {
 ///
 /// # Errors
 /// An id is not in the vocabulary, or the model is not there.
+#[utoipa::path(
+    post,
+    path = "/detokenize",
+    tag = "Tokens",
+    request_body = DetokenizeRequest,
+    responses((status = 200, description = "Their text", body = DetokenizeResponse))
+)]
 pub async fn detokenize(
     State(app): State<Arc<App>>,
     body: Json<DetokenizeRequest>,

@@ -5,7 +5,7 @@
 
 use crate::error::ApiError;
 use crate::metrics::EngineStats;
-use alula_engine::{Engine, Event, Id, Logprobs, Reason, Request, RequestError, Runner, Usage};
+use alula_engine::{Constraint, Engine, Event, Id, Load, Logprobs, Reason, Request, RequestError, Runner, Usage};
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -40,9 +40,12 @@ pub enum Output {
 enum Command {
     Submit {
         request: Box<Request>,
+        constraint: Option<Box<dyn Constraint>>,
         outputs: mpsc::UnboundedSender<Output>,
         reply: oneshot::Sender<Result<(), RequestError>>,
     },
+    /// Says what the engine is doing.
+    Load(oneshot::Sender<Load>),
     /// Ends everything that is under way.
     Stop(String),
 }
@@ -95,13 +98,30 @@ impl Worker {
     ///
     /// # Errors
     /// The engine refuses it, or is no more.
-    pub async fn submit(&self, request: Request) -> Result<mpsc::UnboundedReceiver<Output>, ApiError> {
+    pub async fn submit(
+        &self,
+        request: Request,
+        constraint: Option<Box<dyn Constraint>>,
+    ) -> Result<mpsc::UnboundedReceiver<Output>, ApiError> {
         let (outputs, inbox) = mpsc::unbounded_channel();
         let (reply, answer) = oneshot::channel();
         let dead = || ApiError::unavailable(DEAD);
-        self.commands.send(Command::Submit { request: Box::new(request), outputs, reply }).map_err(|_| dead())?;
+        self.commands
+            .send(Command::Submit { request: Box::new(request), constraint, outputs, reply })
+            .map_err(|_| dead())?;
         answer.await.map_err(|_| dead())??;
         Ok(inbox)
+    }
+
+    /// What the engine is doing, between two steps.
+    ///
+    /// # Errors
+    /// The engine is no more.
+    pub async fn load(&self) -> Result<Load, ApiError> {
+        let (reply, answer) = oneshot::channel();
+        let dead = || ApiError::unavailable(DEAD);
+        self.commands.send(Command::Load(reply)).map_err(|_| dead())?;
+        answer.await.map_err(|_| dead())
     }
 
     /// Ends everything that is under way with an error that says why.
@@ -155,13 +175,19 @@ impl<R: Runner> Desk<R> {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Submit { request, outputs, reply } => {
-                let result = self.engine.submit(*request).map(|id| {
+            Command::Submit { request, constraint, outputs, reply } => {
+                let result = match constraint {
+                    Some(constraint) => self.engine.submit_constrained(*request, constraint),
+                    None => self.engine.submit(*request),
+                };
+                let result = result.map(|id| {
                     self.open.insert(id, Open { outputs, last: None });
                 });
                 // Who no longer waits for the answer has dropped the outputs too.
                 _ = reply.send(result);
             }
+            // Who no longer waits needs no answer.
+            Command::Load(reply) => _ = reply.send(self.engine.load()),
             Command::Stop(why) => self.close(&why),
         }
     }

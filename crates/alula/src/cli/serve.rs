@@ -90,6 +90,13 @@ pub struct Serve {
     /// machine's
     #[arg(long, env = "ALULA_CACHE_MEMORY", value_name = "BYTES", value_parser = bytes)]
     pub cache_memory: Option<u64>,
+    /// Guess up to so many tokens by looking for what was written last in the text before it: the same text in fewer steps
+    /// where answers repeat their prompts
+    #[arg(long, env = "ALULA_LOOKUP", value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=64))]
+    pub lookup: u16,
+    /// Guess tokens by this smaller model of the same vocabulary: the same text in fewer steps
+    #[arg(long, env = "ALULA_DRAFT", value_name = "MODEL")]
+    pub draft: Option<String>,
     /// Models that are loaded at a time at most; those that were not used for longest are let go
     #[arg(long, env = "ALULA_MAX_LOADED", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub max_loaded: Option<u16>,
@@ -109,7 +116,7 @@ pub struct Serve {
     #[arg(long, env = "ALULA_MAX_HEADER", value_name = "BYTES", default_value = "64KiB", value_parser = bytes)]
     pub max_header: u64,
     /// Time for a head to arrive, and for a TLS handshake
-    #[arg(long, env = "ALULA_HEADER_TIMEOUT", value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    #[arg(long, env = "ALULA_HEADER_TIMEOUT", value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub header_timeout: Duration,
     /// Time that a client may leave what it is sent unread
     #[arg(long, env = "ALULA_WRITE_TIMEOUT", value_name = "SECONDS", default_value = "30", value_parser = seconds)]

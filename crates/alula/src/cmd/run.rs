@@ -138,7 +138,7 @@ pub fn run(a: Run) -> Result<(), Fail> {
 /// Why it ended, in OpenAI's words.
 pub fn finish(reason: Reason) -> Result<&'static str, Fail> {
     match reason {
-        Reason::Stop | Reason::StopString => Ok("stop"),
+        Reason::Stop | Reason::StopString(_) => Ok("stop"),
         Reason::Length | Reason::Context => Ok("length"),
         Reason::Cancelled => Ok("cancelled"),
         Reason::Failed(e) => Err(e.into()),

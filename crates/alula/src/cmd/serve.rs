@@ -8,10 +8,10 @@ use alula_device::{CpuDevice, Device, PAGE};
 use alula_engine::embed::{self, Embedder, Ranker, Recipe};
 use alula_engine::local::{LoadOptions, Package, Words, usual_context};
 use alula_engine::speech::Speech;
-use alula_engine::{Engine, Options};
+use alula_engine::{Engine, Options, Speculation};
 use alula_model::Head;
 use alula_server::log::LogConfig;
-use alula_server::models::{Entry, Facts, Kind, Model, Models, Writer};
+use alula_server::models::{Entry, Facts, Kind, Model, Models, Task, Writer};
 use alula_server::tls::TlsConfig;
 use alula_server::worker::Worker;
 use alula_server::{App, Config, Server};
@@ -22,6 +22,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Tokens in a step.
 const STEP: usize = 512;
+/// Rows of a step with guesses.
+const GUESSES: usize = 16;
 
 /// `alula serve [[NAME=]MODEL…]`.
 pub fn serve(a: Box<Serve>) -> Result<(), Fail> {
@@ -159,7 +161,7 @@ fn entry(name: String, place: Place, a: &Arc<Serve>) -> Result<Entry, Fail> {
         architecture: package.model.arch().to_owned(),
         quantization: header.types().first().map(|t| t.name.clone()).unwrap_or_default(),
         format: header.format(),
-        writes: spec.head == Head::Vocabulary,
+        task: task(&package),
     };
     let adapters = adapters.names().map(|(name, scale)| (name.to_owned(), scale)).collect();
     let args = Arc::clone(a);
@@ -177,18 +179,27 @@ fn created(place: &Place) -> u64 {
     time.and_then(|t: SystemTime| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs())
 }
 
+/// What a model is for.
+fn task(package: &Package) -> Task {
+    match package.model.spec().head {
+        Head::Vocabulary if !Recipe::said(package) => Task::Generate,
+        _ if Ranker::check(package).is_ok() => Task::Rerank,
+        _ => Task::Embed,
+    }
+}
+
 /// Makes a model ready.
 fn load(place: &Place, a: &Serve) -> Result<Model, Fail> {
     let (package, _) = open::adapt(place.open()?, &a.lora)?;
     let tokenizer = Arc::new(package.tokenizer()?);
-    let kind = match package.model.spec().head {
-        Head::Vocabulary => Kind::Writer(Box::new(writer(&package, Arc::clone(&tokenizer), a)?)),
-        _ if Ranker::check(&package).is_ok() => {
+    let kind = match task(&package) {
+        Task::Generate => Kind::Writer(Box::new(writer(&package, Arc::clone(&tokenizer), a)?)),
+        Task::Rerank => {
             let options = embed::options(usual_context(package.model.spec()), open::cache(a.load.cache_type));
             let local = package.load(&open::device(a.load.compute)?, keep(options, a), &mut |_, _| {})?;
             Kind::Ranker(Arc::new(tokio::sync::Mutex::new(Ranker::new(local, (*tokenizer).clone()))))
         }
-        _ => {
+        Task::Embed => {
             let recipe = Recipe::of(&package)?;
             let (dimensions, package) = (package.model.spec().width, package.with_head(recipe.head())?);
             let options = embed::options(recipe.longest, open::cache(a.load.cache_type));
@@ -207,7 +218,8 @@ fn keep(options: LoadOptions, a: &Serve) -> LoadOptions {
 /// An engine in a thread of its own.
 fn writer(package: &Package, tokenizer: Arc<alula_tokenizer::Tokenizer>, a: &Serve) -> Result<Writer, Fail> {
     let speech = Speech::new(package, Arc::clone(&tokenizer))?;
-    let words = Arc::new(Words::new(tokenizer, package.end_ids()));
+    let shown = Writer::shown(&speech, &tokenizer);
+    let words = Arc::new(Words::new(Arc::clone(&tokenizer), package.end_ids()).showing(shown));
     let parallel = usize::from(a.parallel);
     let context = a.load.ctx.unwrap_or(usual_context(package.model.spec()));
     let options = LoadOptions {
@@ -215,20 +227,30 @@ fn writer(package: &Package, tokenizer: Arc<alula_tokenizer::Tokenizer>, a: &Ser
         cache: open::cache(a.load.cache_type),
         guess: a.load.mtp,
         sequences: parallel,
-        outputs: parallel * 2,
+        // Guesses have rows of their own, where few requests run.
+        outputs: (parallel * 2).max(GUESSES),
         step_tokens: STEP.max(parallel),
+        checkpoints: parallel,
         ..LoadOptions::default()
     };
     let device = open::device(a.load.compute)?;
     let options = LoadOptions { pages: Some(pages(package, &device, &options, context, a)?), ..keep(options, a) };
-    let local = package.load(&device, options, &mut |_, _| {})?;
-    let engine = Engine::new(
-        local,
-        Some(words),
-        Options { running: parallel, waiting: a.max_queue, waiting_tokens: a.max_queue_tokens, ..Options::default() },
-    );
+    let local = package.load(&device, options.clone(), &mut |_, _| {})?;
+    let speculation = Speculation { lookup: a.lookup.into(), ..Speculation::default() };
+    let (waiting, waiting_tokens) = (a.max_queue, a.max_queue_tokens);
+    let how = Options { running: parallel, waiting, waiting_tokens, speculation, ..Options::default() };
+    let engine = match &a.draft {
+        None => Engine::new(local, Some(words), how),
+        Some(draft) => {
+            let draft = models::need(draft)?.open()?;
+            let options = LoadOptions { step_tokens: options.step_tokens + parallel, guess: false, ..options };
+            let draft = draft.load(&device, options, &mut |_, _| {})?;
+            Engine::with_draft(local, Box::new(draft), Some(words), how)?
+        }
+    };
     let context = engine.context();
-    Ok(Writer { worker: Worker::start(&package.name, engine)?, speech, context })
+    let worker = Worker::start(&package.name, engine)?;
+    Ok(Writer::new(worker, speech, context, &tokenizer, &package.end_ids()))
 }
 
 /// Cache pages: for every answer its whole context, within the memory that there is for them, but for one of them at least.

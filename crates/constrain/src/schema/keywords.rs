@@ -248,7 +248,7 @@ impl Simple<'_, '_, '_> {
         Ok(Some(types))
     }
 
-    fn numbers(&self, out: &mut Map<String, Value>) -> Result<(), Error> {
+    fn numbers(&mut self, out: &mut Map<String, Value>) -> Result<(), Error> {
         for (word, beside) in [
             ("minimum", None),
             ("maximum", None),
@@ -276,6 +276,9 @@ impl Simple<'_, '_, '_> {
                     }
                     if word == "multipleOf" && number.as_f64().is_none_or(|double| double <= 0.0) {
                         return self.bad(word, "must be above 0");
+                    }
+                    if word == "multipleOf" && !self.lower.multiple(number) {
+                        return self.bad(word, "has too many digits, alone or with the others, to be enforced");
                     }
                     out.insert(word.into(), value.clone());
                 }

@@ -37,12 +37,15 @@ const NAME_PATTERNS: usize = 64;
 /// How many values `enum` lists, and how many bytes all of them and all patterns take.
 const TEXT: usize = 1 << 20;
 
+/// The highest product of all values of `multipleOf`, as whole numbers.
+const MULTIPLE: u64 = 100_000_000;
+
 /// The highest count in `minLength`, `maxItems` and so on that is enforced by counting.
 const COUNT: u64 = 100_000;
 
 /// Writes the schema at `path` of `root` out again. `strict`: refuse words that no draft knows.
 pub(crate) fn lower(root: &Value, path: &str, strict: bool) -> Result<Value, Error> {
-    let mut lower = Lower { refs: refs::Refs::new(root, DEPTH)?, strict, schemas: 0, text: 0 };
+    let mut lower = Lower { refs: refs::Refs::new(root, DEPTH)?, strict, schemas: 0, text: 0, multiples: Vec::new() };
     let start = lower.refs.place(path);
     let mut first = lower.schema(start.value, &start.path, 0)?;
     let mut defs = Map::new();
@@ -82,6 +85,8 @@ struct Lower<'a> {
     strict: bool,
     schemas: usize,
     text: usize,
+    /// The different values of `multipleOf`, as a whole number and its decimal places.
+    multiples: Vec<(u64, u32)>,
 }
 
 impl Lower<'_> {
@@ -99,6 +104,24 @@ impl Lower<'_> {
             Value::Object(map) => keywords::object(self, map, path, depth),
             _ => Err(Error::schema(path, "", "must be a schema, that is, an object or a boolean")),
         }
+    }
+
+    /// Notes a value of `multipleOf`. Those that meet are multiplied by the library, in 32 bits, which all of them
+    /// together must not leave.
+    fn multiple(&mut self, number: &serde_json::Number) -> bool {
+        let text = number.to_string();
+        let (whole, places) = text.split_once('.').unwrap_or((&text, ""));
+        let places = places.trim_end_matches('0');
+        let Ok(digits) = format!("{whole}{places}").parse::<u64>() else { return false };
+        let multiple = (digits, places.len() as u32);
+        if !self.multiples.contains(&multiple) {
+            self.multiples.push(multiple);
+        }
+        let most = self.multiples.iter().map(|(_, places)| *places).max().unwrap_or(0);
+        let product = self.multiples.iter().try_fold(1u64, |all, (digits, places)| {
+            all.checked_mul(*digits)?.checked_mul(10u64.checked_pow(most - places)?)
+        });
+        product.is_some_and(|product| (1..=MULTIPLE).contains(&product))
     }
 
     /// Counts text that the library has to read.

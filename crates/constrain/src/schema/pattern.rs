@@ -17,6 +17,9 @@ const SPACES: &str =
 
 /// Rewrites a pattern, or says why not.
 pub(super) fn rewrite(source: &str) -> Result<String, String> {
+    if source.len() > crate::grammar::LONGEST_REGEX {
+        return Err(format!("a pattern of more than {} bytes", crate::grammar::LONGEST_REGEX));
+    }
     let mut parser = Parser { rest: source.chars().peekable(), out: String::new(), repeats: Vec::new(), most: 1 };
     parser.pattern()?;
     Ok(parser.out)

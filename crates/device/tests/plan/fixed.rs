@@ -149,6 +149,51 @@ fn a_slot_remembers_before_and_after_its_last_run() {
 }
 
 #[test]
+fn a_checkpoint_is_where_any_slot_can_go_on() {
+    let (a, b) = (sequence(1, 60), sequence(2, 60));
+    for attention in [false, true] {
+        let mut plan = compile(attention, fast(), 2, Limits { checkpoints: 2, ..LIMITS });
+        // Of the pages only the first one is used, which all slots share.
+        let run = |plan: &mut dyn Plan, tokens: &[u32], range, slot| {
+            let mut step = step(tokens, range, &[0]);
+            step.runs[0].slot = slot;
+            step.run(plan)
+        };
+        let want = run(&mut *plan, &a, 0..60, 4).expect("a result");
+        let wrong = |e: Result<(), DeviceError>, why: &str| match e {
+            Err(DeviceError::Batch(e)) => assert!(e.contains(why), "{e}"),
+            _ => panic!("{why}"),
+        };
+        wrong(plan.restore(1, 3), "checkpoint 1 does not exist, or holds nothing");
+        run(&mut *plan, &a, 0..20, 1).expect("a result");
+        run(&mut *plan, &a, 20..33, 1).expect("a result");
+        wrong(plan.save(1, 19, 0), "slot 1 does not stand at position 19");
+        wrong(plan.save(9, 20, 0), "slot 9 does not exist");
+        wrong(plan.save(1, 20, 2), "checkpoint 2 does not exist");
+        plan.save(1, 33, 1).expect("it stands there");
+        plan.save(1, 20, 0).expect("it stood there before its last run");
+        wrong(plan.restore(2, 3), "checkpoint 2 does not exist");
+        wrong(plan.restore(1, 9), "slot 9 does not exist");
+        // Another sequence had the slot, and the slot that was saved goes on.
+        if !attention {
+            run(&mut *plan, &b, 0..40, 1).expect("a result");
+            run(&mut *plan, &b, 0..20, 3).expect("a result");
+        }
+        for (checkpoint, from, slot) in [(1, 33, 3), (0, 20, 1), (1, 33, 1), (1, 33, 5)] {
+            plan.restore(checkpoint, slot).expect("it is there");
+            for range in [from..from + 5, from..from + 5, from + 5..60] {
+                let got = run(&mut *plan, &a, range.clone(), slot).expect("a result");
+                assert!(got == want[range.start * VOCAB..range.end * VOCAB], "{range:?} in slot {slot}");
+            }
+        }
+        assert!(run(&mut *plan, &a, 21..22, 3).is_err());
+    }
+    let numbers: usize = LAYERS.iter().map(|&(_, _, n, taps, _)| 40 * (n + taps - 1)).sum();
+    let limits = Limits { slots: 3, checkpoints: 5, ..LIMITS };
+    assert_eq!(compile(false, fast(), 1, limits).memory().cache, (3 * 2 + 5) * numbers * 4);
+}
+
+#[test]
 fn a_step_that_fails_leaves_what_was() {
     let a = sequence(1, 60);
     for first in [0, 20] {

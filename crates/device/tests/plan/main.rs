@@ -3,6 +3,7 @@
 
 mod encoder;
 mod fixed;
+mod holes;
 mod kept;
 mod lora;
 mod memory;
@@ -25,7 +26,8 @@ const WIDTH: usize = 64;
 const HEADS: (usize, usize, usize, usize) = (4, 2, 16, 8);
 /// Rows of the table of positions.
 const POSITIONS: usize = 140;
-const LIMITS: Limits = Limits { tokens: 160, outputs: 160, context: 150, pages: 9, slots: 9, cache: CacheType::F32 };
+const LIMITS: Limits =
+    Limits { tokens: 160, outputs: 160, context: 150, pages: 9, slots: 9, checkpoints: 0, cache: CacheType::F32 };
 
 struct Weights(HashMap<String, Tensor>);
 

@@ -10,7 +10,7 @@ impl<R: Runner> Engine<R> {
     /// Guesses what follows the sequences that the step computed to their ends, and then lets the step's pages be shared.
     pub(super) fn speculate(&mut self) -> Result<(), StepError> {
         let Self { runner, scheduler, active, parts, speculation, .. } = self;
-        let lookup = if runner.shares() { speculation.lookup } else { 0 };
+        let lookup = if runner.checkpoints().is_none() { speculation.lookup } else { 0 };
         let by_model = match &self.draft {
             _ if self.guesses => 1,
             Some(_) => speculation.draft,
@@ -21,15 +21,18 @@ impl<R: Runner> Engine<R> {
         if !parts.iter().all(|part| part.ends) {
             room = 0;
         }
-        for part in parts.iter().filter(|part| part.turns.is_none() && part.ends) {
+        for part in parts.iter() {
             let Some(at) = find(active, part.id) else { continue };
             let Active { pace, repeats, guesses, wanted, limits, lengths, .. } = &mut active[at];
+            *wanted = 0;
+            if part.turns.is_some() || !part.ends {
+                continue;
+            }
             let sequence = scheduler.tokens(part.id);
             let useful = limits.max_tokens.saturating_sub(lengths[1] + 1);
             let most = lookup.max(by_model).min(room).min(useful);
             let most = if speculation.adapt && most > 0 { pace.next(most) } else { most };
             let (now, then) = (sequence.len(), sequence.len() + most + 1);
-            *wanted = 0;
             if most == 0 || runner.regime(now) != runner.regime(then) {
                 continue;
             }

@@ -1,4 +1,5 @@
 use super::*;
+use alula_device::HOLE;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -241,6 +242,31 @@ fn who_gave_way_finds_its_own_pages() {
 }
 
 #[test]
+fn what_is_out_of_sight_is_given_back() {
+    for share in [None, Some(0)] {
+        let limits = Limits { tokens: 100, running: 2, pages: 9, window: Some(70), share, ..Limits::default() };
+        let mut s = Scheduler::new(limits);
+        let id = ask(&mut s, 400, 500).unwrap();
+        let held = |s: &Scheduler| s.table(id).iter().map(|p| usize::from(*p != HOLE)).collect::<Vec<_>>();
+        run(&mut s);
+        assert_eq!(held(&s), [1; 7]);
+        for _ in 0..3 {
+            run(&mut s);
+        }
+        // The token at 400 sees those from 331 on, in the page from 320 on.
+        assert_eq!(run(&mut s), [(0, 400, 1, true)]);
+        assert_eq!(held(&s), [0, 0, 0, 0, 0, 1, 1]);
+        assert_eq!((s.pages().free(), s.pages().cached()), (7, if share.is_some() { 5 } else { 0 }));
+        // What was given back is found as long as it is there.
+        let other = ask(&mut s, 390, 500).unwrap();
+        run(&mut s);
+        assert_eq!(s.found(other), if share.is_some() { 384 } else { 0 });
+        assert!(s.cancel(id) && s.cancel(other));
+        assert_eq!(s.pages().free(), 9);
+    }
+}
+
+#[test]
 fn priorities_come_first() {
     let mut s = scheduler(100, 2, 4);
     let admit = |s: &mut Scheduler, priority, tokens| {
@@ -325,6 +351,10 @@ struct World {
     budget: usize,
     running: usize,
     share: Option<usize>,
+    checkpoints: Option<usize>,
+    window: Option<usize>,
+    /// What the states in each slot and each checkpoint are of.
+    states: [BTreeMap<u32, Vec<u32>>; 2],
     seen: BTreeMap<Id, Watch>,
     /// What was written to each place of the cache: the kind, and all tokens that it depends on.
     memory: Vec<Vec<u32>>,
@@ -358,14 +388,26 @@ impl World {
                 share.tried == 0 || share.ends && share.tried <= w.guesses && w.tokens.len() + share.tried <= w.goal
             );
             assert!(share.pages.len() >= pages_for(share.start + all));
-            for (at, &page) in share.pages.iter().enumerate() {
+            let seen = self.window.map_or(0, |w| (share.start + 1).saturating_sub(w));
+            assert!(share.pages[seen / PAGE..].iter().all(|p| *p != HOLE));
+            for (at, &page) in share.pages.iter().enumerate().filter(|(_, p)| **p != HOLE) {
                 let others = held.insert(page, at);
                 assert!(others.is_none_or(|o| o == at && self.share.is_some()), "a page in two places");
             }
             assert!((share.slot as usize) < self.running && slots.insert(share.slot), "a slot of two who run");
             assert!(w.slot.is_none() || share.start == 0 || self.share.is_some() || w.slot == Some(share.slot));
+            if self.checkpoints.is_some() {
+                if let Some(number) = share.resume {
+                    let kept = self.states[1][&number].clone();
+                    self.states[0].insert(share.slot, kept);
+                }
+                let want = if share.start > 0 { w.content(share.start - 1, 0) } else { vec![] };
+                assert!(share.start == 0 || self.states[0][&share.slot] == want, "a slot holds another sequence");
+                self.states[0].insert(share.slot, w.content(share.start + share.len - 1, 0));
+            }
+            assert!(share.resume.is_none() || self.checkpoints.is_some());
             let place = |p: usize| share.pages[p / PAGE] as usize * PAGE + p % PAGE;
-            for p in 0..share.start {
+            for p in seen..share.start {
                 assert_eq!(self.memory[place(p)], w.content(p, ahead), "the page of {p} is not what its holder thinks");
             }
             total += all;
@@ -393,7 +435,8 @@ impl World {
                 self.memory[place] = if p < start + len { w.content(p, ahead) } else { vec![u32::MAX] };
             }
             let begun = |p: &usize| pages[p / PAGE] as usize * PAGE + p % PAGE;
-            assert!((0..*start).all(|p| !written.contains(&begun(&p))), "somebody writes what another one reads");
+            let seen = self.window.map_or(0, |w| (start + 1).saturating_sub(w));
+            assert!((seen..*start).all(|p| !written.contains(&begun(&p))), "somebody writes what another one reads");
         }
         for (id, start, len, ends, tried, slot, pages) in shares {
             // Every other guess is right.
@@ -414,8 +457,13 @@ impl World {
                 self.memory[pages[p / PAGE] as usize * PAGE + p % PAGE] = w.content(p, ahead);
             }
             self.s.share(id);
+            if let Some((of, position, number)) = self.s.checkpoint(id) {
+                assert!(of == slot && position == start + len && (number as usize) < self.checkpoints.unwrap());
+                let state = self.states[0][&slot].clone();
+                self.states[1].insert(number, state);
+            }
             let w = self.seen.get_mut(&id).unwrap();
-            w.guesses = (w.tokens.len() + start) % 4 % 3;
+            w.guesses = if self.checkpoints.is_none() { (w.tokens.len() + start) % 4 % 3 } else { 0 };
             w.guesses = self.s.expect(id, w.guesses);
             if ends && more == 0 {
                 assert!(self.s.cancel(id));
@@ -442,12 +490,23 @@ proptest! {
     #[test]
     fn every_request_finishes(
         (budget, running, total) in (1..100usize, 1..8usize, 1..10usize),
-        share in prop::option::of(0..2usize), outputs in 0..6usize,
+        share in prop::option::of(0..2usize), checkpoints in prop::option::of(0..4usize),
+        window in prop::option::of(1..200usize), outputs in 0..6usize,
         ops in prop::collection::vec((0..6u8, 1..400usize, 1..400usize, 0..3u64, -1..2i32), 1..60),
     ) {
-        let limits = Limits { tokens: budget, running, pages: total, outputs, share, ..Limits::default() };
+        let limits = Limits { tokens: budget, running, pages: total, outputs, share, checkpoints, window, ..Limits::default() };
         let memory = vec![Vec::new(); total * PAGE];
-        let mut world = World { s: Scheduler::new(limits), budget, running, share, seen: BTreeMap::new(), memory };
+        let mut world = World {
+            s: Scheduler::new(limits),
+            budget,
+            running,
+            share,
+            checkpoints,
+            window,
+            states: [BTreeMap::new(), BTreeMap::new()],
+            seen: BTreeMap::new(),
+            memory,
+        };
         let (mut promised, room) = (0, total * PAGE);
         for (op, a, b, group, priority) in ops {
             match op {

@@ -7,6 +7,7 @@ mod prefix;
 mod speculation;
 mod stories;
 mod toy;
+mod window;
 
 use alula_device::PAGE;
 use alula_engine::sample::{ArgumentError, NoCandidate};
@@ -91,6 +92,24 @@ fn pieces_are_as_large_as_the_step_allows() {
     assert_eq!(rows(512, usize::MAX), [30, 1, 1]);
     assert_eq!(rows(512, 16), [16, 14, 1, 1]);
     assert_eq!(rows(11, usize::MAX), [11, 11, 8, 1, 1]);
+}
+
+#[test]
+fn groups_and_priorities_order_who_waits() {
+    let mut engine = Engine::new(Toy::new(9), None, Options { running: 1, ..Options::default() });
+    let mut submit = |group, priority| engine.submit(Request { group, priority, ..request([5, 6], 3, 0) }).unwrap();
+    let [a, b, c, d] = [submit(1, 0), submit(1, 0), submit(2, 0), submit(1, 7)];
+    let mut ended = Vec::new();
+    while !engine.is_idle() {
+        for event in engine.step().unwrap() {
+            if let Event::Finished { id, .. } = event {
+                ended.push(id);
+            }
+        }
+    }
+    assert_eq!(ended, [d, c, a, b]);
+    fn goes_to_other_threads<T: Send>() {}
+    goes_to_other_threads::<Engine<alula_engine::local::Local>>();
 }
 
 #[test]
@@ -208,7 +227,7 @@ fn reasons() {
     let stop: String = chars[20..30].iter().collect();
     let before = whole.text.split(&stop).next().unwrap().to_string();
     let got = run(&Request { stop: vec!["never".into(), stop], ..base.clone() }, Toy::new(9));
-    assert_eq!((got.text, got.reason), (before, Some(Reason::StopString)));
+    assert_eq!((got.text, got.reason), (before, Some(Reason::StopString(1))));
     assert_eq!(got.tokens, whole.tokens[..got.tokens.len()]);
 
     // Text that might have begun a stop string comes out at the end.
@@ -279,7 +298,7 @@ fn the_tokenizer_streams() {
     };
     let run = |token| alone(Toy::new(9), Some(text.clone()), Options::default(), &script(token));
     let got = run(2);
-    assert_eq!((got.text.as_str(), got.tokens.len(), got.reason), ("", 3, Some(Reason::StopString)));
+    assert_eq!((got.text.as_str(), got.tokens.len(), got.reason), ("", 3, Some(Reason::StopString(0))));
     let got = run(1);
     assert_eq!((got.text.as_str(), got.reason), (" a a a a a", Some(Reason::Length)));
     let got = run(0);
@@ -422,18 +441,20 @@ proptest! {
     #[test]
     fn company_does_not_matter(
         pages in 4..12usize, tokens in 1..80usize, running in 1..6usize, long in prop::bool::ANY,
-        guess in prop::option::of(0..9u64),
+        guess in prop::option::of(0..9u64), checkpoints in prop::option::of(0..4usize),
+        fail_every in prop::option::of(2..6usize),
         plan in prop::collection::vec((1..120u32, 1..90usize, 0..6usize, prop::option::of(1..40usize)), 1..10),
     ) {
         let regimes = if long { vec![70, 99] } else { vec![] };
-        let toy = Toy { regimes: regimes.clone(), context: 220, guess, ..Toy::new(pages) };
+        let (guess, checkpoints) = (guess.filter(|_| checkpoints.is_none()), checkpoints.map(|n| vec![None; n]));
+        let toy = Toy { regimes: regimes.clone(), context: 220, guess, checkpoints, fail_every: fail_every.unwrap_or(0), ..Toy::new(pages) };
         let speculation = Speculation { lookup: tokens % 4, rows: 40, ..Speculation::default() };
         let mut engine = Engine::new(toy, None, Options { step_tokens: tokens, running, speculation, ..Options::default() });
         let mut answers = BTreeMap::new();
         let mut wants = Vec::new();
         for (i, &(prompt, n, wait, leave)) in plan.iter().enumerate() {
             for _ in 0..wait {
-                note(&mut answers, engine.step().unwrap());
+                note(&mut answers, engine.step().unwrap_or_default());
             }
             let request = request((0..prompt).map(|j| (j * j + i as u32 % 3) % VOCAB as u32), n, i as u64);
             let id = engine.submit(request.clone()).unwrap();
@@ -447,7 +468,7 @@ proptest! {
                     note(&mut answers, event.into_iter().collect());
                 }
             }
-            note(&mut answers, engine.step().unwrap());
+            note(&mut answers, engine.step().unwrap_or_default());
         }
         finish(&mut engine, &mut answers);
         for (id, want, _) in &wants {

@@ -89,19 +89,45 @@ fn the_same_bits_with_and_without() {
     }
 }
 
-/// States of fixed size are not in pages.
+/// States of fixed size are found where there are checkpoints of them.
 #[test]
-fn states_of_fixed_size_are_not_shared() {
-    for name in ["mamba2", "bamba"] {
+fn states_of_fixed_size_are_found() {
+    let device = CpuDevice::new(Cpu::from_env().unwrap(), 2);
+    for name in ["mamba2", "mamba", "bamba", "falcon_h1", "jamba"] {
         let package = Package::open(&data().join("parity").join(name)).unwrap();
-        let device = CpuDevice::new(Cpu::from_env().unwrap(), 1);
-        let options = LoadOptions { context: Some(256), cache: CacheType::F32, ..LoadOptions::default() };
-        let local = package.load(&device, options, &mut |_, _| ()).unwrap();
-        let mut engine = Engine::new(local, None, Options::default());
-        let same = request((0..150).map(|i| i % 90 + 3).collect(), 9);
-        let got = turns(&mut engine, &[same.clone(), same]);
-        assert_eq!(got[0], got[1]);
-        assert_eq!(got[0].1, 0);
+        let engine = |checkpoints, step_tokens| {
+            let (context, cache, stretch) = (Some(2500), CacheType::F32, true);
+            let options = LoadOptions { context, cache, stretch, checkpoints, sequences: 3, ..LoadOptions::default() };
+            let local = package.load(&device, options, &mut |_, _| ()).unwrap();
+            Engine::new(local, None, Options { step_tokens, ..Options::default() })
+        };
+        let prompt: Vec<u32> = (0..150u32).map(|i| (i * i + i / 7) % 90 + 3).collect();
+        let answer = turns(&mut engine(0, 512), &[request(prompt.clone(), 45)]).remove(0).0.tokens;
+        let mut requests = conversation(&prompt, &answer, 45);
+        let long: Vec<u32> = (0..2200u32).map(|i| (i * i + i / 5) % 90 + 3).collect();
+        requests.extend([request(long.clone(), 5), request(long[..2100].to_vec(), 5), request(prompt.clone(), 5)]);
+        let plain = turns(&mut engine(0, 512), &requests);
+        assert!(plain.iter().all(|p| p.1 == 0));
+        // The last page of the first prompt, that of the other one, every sixteenth page, and the last page of the long one.
+        for (checkpoints, step_tokens, found) in [
+            (9, 512, [0, 128, 128, 0, 0, 0, 2048, 128]),
+            (9, 7, [0, 128, 128, 0, 0, 0, 2048, 128]),
+            (1, 512, [0, 128, 128, 0, 0, 0, 0, 0]),
+        ] {
+            let got = turns(&mut engine(checkpoints, step_tokens), &requests);
+            for (i, (got, want)) in got.iter().zip(&plain).enumerate() {
+                assert_eq!(got.0, want.0, "{name}, {checkpoints} checkpoints, turn {i}");
+            }
+            assert_eq!(got.iter().map(|g| g.1).collect::<Vec<_>>(), found, "{name}, {checkpoints} checkpoints");
+        }
+        // All at once, with few pages.
+        let mut engine = engine(4, 100);
+        let ids: Vec<_> = requests.iter().map(|r| engine.submit(r.clone()).unwrap()).collect();
+        let mut answers = BTreeMap::new();
+        finish(&mut engine, &mut answers);
+        for (id, want) in ids.iter().zip(&plain) {
+            assert_eq!(answers[id], want.0, "{name}");
+        }
     }
 }
 
@@ -180,10 +206,15 @@ fn the_queue_is_bounded() {
 /// Conversations that have a beginning in common, with few pages: each gets what it gets alone.
 #[test]
 fn many_that_begin_alike() {
-    for (guess, shares, regimes) in
-        [(None, true, vec![]), (None, false, vec![]), (Some(4), true, vec![]), (Some(4), true, vec![90, 170])]
+    for (guess, checkpoints, regimes) in
+        [(None, None, vec![]), (None, Some(0), vec![]), (None, Some(6), vec![90]), (Some(4), None, vec![90, 170])]
     {
-        let toy = |pages| Toy { shares, regimes: regimes.clone(), guess, ..Toy::new(pages) };
+        let toy = |pages| Toy {
+            checkpoints: checkpoints.map(|n| vec![None; n]),
+            regimes: regimes.clone(),
+            guess,
+            ..Toy::new(pages)
+        };
         let requests: Vec<Request> = (0..40u32)
             .map(|i| {
                 let prompt = (0..100 + i * 3).map(|j| if j < 70 * (i % 3) { j % 30 + 4 } else { (i % 7) + 4 });
@@ -205,8 +236,8 @@ fn many_that_begin_alike() {
                 assert_eq!(&answers[id], want, "guess {guess:?}, {pages} pages, {step_tokens} tokens a step");
             }
             let counters = engine.load().counters.scheduler;
-            assert_eq!(counters.cached_tokens > 1000, shares, "{counters:?}");
-            assert_eq!(counters.evictions > 10, shares && pages < 20, "{counters:?}");
+            assert_eq!(counters.cached_tokens > 1000, checkpoints != Some(0), "{counters:?}");
+            assert_eq!(counters.evictions > 10, checkpoints != Some(0) && pages < 20, "{counters:?}");
         }
     }
 }

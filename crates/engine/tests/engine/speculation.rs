@@ -66,7 +66,7 @@ fn toys_say_the_same() {
                     0 => Engine::new(toy(pages, outputs), None, options),
                     // Another model, that is sometimes of the same opinion: what it says depends on less.
                     _ => {
-                        let other = Toy { short: 2, shares: true, ..Toy::new(pages) };
+                        let other = Toy { short: 2, ..Toy::new(pages) };
                         let toy = Toy { short: if draft == 4 { 2 } else { 0 }, ..toy(pages, outputs) };
                         Engine::with_draft(toy, Box::new(other), None, options).unwrap()
                     }
@@ -176,10 +176,10 @@ fn drafts_that_cannot_be_are_refused() {
     assert_eq!(short, DraftError::Room { pages: 29, model_pages: 30, context: 1000, model_context: 1000 });
     let short = refuse(Toy::new(30), Toy { context: 999, ..Toy::new(30) });
     assert_eq!(short, DraftError::Room { pages: 30, model_pages: 30, context: 999, model_context: 1000 });
-    assert_eq!(refuse(Toy::new(9), Toy { shares: false, ..Toy::new(9) }), DraftError::States);
+    assert_eq!(refuse(Toy::new(9), Toy { checkpoints: Some(vec![]), ..Toy::new(9) }), DraftError::States);
     assert_eq!(refuse(Toy::new(9), Toy { regimes: vec![70], ..Toy::new(9) }), DraftError::States);
     assert_eq!(refuse(Toy { guess: Some(1), ..Toy::new(9) }, Toy::new(9)), DraftError::Model);
-    assert_eq!(refuse(Toy { shares: false, ..Toy::new(9) }, Toy::new(9)), DraftError::Model);
+    assert_eq!(refuse(Toy { checkpoints: Some(vec![]), ..Toy::new(9) }, Toy::new(9)), DraftError::Model);
     let device = CpuDevice::new(Cpu::from_env().unwrap(), 1);
     let local = package("qwen3").load(&device, LoadOptions::default(), &mut |_, _| ()).unwrap();
     let e = Engine::with_draft(local, Box::new(Toy::new(9)), None, Options::default()).err().unwrap();

@@ -10,9 +10,12 @@ use std::sync::Arc;
 pub(crate) const VOCAB: usize = 40;
 pub(crate) const END: u32 = 1;
 
+/// Token, position and regime of each token of a sequence.
+pub(crate) type Held = Vec<(u32, u32, usize)>;
+
 pub(crate) struct Toy {
     /// What the cache holds at each place: token, position, regime.
-    pub(crate) cache: Vec<(u32, u32, usize)>,
+    pub(crate) cache: Held,
     pub(crate) logits: Vec<f32>,
     pub(crate) context: usize,
     /// Lengths past which a sequence is in another regime.
@@ -21,10 +24,16 @@ pub(crate) struct Toy {
     pub(crate) max_outputs: usize,
     /// The next so many runs fail after they wrote to the cache.
     pub(crate) fail: usize,
-    /// Sequences may share pages; without, a sequence must go on where its slot stands.
-    pub(crate) shares: bool,
+    /// So does every run of so many; 0: none.
+    pub(crate) fail_every: usize,
+    /// A sequence must go on where its slot stands, and there are so many checkpoints: all that each stands for.
+    pub(crate) checkpoints: Option<Vec<Option<Held>>>,
+    /// The same of each slot after its last run.
+    pub(crate) held: BTreeMap<u32, Held>,
     /// Its logits depend on so many last tokens alone and not on the regime; 0: on all.
     pub(crate) short: usize,
+    /// No row sees more than these, and page tables may have holes.
+    pub(crate) windowed: bool,
     /// Rows of each step so far.
     pub(crate) rows: Vec<usize>,
     /// The positions before and after the last run in each slot.
@@ -53,8 +62,11 @@ impl Toy {
             max_tokens: 512,
             max_outputs: 512,
             fail: 0,
-            shares: true,
+            fail_every: 0,
+            checkpoints: None,
+            held: BTreeMap::new(),
             short: 0,
+            windowed: false,
             rows: Vec::new(),
             slots: BTreeMap::new(),
             fixed: Vec::new(),
@@ -100,8 +112,26 @@ impl Runner for Toy {
     fn pages(&self) -> usize {
         self.cache.len() / PAGE
     }
-    fn shares(&self) -> bool {
-        self.shares
+    fn window(&self) -> Option<usize> {
+        self.windowed.then_some(self.short)
+    }
+    fn checkpoints(&self) -> Option<usize> {
+        self.checkpoints.as_ref().map(Vec::len)
+    }
+    fn save(&mut self, slot: u32, position: usize, checkpoint: u32) -> Result<(), RunError> {
+        if self.fail_every > 0 && position.is_multiple_of(3) {
+            return Err("the toy cannot keep this".into());
+        }
+        assert_eq!(self.slots[&slot][1], position, "the slot does not stand there");
+        let held = self.held[&slot][..position].to_vec();
+        self.checkpoints.as_mut().unwrap()[checkpoint as usize] = Some(held);
+        Ok(())
+    }
+    fn restore(&mut self, checkpoint: u32, slot: u32) -> Result<(), RunError> {
+        let held = self.checkpoints.as_ref().unwrap()[checkpoint as usize].clone().unwrap();
+        self.slots.insert(slot, [held.len(); 2]);
+        self.held.insert(slot, held);
+        Ok(())
     }
     fn max_tokens(&self) -> usize {
         self.max_tokens
@@ -123,9 +153,17 @@ impl Runner for Toy {
             let first = batch.positions[seq.start] as usize;
             let stands = self.slots.entry(seq.slot).or_default();
             // After a wrong guess it goes on where no copy of a state of fixed size stands.
-            let known = self.shares || self.guess.is_some() || first == 0 || stands.contains(&first);
+            let known = self.checkpoints.is_none() || first == 0 || stands.contains(&first);
             assert!(known, "slot {} stands at {stands:?}, not {first}", seq.slot);
             assert!(taken.insert(seq.slot), "a slot of two sequences");
+            if self.checkpoints.is_some() {
+                let pages = (0..first as u32).map(|p| self.cache[place(seq.pages, p)]);
+                let held = self.held.entry(seq.slot).or_default();
+                assert!(pages.eq(held[..first].iter().copied()), "the slot holds another sequence");
+                held.truncate(first);
+                let regime = regime(&self.regimes, seq.length);
+                held.extend((seq.start..seq.start + seq.len).map(|r| (batch.tokens[r], batch.positions[r], regime)));
+            }
             *stands = [first, first + seq.len];
             next += seq.len;
             for row in seq.start..next {
@@ -143,19 +181,18 @@ impl Runner for Toy {
         self.logits.clear();
         for &row in batch.outputs {
             let seq = batch.seqs.iter().find(|s| (s.start..s.start + s.len).contains(&(row as usize))).unwrap();
-            let sequence = (0..=batch.positions[row as usize]).map(|p| self.cache[place(seq.pages, p)]);
+            let at = batch.positions[row as usize];
+            let from = if self.short > 0 { (at + 1).saturating_sub(self.short as u32) } else { 0 };
+            let sequence = (from..=at).map(|p| self.cache[place(seq.pages, p)]);
             match self.fixed.iter().find(|f| f.0 == batch.tokens[row as usize]) {
                 Some(&(_, value)) => self.logits.extend([value; VOCAB]),
-                None if self.short > 0 => {
-                    let all: Vec<_> = sequence.collect();
-                    let last = all[all.len().saturating_sub(self.short)..].iter();
-                    self.logits.extend(logits(last.map(|x| (x.0, 0, 0))));
-                }
+                None if self.short > 0 => self.logits.extend(logits(sequence.map(|x| (x.0, 0, 0)))),
                 None => self.logits.extend(logits(sequence)),
             }
         }
-        if self.fail > 0 {
-            self.fail -= 1;
+        let often = self.fail_every > 0 && self.rows.len().is_multiple_of(self.fail_every);
+        if self.fail > 0 || often {
+            self.fail = self.fail.saturating_sub(1);
             self.logits.push(0.0); // what is there after an error means nothing
             return Err("the toy broke".into());
         }
@@ -252,7 +289,7 @@ pub(crate) fn note(answers: &mut BTreeMap<Id, Answer>, events: Vec<Event>) {
     }
 }
 
-/// Steps until nothing is left to do.
+/// Steps until nothing is left to do; a step that fails is done again.
 pub(crate) fn finish<R: Runner>(engine: &mut Engine<R>, answers: &mut BTreeMap<Id, Answer>) {
     for _ in 0..100_000 {
         if engine.is_idle() {
@@ -261,7 +298,10 @@ pub(crate) fn finish<R: Runner>(engine: &mut Engine<R>, answers: &mut BTreeMap<I
             assert_eq!((engine.scheduler().running(), engine.scheduler().waiting()), (0, 0));
             return;
         }
-        note(answers, engine.step().unwrap());
+        match engine.step() {
+            Ok(events) => note(answers, events),
+            Err(e) => assert!(e.to_string().contains("the toy"), "{e}"),
+        }
     }
     panic!("never finishes");
 }

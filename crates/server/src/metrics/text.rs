@@ -16,6 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const PAGE: usize = alula_engine::PAGE;
 
 /// Prometheus' text.
+#[utoipa::path(get, path = "/metrics", tag = "Health", responses((status = 200, description = "What the server counts, as Prometheus reads it", body = String, content_type = "text/plain")))]
 pub async fn metrics(State(app): State<Arc<App>>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], write(&app)).into_response()
 }

@@ -1,17 +1,18 @@
 //! `/v1/chat/completions`.
 
 use super::fields::{Choose, OneOrMany, StreamOptions, Usage, stops, within};
-use super::messages::{Message, Role, ToolCall, for_template};
+use super::messages::{FunctionCall, Message, Role, ToolCall, for_template};
+use super::tools::{Choice, ResponseFormat, ToolDef, tools};
 use super::{FINGERPRINT, now};
 use crate::app::App;
 use crate::body::Json;
 use crate::caller::Caller;
+use crate::dialogue::{self, Delta, Deltas, Finish, Form, Part, Talk, ToolChoice, Whole, said};
 use crate::error::ApiError;
-use crate::generate::{self, Answers, Delta, Job, Total};
+use crate::generate::{self, Job, Total};
 use crate::models::Found;
 use crate::sse;
-use alula_engine::speech::{Conversation, SpeechError};
-use alula_engine::{Logprobs, Reason, Request};
+use alula_engine::{Logprobs, Request};
 use alula_tokenizer::Tokenizer;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -32,47 +33,73 @@ pub struct ChatRequest {
     /// The model; by default the first one.
     pub model: Option<String>,
     /// The conversation.
+    #[schema(min_items = 1)]
     pub messages: Vec<Message>,
     /// Send the answer as it is written.
     pub stream: Option<bool>,
     /// What to send with it.
     pub stream_options: Option<StreamOptions>,
     /// How many answers.
+    #[schema(minimum = 1, maximum = 128)]
     pub n: Option<usize>,
     /// Tokens of an answer at most; by default what the context holds.
+    #[schema(minimum = 1)]
     pub max_completion_tokens: Option<usize>,
     /// The same in OpenAI's older word.
+    #[schema(minimum = 1)]
     pub max_tokens: Option<usize>,
     /// 0 takes the likeliest token.
+    #[schema(minimum = 0, maximum = 2)]
     pub temperature: Option<f32>,
     /// The likeliest tokens that together have this probability.
+    #[schema(minimum = 0, maximum = 1)]
     pub top_p: Option<f32>,
     /// So many likeliest tokens; 0 or -1 keeps all.
+    #[schema(minimum = -1)]
     pub top_k: Option<i64>,
     /// Tokens of at least this part of the likeliest one's probability.
+    #[schema(minimum = 0, maximum = 1)]
     pub min_p: Option<f32>,
     /// Tokens of typical information up to this probability.
+    #[schema(exclusive_minimum = 0, maximum = 1)]
     pub typical_p: Option<f32>,
     /// Subtracted from the logits of tokens that occurred.
+    #[schema(minimum = -2, maximum = 2)]
     pub presence_penalty: Option<f32>,
     /// Subtracted from them for each time.
+    #[schema(minimum = -2, maximum = 2)]
     pub frequency_penalty: Option<f32>,
     /// Divides the logits of tokens that occurred.
+    #[schema(exclusive_minimum = 0)]
     pub repetition_penalty: Option<f32>,
     /// Same seed, same answer.
     pub seed: Option<i64>,
     /// Texts that end the answer.
+    #[schema(schema_with = crate::openapi::stop)]
     pub stop: Option<OneOrMany<String>>,
     /// Token ids that end the answer.
     pub stop_token_ids: Option<Vec<u32>>,
     /// Go on after the model's end token.
     pub ignore_eos: Option<bool>,
     /// Added to the logits of tokens, by id.
+    #[schema(schema_with = crate::openapi::logit_bias)]
     pub logit_bias: Option<BTreeMap<String, f32>>,
     /// Report log-probabilities.
     pub logprobs: Option<bool>,
     /// Report so many of the likeliest tokens.
+    #[schema(minimum = 0, maximum = 20)]
     pub top_logprobs: Option<usize>,
+    /// Functions that the model may call.
+    #[schema(max_items = 128)]
+    pub tools: Option<Vec<ToolDef>>,
+    /// Which calls are wanted; by default as the model likes.
+    pub tool_choice: Option<Choice>,
+    /// Whether there may be several calls; by default there may.
+    pub parallel_tool_calls: Option<bool>,
+    /// What the answer must look like.
+    pub response_format: Option<ResponseFormat>,
+    /// How much the model thinks, where its template has a word for it.
+    pub reasoning_effort: Option<String>,
     /// Variables for the model's chat template, such as `enable_thinking`.
     #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<Map<String, Value>>,
@@ -83,10 +110,13 @@ pub struct ChatRequest {
     /// Which requests begin alike; found out without it.
     pub prompt_cache_key: Option<String>,
     /// Only `auto` and `default`: there is one tier.
+    #[schema(schema_with = crate::openapi::service_tier)]
     pub service_tier: Option<String>,
     /// Only `text`.
+    #[schema(schema_with = crate::openapi::modalities)]
     pub modalities: Option<Vec<String>>,
     /// Only false: answers are not stored.
+    #[schema(schema_with = crate::openapi::never)]
     pub store: Option<bool>,
 }
 
@@ -158,6 +188,27 @@ pub struct DeltaBody {
     refusal: Option<Option<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_calls: Option<Vec<CallDelta>>,
+}
+
+/// What is new in a call.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct CallDelta {
+    index: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    function: FunctionDelta,
+}
+
+/// What is new in a call's function.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct FunctionDelta {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    arguments: String,
 }
 
 /// Log-probabilities of a choice.
@@ -202,37 +253,6 @@ fn token_logprob(tokenizer: &Tokenizer, token: u32, l: &Logprobs) -> TokenLogpro
     });
     let (name, bytes) = text(token);
     TokenLogprob { token: name, logprob: finite(l.chosen), bytes, top_logprobs: top.collect() }
-}
-
-/// Why it ended, in OpenAI's words.
-pub fn finish(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Length | Reason::Context => "length",
-        _ => "stop",
-    }
-}
-
-/// A conversation's prompt.
-///
-/// # Errors
-/// The template refuses it.
-pub async fn prompt(
-    found: &Found,
-    messages: Value,
-    tools: Option<Value>,
-    extra: Map<String, Value>,
-) -> Result<Vec<u32>, ApiError> {
-    let found = found.clone();
-    // Templates and tokenizers may take a while; other connections must not wait for them.
-    let render = move || {
-        let writer = found.model.writer(&found.name)?;
-        let c = Conversation { messages: &messages, tools: tools.as_ref(), extra: &extra, answer: true };
-        writer.speech.render(c).map(|(_, ids)| ids).map_err(|e| match e {
-            SpeechError::Refused(_) => ApiError::field("messages", e.to_string()).code("template_refused"),
-            e => ApiError::field("messages", e.to_string()),
-        })
-    };
-    tokio::task::spawn_blocking(render).await.map_err(|_| ApiError::internal("rendering the prompt panicked"))?
 }
 
 impl ChatRequest {
@@ -290,7 +310,7 @@ impl ChatRequest {
             ..Request::default()
         };
         let choices = within("n", self.n.unwrap_or(1), 1..=MOST_CHOICES)?;
-        Ok(Job { request, choices, timeout: app.config.request_timeout })
+        Ok(Job { request, choices, timeout: app.config.request_timeout, constraint: None })
     }
 }
 
@@ -298,32 +318,66 @@ impl ChatRequest {
 ///
 /// # Errors
 /// The request is wrong, the model is not there, or too much is waiting.
+#[utoipa::path(
+    post,
+    path = "/v1/chat/completions",
+    tag = "OpenAI",
+    request_body = ChatRequest,
+    responses((status = 200, description = "The answer; with `stream`, events of which each holds a part, and `[DONE]`", content(
+        (ChatResponse = "application/json"),
+        (ChatChunk = "text/event-stream"),
+    )))
+)]
 pub async fn chat(State(app): State<Arc<App>>, caller: Caller, body: Json<ChatRequest>) -> Result<Response, ApiError> {
     let Json { value: mut request, ignored } = body;
     request.check()?;
     let found = app.models.find(request.model.as_deref()).await?;
-    let writer = found.model.writer(&found.name)?;
-    let mut job = request.job(&app)?;
-    let developer = writer.speech.source().contains("developer");
-    let messages = for_template(std::mem::take(&mut request.messages), developer)?;
-    job.request.prompt =
-        prompt(&found, messages, None, request.chat_template_kwargs.take().unwrap_or_default()).await?;
-    job.request.stop.extend(writer.speech.stop());
+    let job = request.job(&app)?;
+    let talk = request.talk(&found)?;
     let (choices, streams) = (job.choices, request.stream == Some(true));
     let head = Head { id: generate::name("chatcmpl-")?, created: now(), model: found.name.clone() };
-    let answers = generate::start(&caller, &found, writer, job).await?;
+    let deltas = dialogue::start(&caller, &found, job, talk).await?;
     let tokenizer = Arc::clone(&found.model.tokenizer);
     let mut response = match streams {
         true => {
             let usage = request.stream_options.is_some_and(|o| o.include_usage);
-            sse::response(chunks(head, answers, tokenizer, choices, usage))
+            sse::response(chunks(head, deltas, tokenizer, choices, usage))
         }
-        false => axum::Json(whole(head, answers, &tokenizer, choices).await?).into_response(),
+        false => {
+            let asked = request.logprobs == Some(true);
+            axum::Json(whole(head, dialogue::whole(deltas, choices).await?, &tokenizer, asked)).into_response()
+        }
     };
     if let Some(header) = ignored.header() {
         response.headers_mut().insert("x-alula-ignored", header);
     }
     Ok(response)
+}
+
+impl ChatRequest {
+    /// The conversation, taken out of the request.
+    fn talk(&mut self, found: &Found) -> Result<Talk, ApiError> {
+        let source = found.model.writer(&found.name)?.speech.source();
+        let mut extra = self.chat_template_kwargs.take().unwrap_or_default();
+        if let Some(effort) = self.reasoning_effort.take() {
+            if !source.contains("reasoning_effort") {
+                let what = "`reasoning_effort`: this model's template has no word for it; leave it out, or see \
+                            `chat_template_kwargs`";
+                return Err(ApiError::field("reasoning_effort", what));
+            }
+            extra.insert("reasoning_effort".to_owned(), effort.into());
+        }
+        let choice = self.tool_choice.take().map_or(Ok(ToolChoice::Auto), Choice::choice)?;
+        Ok(Talk {
+            messages: for_template(std::mem::take(&mut self.messages), source.contains("developer"))?,
+            tools: tools(self.tools.take().unwrap_or_default())?,
+            choice,
+            parallel: self.parallel_tool_calls.unwrap_or(true),
+            form: self.response_format.take().map_or(Ok(Form::Text), ResponseFormat::form)?,
+            form_field: "response_format",
+            extra,
+        })
+    }
 }
 
 /// What all parts of an answer have.
@@ -335,55 +389,52 @@ struct Head {
 }
 
 /// The answer when it is whole.
-async fn whole(
-    head: Head,
-    mut answers: Answers,
-    tokenizer: &Tokenizer,
-    choices: usize,
-) -> Result<ChatResponse, ApiError> {
-    let (mut done, mut total) = (vec![(String::new(), Vec::new(), "stop"); choices], Total::default());
-    let mut asked = false;
-    while let Some(delta) = answers.next().await {
-        match delta? {
-            Delta::Token { choice, token, text, logprobs } => {
-                done[choice].0.push_str(&text);
-                asked |= logprobs.is_some();
-                done[choice].1.extend(logprobs.map(|l| token_logprob(tokenizer, token, &l)));
-            }
-            Delta::End { choice, reason, usage } => {
-                done[choice].2 = finish(reason);
-                total.add(&usage);
-            }
+fn whole(head: Head, answers: Vec<Whole>, tokenizer: &Tokenizer, asked: bool) -> ChatResponse {
+    let mut total = Total::default();
+    let choice = |(index, answer): (usize, Whole)| {
+        let (finish, usage, reasoning) = answer.end.map_or((Finish::Stop, None, 0), |(f, u, r)| (f, Some(u), r));
+        if let Some(usage) = usage {
+            total.add(&usage);
+            total.reasoning += reasoning;
         }
-    }
-    let choice = |(index, (text, logprobs, finish_reason))| ChatChoice {
-        index,
-        message: Answer {
-            role: Role::Assistant,
-            content: Some(text),
-            refusal: None,
-            reasoning_content: None,
-            tool_calls: None,
-        },
-        logprobs: asked.then_some(ChoiceLogprobs { content: logprobs, refusal: None }),
-        finish_reason,
+        let logprobs = answer.logprobs.iter().map(|(token, l)| token_logprob(tokenizer, *token, l)).collect();
+        let calls = answer.calls.into_iter().map(|(id, name, arguments)| ToolCall {
+            id,
+            kind: "function".to_owned(),
+            function: FunctionCall { name, arguments },
+        });
+        let calls: Vec<ToolCall> = calls.collect();
+        let content = (!answer.content.is_empty() || calls.is_empty()).then_some(answer.content);
+        ChatChoice {
+            index,
+            message: Answer {
+                role: Role::Assistant,
+                content,
+                refusal: None,
+                reasoning_content: (!answer.reasoning.is_empty()).then_some(answer.reasoning),
+                tool_calls: (!calls.is_empty()).then_some(calls),
+            },
+            logprobs: asked.then_some(ChoiceLogprobs { content: logprobs, refusal: None }),
+            finish_reason: finish.openai(),
+        }
     };
-    Ok(ChatResponse {
+    let choices = answers.into_iter().enumerate().map(choice).collect();
+    ChatResponse {
         id: head.id,
         object: "chat.completion",
         created: head.created,
         model: head.model,
-        choices: done.into_iter().enumerate().map(choice).collect(),
-        usage: Usage::new(total.prompt, 0, total.generated, 0),
+        choices,
+        usage: Usage::of(&total),
         system_fingerprint: FINGERPRINT,
         service_tier: "default",
-    })
+    }
 }
 
 /// The answer in parts.
 fn chunks(
     head: Head,
-    answers: Answers,
+    deltas: Deltas,
     tokenizer: Arc<Tokenizer>,
     choices: usize,
     with_usage: bool,
@@ -398,44 +449,64 @@ fn chunks(
         system_fingerprint: FINGERPRINT,
         service_tier: "default",
     };
-    let plain = |index, delta, logprobs, finish_reason| ChunkChoice { index, delta, logprobs, finish_reason };
-    let first: Vec<_> = (0..choices)
-        .map(|index| {
-            let delta = DeltaBody {
-                role: Some(Role::Assistant),
-                content: Some(String::new()),
-                refusal: Some(None),
-                ..DeltaBody::default()
-            };
-            Ok(chunk(vec![plain(index, delta, None, None)], None))
-        })
-        .collect();
+    let choice = |index, delta, logprobs, finish_reason| ChunkChoice { index, delta, logprobs, finish_reason };
+    let first = DeltaBody {
+        role: Some(Role::Assistant),
+        content: Some(String::new()),
+        refusal: Some(None),
+        ..DeltaBody::default()
+    };
+    let first: Vec<_> =
+        (0..choices).map(|index| Ok(chunk(vec![choice(index, first.clone(), None, None)], None))).collect();
     let last = chunk.clone();
     let total = Arc::new(std::sync::Mutex::new(Total::default()));
     let sum = Arc::clone(&total);
-    let middle = answers.filter_map(move |delta| {
-        let made = match delta {
-            Err(e) => Some(Err(e)),
-            Ok(Delta::Token { choice, token, text, logprobs }) => {
-                let logprobs = logprobs.map(|l| token_logprob(&tokenizer, token, &l));
-                (!text.is_empty() || logprobs.is_some()).then(|| {
-                    let logprobs = logprobs.map(|l| ChoiceLogprobs { content: vec![l], refusal: None });
-                    let delta = DeltaBody { content: Some(text), ..DeltaBody::default() };
-                    Ok(chunk(vec![plain(choice, delta, logprobs, None)], None))
-                })
-            }
-            Ok(Delta::End { choice, reason, usage }) => {
-                if let Ok(mut total) = sum.lock() {
-                    total.add(&usage);
-                }
-                Some(Ok(chunk(vec![plain(choice, DeltaBody::default(), None, Some(finish(reason)))], None)))
-            }
+    let middle = deltas.map(move |delta| {
+        let Delta { choice: index, parts, token, end } = match delta {
+            Ok(delta) => delta,
+            Err(e) => return vec![Err(e)],
         };
-        std::future::ready(made)
+        let mut logprobs = token.filter(|_| said(&parts)).and_then(|(token, l)| {
+            let content = vec![token_logprob(&tokenizer, token, &l?)];
+            Some(ChoiceLogprobs { content, refusal: None })
+        });
+        let mut bodies: Vec<DeltaBody> = parts.into_iter().map(body).collect();
+        if bodies.is_empty() && logprobs.is_some() {
+            bodies.push(DeltaBody { content: Some(String::new()), ..DeltaBody::default() });
+        }
+        let mut out: Vec<_> =
+            bodies.into_iter().map(|body| Ok(chunk(vec![choice(index, body, logprobs.take(), None)], None))).collect();
+        if let Some((finish, usage, reasoning)) = end {
+            if let Ok(mut total) = sum.lock() {
+                total.add(&usage);
+                total.reasoning += reasoning;
+            }
+            out.push(Ok(chunk(vec![choice(index, DeltaBody::default(), None, Some(finish.openai()))], None)));
+        }
+        out
     });
     let usage = futures_util::stream::once(async move {
         let total = total.lock().map_or(Total::default(), |t| *t);
-        with_usage.then(|| Ok(last(Vec::new(), Some(Usage::new(total.prompt, 0, total.generated, 0)))))
+        with_usage.then(|| Ok(last(Vec::new(), Some(Usage::of(&total)))))
     });
+    let middle = middle.flat_map(futures_util::stream::iter);
     futures_util::stream::iter(first).chain(middle).chain(usage.filter_map(std::future::ready))
+}
+
+/// A part as a message's.
+fn body(part: Part) -> DeltaBody {
+    let call = |call: CallDelta| DeltaBody { tool_calls: Some(vec![call]), ..DeltaBody::default() };
+    match part {
+        Part::Content(text) => DeltaBody { content: Some(text), ..DeltaBody::default() },
+        Part::Reasoning(text) => DeltaBody { reasoning_content: Some(text), ..DeltaBody::default() },
+        Part::Call { index, id, name } => call(CallDelta {
+            index,
+            id: Some(id),
+            kind: Some("function"),
+            function: FunctionDelta { name: Some(name), arguments: String::new() },
+        }),
+        Part::Arguments { index, text } => {
+            call(CallDelta { index, id: None, kind: None, function: FunctionDelta { name: None, arguments: text } })
+        }
+    }
 }

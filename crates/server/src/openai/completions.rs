@@ -1,6 +1,6 @@
 //! `/v1/completions`.
 
-use super::chat::{MOST_CHOICES, finish};
+use super::chat::MOST_CHOICES;
 use super::fields::{Choose, OneOrMany, StreamOptions, Usage, stops, within};
 use super::{FINGERPRINT, now};
 use crate::app::App;
@@ -10,7 +10,7 @@ use crate::error::ApiError;
 use crate::generate::{self, Delta, Job, Total};
 use crate::models::Found;
 use crate::sse;
-use alula_engine::{Logprobs, Request};
+use alula_engine::{Logprobs, Reason, Request};
 use alula_tokenizer::{Fim, Tokenizer};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -33,7 +33,7 @@ pub struct CompletionRequest {
     /// The model; by default the first one.
     pub model: Option<String>,
     /// One or several texts, or their token ids.
-    #[schema(value_type = Object)]
+    #[schema(schema_with = crate::openapi::prompt)]
     pub prompt: Prompt,
     /// A text that comes behind what is written, where the model can.
     pub suffix: Option<String>,
@@ -44,38 +44,50 @@ pub struct CompletionRequest {
     /// What to send with it.
     pub stream_options: Option<StreamOptions>,
     /// How many answers to each prompt.
+    #[schema(minimum = 1, maximum = 128)]
     pub n: Option<usize>,
     /// Must equal `n`: all answers are given back.
     pub best_of: Option<usize>,
     /// Tokens of an answer at most; by default 16, as OpenAI has it.
     pub max_tokens: Option<usize>,
     /// 0 takes the likeliest token.
+    #[schema(minimum = 0, maximum = 2)]
     pub temperature: Option<f32>,
     /// The likeliest tokens that together have this probability.
+    #[schema(minimum = 0, maximum = 1)]
     pub top_p: Option<f32>,
     /// So many likeliest tokens; 0 or -1 keeps all.
+    #[schema(minimum = -1)]
     pub top_k: Option<i64>,
     /// Tokens of at least this part of the likeliest one's probability.
+    #[schema(minimum = 0, maximum = 1)]
     pub min_p: Option<f32>,
     /// Tokens of typical information up to this probability.
+    #[schema(exclusive_minimum = 0, maximum = 1)]
     pub typical_p: Option<f32>,
     /// Subtracted from the logits of tokens that occurred.
+    #[schema(minimum = -2, maximum = 2)]
     pub presence_penalty: Option<f32>,
     /// Subtracted from them for each time.
+    #[schema(minimum = -2, maximum = 2)]
     pub frequency_penalty: Option<f32>,
     /// Divides the logits of tokens that occurred.
+    #[schema(exclusive_minimum = 0)]
     pub repetition_penalty: Option<f32>,
     /// Same seed, same answer.
     pub seed: Option<i64>,
     /// Texts that end the answer.
+    #[schema(schema_with = crate::openapi::stop)]
     pub stop: Option<OneOrMany<String>>,
     /// Token ids that end the answer.
     pub stop_token_ids: Option<Vec<u32>>,
     /// Go on after the model's end token.
     pub ignore_eos: Option<bool>,
     /// Added to the logits of tokens, by id.
+    #[schema(schema_with = crate::openapi::logit_bias)]
     pub logit_bias: Option<BTreeMap<String, f32>>,
     /// Report log-probabilities, and those of so many of the likeliest tokens.
+    #[schema(minimum = 0, maximum = 20)]
     pub logprobs: Option<usize>,
     /// Who asks; not used.
     pub user: Option<String>,
@@ -204,8 +216,19 @@ impl CompletionLogprobs {
     }
 }
 
+/// Why it ended, in OpenAI's words.
+fn finish(reason: &Reason) -> &'static str {
+    match reason {
+        Reason::Length | Reason::Context => "length",
+        _ => "stop",
+    }
+}
+
 /// The prompt in which a model fills the gap between two texts (Bavarian et al. 2022, arXiv:2207.14255).
-fn infill(tokenizer: &Tokenizer, before: &[u32], after: &[u32]) -> Result<Vec<u32>, ApiError> {
+///
+/// # Errors
+/// The model has no tokens for that.
+pub fn infill(tokenizer: &Tokenizer, before: &[u32], after: &[u32]) -> Result<Vec<u32>, ApiError> {
     let Fim { prefix: Some(prefix), suffix: Some(suffix), middle: Some(middle), .. } = tokenizer.fim() else {
         return Err(ApiError::field("suffix", "`suffix`: this model has no tokens for filling gaps; leave it out"));
     };
@@ -283,7 +306,7 @@ impl CompletionRequest {
             ..Request::default()
         };
         let choices = within("n", self.n.unwrap_or(1), 1..=MOST_CHOICES)?;
-        Ok(Job { request, choices, timeout: app.config.request_timeout })
+        Ok(Job { request, choices, timeout: app.config.request_timeout, constraint: None })
     }
 }
 
@@ -291,6 +314,16 @@ impl CompletionRequest {
 ///
 /// # Errors
 /// The request is wrong, the model is not there, or too much is waiting.
+#[utoipa::path(
+    post,
+    path = "/v1/completions",
+    tag = "OpenAI",
+    request_body = CompletionRequest,
+    responses((status = 200, description = "The answer; with `stream`, events of which each holds a part, and `[DONE]`", content(
+        (CompletionResponse = "application/json"),
+        (CompletionResponse = "text/event-stream"),
+    )))
+)]
 pub async fn complete(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -386,7 +419,7 @@ impl Reply {
                     all.push_str(&text);
                 }
                 Delta::End { choice, reason, usage } => {
-                    done[i * self.n + choice].2 = Some(finish(reason));
+                    done[i * self.n + choice].2 = Some(finish(&reason));
                     totals[i].add(&usage);
                 }
             }
@@ -440,7 +473,7 @@ impl Reply {
                     if let Ok(mut totals) = sums.lock() {
                         totals[i].add(&usage);
                     }
-                    let (index, finish_reason) = (i * reply.n + choice, Some(finish(reason)));
+                    let (index, finish_reason) = (i * reply.n + choice, Some(finish(&reason)));
                     let choice = CompletionChoice { index, text: String::new(), logprobs: None, finish_reason };
                     Some(Ok(reply.response(vec![choice], none)))
                 }
@@ -457,5 +490,5 @@ impl Reply {
 
 fn usage(totals: &[Total]) -> Usage {
     let sum = |f: fn(&Total) -> usize| totals.iter().map(f).sum();
-    Usage::new(sum(|t| t.prompt), 0, sum(|t| t.generated), 0)
+    Usage::new(sum(|t| t.prompt), sum(|t| t.cached), sum(|t| t.generated), 0)
 }

@@ -2,9 +2,11 @@
 
 pub mod chat;
 pub mod completions;
+pub mod embeddings;
 pub mod fields;
 pub mod list;
 pub mod messages;
+pub mod tools;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

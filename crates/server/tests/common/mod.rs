@@ -29,7 +29,8 @@ pub fn builtin(running: usize, waiting: usize) -> Entry {
         let local = package.load(&CpuDevice::new(Cpu::from_env()?, 1), load, &mut |_, _| {})?;
         let engine = Engine::new(local, Some(words), Options { running, waiting, ..Options::default() });
         let worker = Worker::start("m", engine)?;
-        Ok(Model { tokenizer, kind: Kind::Writer(Box::new(Writer { worker, speech, context: 512 })) })
+        let writer = Writer::new(worker, speech, 512, &tokenizer, &package.end_ids());
+        Ok(Model { tokenizer, kind: Kind::Writer(Box::new(writer)) })
     };
     Entry::new("m".into(), Vec::new(), Facts { context: 512, writes: true, ..Facts::default() }, Box::new(load))
 }

@@ -182,7 +182,7 @@ impl Session {
         }
         let (most, context) = (usage.generated, self.context());
         match reason {
-            Reason::Stop | Reason::StopString => {}
+            Reason::Stop | Reason::StopString(_) => {}
             Reason::Length => say(format_args!("alula: the answer was cut at {most} tokens (/set max-tokens)")),
             Reason::Context => {
                 say(format_args!("alula: the answer ends here because the context of {context} tokens is full"))

@@ -1,0 +1,293 @@
+//! `/v1/embeddings`.
+
+use super::completions::Prompt;
+use super::fields::within;
+use crate::app::App;
+use crate::body::Json;
+use crate::error::ApiError;
+use crate::models::{Found, Model};
+use crate::turns::{in_turn, within_time};
+use alula_engine::embed::{Embedder, Framed, Vector};
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+use std::sync::Arc;
+use tokio::sync::Mutex;
+use utoipa::ToSchema;
+
+/// Texts of a request at most, as OpenAI has it.
+pub const MOST_INPUTS: usize = 2048;
+/// Texts in a turn at most.
+const TEXTS: usize = 32;
+/// Tokens in a turn, if no text has more.
+const TOKENS: usize = 2048;
+
+/// Texts to make vectors of.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EmbeddingRequest {
+    /// The model; by default the first one.
+    pub model: Option<String>,
+    /// A text, texts, token ids or lists of token ids. Nothing is put around ids.
+    #[schema(value_type = Object)]
+    pub input: Prompt,
+    /// How numbers are written; by default `float`.
+    pub encoding_format: Option<EncodingFormat>,
+    /// The first so many elements of each vector; by default all.
+    pub dimensions: Option<usize>,
+    /// Cuts longer texts off behind so many tokens; -1: behind as many as the model reads. Without it they are refused.
+    pub truncate_prompt_tokens: Option<i64>,
+    /// Who asks; not used.
+    pub user: Option<String>,
+}
+
+/// How numbers are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EncodingFormat {
+    /// As JSON numbers.
+    #[default]
+    Float,
+    /// The bytes of 32-bit little-endian floats, in base64.
+    Base64,
+}
+
+/// Vectors.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct EmbeddingResponse {
+    object: &'static str,
+    data: Vec<EmbeddingObject>,
+    model: String,
+    usage: InputUsage,
+}
+
+/// A text's vector.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct EmbeddingObject {
+    object: &'static str,
+    embedding: Numbers,
+    index: usize,
+}
+
+/// A vector's elements.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Numbers {
+    /// As JSON numbers.
+    Float(Vec<f32>),
+    /// The bytes of 32-bit little-endian floats, in base64.
+    Base64(String),
+}
+
+/// What a request took that writes nothing.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+pub struct InputUsage {
+    /// Tokens that were read.
+    pub prompt_tokens: usize,
+    /// The same.
+    pub total_tokens: usize,
+}
+
+impl InputUsage {
+    /// Of so many tokens.
+    pub fn new(tokens: usize) -> InputUsage {
+        InputUsage { prompt_tokens: tokens, total_tokens: tokens }
+    }
+}
+
+/// What is to be done with texts that are longer than the model reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// They are refused.
+    Refuse,
+    /// They end where the model stops reading.
+    Longest,
+    /// They end behind so many tokens, those that the model adds counted.
+    At(usize),
+}
+
+impl Cut {
+    /// As `truncate_prompt_tokens` says it, for a model that reads so many tokens.
+    ///
+    /// # Errors
+    /// It is out of range.
+    pub fn of(tokens: Option<i64>, longest: usize) -> Result<Cut, ApiError> {
+        match tokens {
+            None => Ok(Cut::Refuse),
+            Some(-1) => Ok(Cut::Longest),
+            Some(n) => match usize::try_from(n).ok().filter(|n| (1..=longest).contains(n)) {
+                Some(n) => Ok(Cut::At(n)),
+                None => {
+                    let what = format!(
+                        "`truncate_prompt_tokens` is {n} but must be -1 or between 1 and {longest}, which the model reads"
+                    );
+                    Err(ApiError::field("truncate_prompt_tokens", what))
+                }
+            },
+        }
+    }
+
+    /// Tokens of a text at most.
+    pub fn longest(self, longest: usize) -> usize {
+        if let Cut::At(n) = self { n } else { longest }
+    }
+
+    /// Refuses a text that would be cut without permission. `path` names it, `allow` the field that permits it.
+    ///
+    /// # Errors
+    /// It is too long.
+    pub fn check(self, text: &Framed, longest: usize, path: &str, allow: &str) -> Result<(), ApiError> {
+        if text.ids.is_empty() {
+            let what = format!("`{path}` is empty, and the model adds no tokens of its own; leave it out");
+            return Err(ApiError::field(path, what));
+        }
+        if self != Cut::Refuse || text.cut == 0 {
+            return Ok(());
+        }
+        let what = format!(
+            "`{path}` has {} tokens but the model reads {longest}: shorten it, or allow the cut with {allow}",
+            text.ids.len() + text.cut
+        );
+        Err(ApiError::field(path, what).code("context_length_exceeded"))
+    }
+}
+
+impl Model {
+    /// What makes vectors.
+    ///
+    /// # Errors
+    /// It is a model of another kind.
+    pub fn embedder(&self, name: &str) -> Result<&Arc<Mutex<Embedder>>, ApiError> {
+        let what = match &self.kind {
+            crate::models::Kind::Embedder(embedder) => return Ok(embedder),
+            crate::models::Kind::Ranker(_) => "scores documents; use /v1/rerank, or a model that makes vectors",
+            crate::models::Kind::Writer(_) => {
+                "writes text; vectors need an encoder, or a decoder whose files say how its states are pooled"
+            }
+        };
+        Err(ApiError::field("model", format!("the model `{name}` {what}")))
+    }
+}
+
+/// The vectors of texts, a turn of the model for some of them each time, and the number of their tokens. `field` is the
+/// one that they came in, `allow` what permits to cut them.
+///
+/// # Errors
+/// A text is too long or no text for this model, or the model fails.
+pub async fn vectors(
+    found: &Found,
+    input: Prompt,
+    cut: impl FnOnce(usize) -> Result<Cut, ApiError>,
+    dimensions: Option<usize>,
+    (field, allow): (&'static str, &'static str),
+) -> Result<(Vec<Vector>, usize), ApiError> {
+    let embedder = found.model.embedder(&found.name)?;
+    let (longest, width) = {
+        let embedder = embedder.lock().await;
+        (embedder.longest(), embedder.dimensions())
+    };
+    let dimensions = within("dimensions", dimensions.unwrap_or(width), 1..=width)?;
+    let cut = cut(longest)?;
+    let vocab = found.model.tokenizer.vocab_size();
+    let framed = match input {
+        Prompt::Tokens(lists) => {
+            within(field, lists.len(), 1..=MOST_INPUTS)?;
+            let one = lists.len() == 1;
+            let framed = lists.into_iter().enumerate().map(|(i, ids)| {
+                let path = if one { field.to_owned() } else { format!("{field}[{i}]") };
+                if let Some((at, id)) = ids.iter().enumerate().find(|(_, id)| **id as usize >= vocab) {
+                    let what = format!("`{path}[{at}]` is {id} but the vocabulary has {vocab} tokens");
+                    return Err(ApiError::field(format!("{path}[{at}]"), what));
+                }
+                let most = cut.longest(longest).min(ids.len());
+                let text = Framed { types: vec![0; most], cut: ids.len() - most, ids: ids[..most].to_vec() };
+                cut.check(&text, longest, &path, allow).map(|()| text)
+            });
+            framed.collect::<Result<Vec<_>, _>>()?
+        }
+        Prompt::Texts(texts) => {
+            within(field, texts.len(), 1..=MOST_INPUTS)?;
+            let mut framed = Vec::with_capacity(texts.len());
+            let one = texts.len() == 1;
+            let mut texts = texts.into_iter().enumerate().peekable();
+            while texts.peek().is_some() {
+                let part: Vec<(usize, String)> = texts.by_ref().take(TEXTS).collect();
+                let part = in_turn(embedder, move |embedder| {
+                    let frame = |(i, text): (usize, String)| {
+                        let path = if one { field.to_owned() } else { format!("{field}[{i}]") };
+                        let text = embedder.frame(&text, cut.longest(longest));
+                        let text = text.map_err(|e| ApiError::field(&path, format!("`{path}`: {e}")))?;
+                        cut.check(&text, longest, &path, allow).map(|()| text)
+                    };
+                    part.into_iter().map(frame).collect::<Result<Vec<_>, ApiError>>()
+                });
+                framed.extend(part.await??);
+            }
+            framed
+        }
+    };
+    let tokens = framed.iter().map(|t| t.ids.len()).sum();
+    let mut vectors = Vec::with_capacity(framed.len());
+    let framed = Arc::new(framed);
+    while vectors.len() < framed.len() {
+        let (of, range) = (Arc::clone(&framed), turn(&framed, vectors.len()));
+        let adapters = found.adapters.clone();
+        let made = in_turn(embedder, move |embedder| {
+            embedder.vectors(of.get(range).unwrap_or_default(), dimensions, &adapters)
+        });
+        vectors.extend(made.await?.map_err(|e| ApiError::internal(e.to_string()))?);
+    }
+    Ok((vectors, tokens))
+}
+
+/// The texts of the turn that begins with this one.
+pub fn turn(framed: &[Framed], start: usize) -> Range<usize> {
+    let rest = framed.get(start..).unwrap_or_default();
+    let mut tokens = 0;
+    let fits = rest.iter().take(TEXTS).take_while(|t| {
+        tokens += t.ids.len();
+        tokens <= TOKENS
+    });
+    start..start + fits.count().max(1)
+}
+
+/// Makes vectors of texts.
+///
+/// # Errors
+/// The request is wrong, or the model is not there or of another kind.
+#[utoipa::path(
+    post,
+    path = "/v1/embeddings",
+    tag = "OpenAI",
+    request_body = EmbeddingRequest,
+    responses((status = 200, description = "The vectors, in the order of the texts", body = EmbeddingResponse))
+)]
+pub async fn embeddings(State(app): State<Arc<App>>, body: Json<EmbeddingRequest>) -> Result<Response, ApiError> {
+    let Json { value: request, ignored } = body;
+    let found = app.models.find(request.model.as_deref()).await?;
+    let cut = |longest| Cut::of(request.truncate_prompt_tokens, longest);
+    let made = vectors(&found, request.input, cut, request.dimensions, ("input", "`truncate_prompt_tokens`"));
+    let (vectors, tokens) = within_time(&app, made).await?;
+    let format = request.encoding_format.unwrap_or_default();
+    let data = vectors.into_iter().enumerate().map(|(index, vector)| {
+        let embedding = match format {
+            EncodingFormat::Float => Numbers::Float(vector.values),
+            EncodingFormat::Base64 => {
+                let bytes: Vec<u8> = vector.values.iter().flat_map(|v| v.to_le_bytes()).collect();
+                Numbers::Base64(BASE64_STANDARD.encode(bytes))
+            }
+        };
+        EmbeddingObject { object: "embedding", embedding, index }
+    });
+    let data = data.collect();
+    let response =
+        EmbeddingResponse { object: "list", data, model: found.name.clone(), usage: InputUsage::new(tokens) };
+    let mut response = axum::Json(response).into_response();
+    if let Some(header) = ignored.header() {
+        response.headers_mut().insert("x-alula-ignored", header);
+    }
+    Ok(response)
+}

@@ -1,0 +1,34 @@
+//! Models that several requests use in turn.
+
+use crate::app::App;
+use crate::error::ApiError;
+use axum::http::StatusCode;
+use std::future::Future;
+use std::sync::Arc;
+use tokio::sync::Mutex;
+
+/// Does something with a model when its turn has come, without holding others up. Who drops this while it waits for its
+/// turn is out of the line.
+///
+/// # Errors
+/// It panicked.
+pub async fn in_turn<M: Send + 'static, T: Send + 'static>(
+    model: &Arc<Mutex<M>>,
+    work: impl FnOnce(&mut M) -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    let mut model = Arc::clone(model).lock_owned().await;
+    let done = tokio::task::spawn_blocking(move || work(&mut model)).await;
+    done.map_err(|_| ApiError::internal("the model panicked"))
+}
+
+/// Waits for something as long as a request may take.
+///
+/// # Errors
+/// It took longer, or failed.
+pub async fn within_time<T>(app: &App, work: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+    let timeout = app.config.request_timeout;
+    tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| {
+        let what = format!("the answer took over {} seconds", timeout.as_secs());
+        Err(ApiError::status(StatusCode::GATEWAY_TIMEOUT, "server_error", what).code("timeout"))
+    })
+}

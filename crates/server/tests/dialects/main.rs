@@ -1,0 +1,6 @@
+//! Embeddings, rerank, Anthropic's and Ollama's dialects, each against small real models in this process.
+
+mod anthropic;
+mod common;
+mod embeddings;
+mod ollama;

@@ -1,0 +1,5 @@
+//! A server with a real model, asked over real connections.
+
+mod chaos;
+mod common;
+mod prefix;
