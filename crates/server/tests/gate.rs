@@ -12,6 +12,12 @@ use std::path::PathBuf;
 const CHAT: &str = "/v1/chat/completions";
 const HELLO: &str = r#"{"messages":[{"role":"user","content":"Hi"}],"max_tokens":3,"seed":1}"#;
 
+/// Whether an error says this, in a dialect whose errors have codes.
+fn is(answer: &common::Answer, code: &str) -> bool {
+    let error = &answer.json()["error"];
+    error["code"].as_str().map_or(!error.is_null(), |c| c == code)
+}
+
 /// A key file and the keys in it: one for each scope, in order `infer`, `metrics`.
 struct Folder(PathBuf, Vec<String>);
 
@@ -59,9 +65,9 @@ async fn every_route_needs_a_key_of_its_scope() {
             }
             assert_eq!(nobody.status, 401, "{method} {path}");
             assert_eq!(nobody.headers["www-authenticate"], "Bearer");
-            assert_eq!(nobody.json()["error"]["code"], "missing_api_key");
+            assert!(is(&nobody, "missing_api_key"), "{}", nobody.text);
             let wrong = ask(&app, method, &path, &[("authorization", "Bearer alula-nonsense")], "{}").await;
-            assert_eq!((wrong.status.as_u16(), wrong.json()["error"]["code"].as_str()), (401, Some("invalid_api_key")));
+            assert!(wrong.status == 401 && is(&wrong, "invalid_api_key"), "{}", wrong.text);
         }
         for (at, own) in [(0, Scope::Infer), (1, Scope::Metrics)] {
             let one = ask(&app, "GET", &path, &[("authorization", &folder.bearer(at))], "").await;
@@ -96,7 +102,7 @@ async fn every_limited_route_answers_429() {
         assert_eq!(second.status, 429, "{path}");
         let wait: u64 = second.headers["retry-after"].to_str().unwrap().parse().unwrap();
         assert!((50..=60).contains(&wait), "{wait}");
-        assert_eq!(second.json()["error"]["code"], "rate_limit_exceeded");
+        assert!(is(&second, "rate_limit_exceeded"), "{}", second.text);
     }
 }
 

@@ -32,7 +32,7 @@ pub fn builtin(running: usize, waiting: usize) -> Entry {
         let writer = Writer::new(worker, speech, 512, &tokenizer, &package.end_ids());
         Ok(Model { tokenizer, kind: Kind::Writer(Box::new(writer)) })
     };
-    Entry::new("m".into(), Vec::new(), Facts { context: 512, writes: true, ..Facts::default() }, Box::new(load))
+    Entry::new("m".into(), Vec::new(), Facts { context: 512, ..Facts::default() }, Box::new(load))
 }
 
 /// An app with this model.
