@@ -6,7 +6,7 @@
 use crate::app::App;
 use crate::error::ApiError;
 use crate::strict::Strict;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -70,6 +70,14 @@ fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
 /// All of a body, within the limits of size and time.
 pub async fn read(body: Body, app: &App) -> Result<bytes::Bytes, ApiError> {
     let limit = app.config.max_body;
+    let too_large = || {
+        let what = format!("the body is over {limit} bytes; shorten it, or raise --max-body");
+        ApiError::status(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", what)
+    };
+    // Who says that more will come need not send it.
+    if HttpBody::size_hint(&body).lower() > limit as u64 {
+        return Err(too_large());
+    }
     let collected = tokio::time::timeout(app.config.body_timeout, Limited::new(body, limit).collect()).await;
     let collected = collected.map_err(|_| {
         let seconds = app.config.body_timeout.as_secs();
@@ -78,10 +86,7 @@ pub async fn read(body: Body, app: &App) -> Result<bytes::Bytes, ApiError> {
     })?;
     match collected {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(e) if e.is::<LengthLimitError>() => {
-            let what = format!("the body is over {limit} bytes; shorten it, or raise --max-body");
-            Err(ApiError::status(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", what))
-        }
+        Err(e) if e.is::<LengthLimitError>() => Err(too_large()),
         Err(e) => Err(ApiError::invalid(format!("the body broke off: {e}"))),
     }
 }

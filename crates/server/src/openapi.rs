@@ -27,6 +27,7 @@ use utoipa::{Modify, OpenApi};
         list::show,
         tokenize::tokenize,
         tokenize::detokenize,
+        crate::metrics::text::metrics,
         routes::live,
         routes::ready,
     ),

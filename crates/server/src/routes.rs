@@ -2,16 +2,20 @@
 
 use crate::app::App;
 use crate::error::{ApiError, ErrorBody};
+use crate::gate::gate;
 use crate::openai::{chat, completions, embeddings, list};
-use crate::{anthropic, door, ollama, openapi, page, rerank, tokenize};
+use crate::{anthropic, door, metrics, ollama, openapi, page, rerank, tokenize};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, get, post};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// What a key must permit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Scope {
     /// Nothing: anybody may ask.
     Open,
@@ -36,6 +40,7 @@ pub const ROUTES: &[Row] = &[
     ("/livez", Scope::Open, || get(live)),
     ("/readyz", Scope::Open, || get(ready)),
     ("/health", Scope::Open, || get(ready)),
+    ("/metrics", Scope::Metrics, || get(metrics::text::metrics)),
     ("/v1/models", Scope::Infer, || get(list::list)),
     ("/v1/models/{*model}", Scope::Infer, || get(list::show)),
     ("/v1/chat/completions", Scope::Infer, || post(chat::chat)),
@@ -63,7 +68,8 @@ pub fn router(app: Arc<App>) -> Router {
     for (path, _, handler) in ROUTES {
         router = router.route(path, handler());
     }
-    let router = router.fallback(unknown).method_not_allowed_fallback(method).with_state(app);
+    let router = router.fallback(unknown).method_not_allowed_fallback(method);
+    let router = router.layer(from_fn_with_state(Arc::clone(&app), gate)).with_state(app);
     // Outermost: whoever refuses a request, it is said in the dialect that was spoken.
     router.layer(axum::middleware::from_fn(door::answer))
 }

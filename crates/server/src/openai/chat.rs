@@ -6,6 +6,7 @@ use super::tools::{Choice, ResponseFormat, ToolDef, tools};
 use super::{FINGERPRINT, now};
 use crate::app::App;
 use crate::body::Json;
+use crate::caller::Caller;
 use crate::dialogue::{self, Delta, Deltas, Finish, Form, Part, Talk, ToolChoice, Whole, said};
 use crate::error::ApiError;
 use crate::generate::{self, Job, Total};
@@ -327,7 +328,7 @@ impl ChatRequest {
         (ChatChunk = "text/event-stream"),
     )))
 )]
-pub async fn chat(State(app): State<Arc<App>>, body: Json<ChatRequest>) -> Result<Response, ApiError> {
+pub async fn chat(State(app): State<Arc<App>>, caller: Caller, body: Json<ChatRequest>) -> Result<Response, ApiError> {
     let Json { value: mut request, ignored } = body;
     request.check()?;
     let found = app.models.find(request.model.as_deref()).await?;
@@ -335,7 +336,7 @@ pub async fn chat(State(app): State<Arc<App>>, body: Json<ChatRequest>) -> Resul
     let talk = request.talk(&found)?;
     let (choices, streams) = (job.choices, request.stream == Some(true));
     let head = Head { id: generate::name("chatcmpl-")?, created: now(), model: found.name.clone() };
-    let deltas = dialogue::start(&found, job, talk).await?;
+    let deltas = dialogue::start(&caller, &found, job, talk).await?;
     let tokenizer = Arc::clone(&found.model.tokenizer);
     let mut response = match streams {
         true => {

@@ -5,6 +5,7 @@ use super::fields::{Choose, OneOrMany, StreamOptions, Usage, stops, within};
 use super::{FINGERPRINT, now};
 use crate::app::App;
 use crate::body::Json;
+use crate::caller::Caller;
 use crate::error::ApiError;
 use crate::generate::{self, Delta, Job, Total};
 use crate::models::Found;
@@ -323,7 +324,11 @@ impl CompletionRequest {
         (CompletionResponse = "text/event-stream"),
     )))
 )]
-pub async fn complete(State(app): State<Arc<App>>, body: Json<CompletionRequest>) -> Result<Response, ApiError> {
+pub async fn complete(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    body: Json<CompletionRequest>,
+) -> Result<Response, ApiError> {
     let Json { value: request, ignored } = body;
     request.check()?;
     let found = app.models.find(request.model.as_deref()).await?;
@@ -339,7 +344,7 @@ pub async fn complete(State(app): State<Arc<App>>, body: Json<CompletionRequest>
     for (i, (ids, text)) in all.into_iter().enumerate() {
         let prompt = ids.len();
         let job = Job { request: Request { prompt: ids, ..job.request.clone() }, ..job.clone() };
-        let answers = generate::start(&found, writer, job).await.map_err(|e| match e.param.as_deref() {
+        let answers = generate::start(&caller, &found, writer, job).await.map_err(|e| match e.param.as_deref() {
             Some("messages") => ApiError { param: Some("prompt".into()), ..e },
             _ => e,
         })?;
