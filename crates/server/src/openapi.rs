@@ -66,6 +66,12 @@ fn value() -> Value {
             *schema = json!({"description": "Each event.", "properties": {"data": event}});
         }
     }
+    // A flattened part that may be missing is no null beside the others: the object does without its fields.
+    let schemas = tree["components"]["schemas"].as_object_mut().into_iter().flat_map(|s| s.values_mut());
+    let parts = schemas.filter_map(|s| s.get_mut("allOf")?.as_array_mut()).flatten();
+    for part in parts.filter(|part| part["oneOf"][1] == json!({"type": "null"})) {
+        *part = json!({"anyOf": [part["oneOf"][0].take(), {"type": "object"}]});
+    }
     tree
 }
 
