@@ -18,16 +18,18 @@ def before_call(context, case, kwargs):
         COUNT["sent"] += 1
         if COUNT["sent"] % 4:
             mend(path, body)
-    if path in ("/v1/chat/completions", "/v1/completions"):
-        shorten(body)
+    if path in ("/v1/chat/completions", "/v1/completions", "/v1/messages"):
+        shorten(body, path)
+    if path in ("/api/chat", "/api/generate") and not body.get("options"):
+        body["options"] = {"num_predict": 4}
 
 
-def shorten(body):
+def shorten(body, path):
     """Asks for a few tokens, unless it is wrong what it asks for."""
     for field in ["max_tokens", "max_completion_tokens"]:
         if type(body.get(field)) is int and body[field] > 4:
             body[field] = 4
-    if body.get("max_completion_tokens") is None and body.get("max_tokens") is None:
+    if path != "/v1/messages" and body.get("max_completion_tokens") is None and body.get("max_tokens") is None:
         body["max_tokens"] = 4
     if type(body.get("n")) is int and 2 < body["n"] <= 128:
         body["n"] = 2
@@ -37,6 +39,8 @@ def mend(path, body):
     """What no schema says: which fields go together, and what the model has."""
     for field in MODELS_OWN:
         body.pop(field, None)
+    # Ollama's and Anthropic's bodies must name one.
+    body["model"] = "builtin"
     if body.get("stream") is not True:
         body.pop("stream_options", None)
     if path == "/v1/chat/completions":

@@ -14,8 +14,10 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use base64::prelude::{BASE64_STANDARD, Engine};
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
+use std::borrow::Cow;
 use std::net::Ipv4Addr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,6 +27,9 @@ use std::task::{Context, Poll};
 const EXPOSED: &str = "x-request-id, retry-after, x-alula-ignored, x-ratelimit-limit-requests, \
     x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, \
     x-ratelimit-reset-tokens";
+/// How a browser is told to ask its user for a key, which it then sends with every request. Programs are not told so, as a
+/// page's own requests would open a window.
+const PASSWORD: &str = "Basic realm=\"alula, with a key as the password\", charset=\"UTF-8\"";
 /// Bytes of a request's name at most.
 const LONGEST_ID: usize = 128;
 
@@ -60,6 +65,9 @@ pub async fn gate(State(app): State<Arc<App>>, mut request: Request, next: Next)
             finish(response, caller)
         }
     };
+    if response.status() == StatusCode::UNAUTHORIZED && row.is_some_and(|r| r.1 == Scope::Page) {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(PASSWORD));
+    }
     if let Some(allowed) = allowed {
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
@@ -138,12 +146,15 @@ fn check(app: &App, request: &Request, row: Option<(&str, Scope)>, cors: bool) -
     }
     let refused =
         |what: &str, code| Err(ApiError::status(StatusCode::UNAUTHORIZED, "authentication_error", what).code(code));
-    let Some(shown) = shown(request.headers()) else {
+    let Some((shown, password)) = shown(request.headers()) else {
         return refused("a key is needed: send `Authorization: Bearer KEY` or `x-api-key: KEY`", "missing_api_key");
     };
-    let Some(key) = keys.find(shown) else {
+    let Some(key) = keys.find(&shown) else {
         return refused("this key is not known here, or it has expired", "invalid_api_key");
     };
+    if password && !same_origin(request.headers(), host(request.headers(), request.uri())) {
+        return refused("pages of other origins must send the key themselves", "foreign_origin");
+    }
     match row {
         Some((path, scope)) if !key.permits(scope) => {
             let scope = format!("{scope:?}").to_lowercase();
@@ -154,32 +165,45 @@ fn check(app: &App, request: &Request, row: Option<(&str, Scope)>, cors: bool) -
     }
 }
 
-/// The key that a client shows, as OpenAI's clients send it or as Anthropic's.
-fn shown(headers: &HeaderMap) -> Option<&str> {
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| {
-        let (scheme, key) = v.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
-    });
-    bearer.or_else(|| headers.get("x-api-key")?.to_str().ok())
+/// The key that a client shows, as OpenAI's clients send it, as Anthropic's, or as a browser sends a password; and whether it is
+/// the last, which a browser sends with every request to this server, whatever page it comes from.
+fn shown(headers: &HeaderMap) -> Option<(Cow<'_, str>, bool)> {
+    let authorization = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()?.split_once(' '));
+    let password = |text: &str| {
+        let text = String::from_utf8(BASE64_STANDARD.decode(text).ok()?).ok()?;
+        Some((Cow::Owned(text.split_once(':')?.1.to_owned()), true))
+    };
+    match authorization {
+        Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") => Some((Cow::Borrowed(key.trim()), false)),
+        Some((scheme, text)) if scheme.eq_ignore_ascii_case("basic") => password(text.trim()),
+        _ => Some((Cow::Borrowed(headers.get("x-api-key")?.to_str().ok()?), false)),
+    }
+}
+
+/// Whether the page that asks, if it is one, is this server's own.
+fn same_origin(headers: &HeaderMap, host: Option<&str>) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else { return true };
+    let origin = origin.to_str().ok().and_then(|o| o.split_once("://"));
+    origin.is_some_and(|(_, o)| host.is_some_and(|host| o.eq_ignore_ascii_case(host)))
+}
+
+/// The host that a request was sent to.
+fn host<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Option<&'a str> {
+    headers.get(header::HOST).map(|v| v.to_str().unwrap_or("?")).or_else(|| uri.authority().map(|a| a.as_str()))
 }
 
 /// Whether a request without a key comes from a program of this machine, as far as a web page could pretend.
 fn local(app: &App, headers: &HeaderMap, uri: &Uri, cors: bool) -> Result<(), ApiError> {
     let refused = |what: String| Err(ApiError::status(StatusCode::FORBIDDEN, "permission_error", what));
-    let host =
-        headers.get(header::HOST).map(|v| v.to_str().unwrap_or("?")).or_else(|| uri.authority().map(|a| a.as_str()));
     // Every browser names the host; what names none is a program.
-    let Some(host) = host else { return Ok(()) };
+    let Some(host) = host(headers, uri) else { return Ok(()) };
     if app.config.host.is_loopback() && !loopback(host) {
         let host = alula_format::clip_to(host, 100);
         return refused(format!(
             "the host `{host}` is not this machine's own: without keys only names like localhost are served; start the server with --keys"
         ));
     }
-    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
-    let same =
-        origin.to_str().ok().and_then(|o| o.split_once("://")).is_some_and(|(_, o)| o.eq_ignore_ascii_case(host));
-    if same || cors {
+    if same_origin(headers, Some(host)) || cors {
         return Ok(());
     }
     refused("pages of other origins are not served without a key; allow them with --cors-origin".to_owned())

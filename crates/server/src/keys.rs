@@ -207,7 +207,7 @@ impl Key {
 
     /// Whether it permits this.
     pub fn permits(&self, scope: Scope) -> bool {
-        scope == Scope::Open || self.entry.scopes.contains(&scope)
+        matches!(scope, Scope::Open | Scope::Page) || self.entry.scopes.contains(&scope)
     }
 }
 

@@ -1,9 +1,9 @@
 //! `/openapi.json`: what the routes take and give, made from the handlers' types (OpenAPI 3.1).
 
 use crate::error::ErrorBody;
-use crate::openai::{chat, completions, list};
+use crate::openai::{chat, completions, embeddings, list};
 use crate::routes::{self, ROUTES, Scope};
-use crate::tokenize;
+use crate::{anthropic, ollama, rerank, tokenize};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use utoipa::openapi::schema::{
 };
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, OpenApi as Tree, Ref, RefOr, ResponseBuilder};
-use utoipa::{Modify, OpenApi};
+use utoipa::{Modify, OpenApi, ToSchema};
 
 /// The document: a handler here for each row of [`ROUTES`] that is no page.
 #[derive(OpenApi)]
@@ -23,15 +23,28 @@ use utoipa::{Modify, OpenApi};
     paths(
         chat::chat,
         completions::complete,
+        embeddings::embeddings,
         list::list,
         list::show,
+        rerank::rerank,
+        rerank::unversioned,
         tokenize::tokenize,
         tokenize::detokenize,
         crate::metrics::text::metrics,
+        anthropic::messages,
+        anthropic::count_tokens,
+        ollama::chat::chat,
+        ollama::generate::generate,
+        ollama::embed::embed,
+        ollama::embed::embedding,
+        ollama::info::tags,
+        ollama::info::ps,
+        ollama::info::show,
+        ollama::info::version,
         routes::live,
         routes::ready,
     ),
-    components(schemas(ErrorBody)),
+    components(schemas(ErrorBody, anthropic::ErrorBody, ollama::ErrorBody)),
     modifiers(&Common)
 )]
 pub struct Document;
@@ -43,13 +56,22 @@ fn value() -> Value {
     let mut tree = serde_json::to_value(Document::openapi()).unwrap_or_default();
     let operations = tree["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut());
     let operations = operations.filter_map(Value::as_object_mut).flat_map(|item| item.values_mut());
-    for responses in operations.filter_map(|operation| operation.get_mut("responses")?.as_object_mut()) {
+    for operation in operations {
+        let openai = operation["tags"][0] == "OpenAI";
+        let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else { continue };
         for schema in responses.values_mut().filter_map(|r| r.pointer_mut("/content/text~1event-stream/schema")) {
-            // What a handler says is the JSON in an event's data. `[DONE]` is the one that holds none.
             let event =
                 json!({"type": "string", "contentMediaType": "application/json", "contentSchema": schema.take()});
+            // What a handler says is the JSON in an event's data; OpenAI's last event holds none.
+            let event = if openai { json!({"anyOf": [event, {"const": "[DONE]"}]}) } else { event };
             *schema = json!({"description": "Each event.", "properties": {"data": event}});
         }
+    }
+    // A flattened part that may be missing is no null beside the others: the object does without its fields.
+    let schemas = tree["components"]["schemas"].as_object_mut().into_iter().flat_map(|s| s.values_mut());
+    let parts = schemas.filter_map(|s| s.get_mut("allOf")?.as_array_mut()).flatten();
+    for part in parts.filter(|part| part["oneOf"][1] == json!({"type": "null"})) {
+        *part = json!({"anyOf": [part["oneOf"][0].take(), {"type": "object"}]});
     }
     tree
 }
@@ -85,31 +107,33 @@ impl Modify for Common {
     fn modify(&self, tree: &mut Tree) {
         let health = tree.paths.paths.get("/readyz").cloned();
         // Two names of one thing.
-        tree.paths.paths.extend(health.map(|mut item| {
-            if let Some(get) = &mut item.get {
-                get.operation_id = Some("health".to_owned());
-            }
-            ("/health".to_owned(), item)
-        }));
+        tree.paths.paths.extend(health.map(|item| ("/health".to_owned(), item)));
         for (path, item) in &mut tree.paths.paths {
             let open = ROUTES.iter().any(|r| r.0 == path && r.1 == Scope::Open);
+            // As the door has it.
+            let error = match path.as_str() {
+                path if path.starts_with("/v1/messages") => anthropic::ErrorBody::name(),
+                path if path.starts_with("/api/") => ollama::ErrorBody::name(),
+                _ => ErrorBody::name(),
+            };
             let all = [&mut item.get, &mut item.post, &mut item.put, &mut item.delete, &mut item.patch];
             for operation in all.into_iter().flatten() {
+                operation.operation_id = Some(path.replace(|c: char| !c.is_ascii_alphanumeric(), "_"));
                 // What docstrings say of errors is in the answers below.
                 let text = operation.description.take().unwrap_or_default();
                 let text = text.split("# Errors").next().unwrap_or_default().trim();
                 operation.description = (!text.is_empty()).then(|| text.to_owned());
                 if !open {
-                    add(operation, KEYED);
+                    add(operation, KEYED, &error);
                     // A server without keys asks for none.
                     let key = SecurityRequirement::new("key", Vec::<String>::new());
                     operation.security = Some(vec![key, SecurityRequirement::default()]);
                 }
                 if operation.request_body.is_some() {
-                    add(operation, BODIED);
+                    add(operation, BODIED, &error);
                 }
                 if operation.parameters.is_some() {
-                    add(operation, &BODIED[..1]);
+                    add(operation, &BODIED[..1], &error);
                 }
             }
         }
@@ -118,9 +142,9 @@ impl Modify for Common {
     }
 }
 
-fn add(operation: &mut Operation, statuses: &[(&str, &str)]) {
+fn add(operation: &mut Operation, statuses: &[(&str, &str)], error: &str) {
     for (status, description) in statuses {
-        let schema = RefOr::Ref(Ref::from_schema_name("ErrorBody"));
+        let schema = RefOr::Ref(Ref::from_schema_name(error));
         let content = ContentBuilder::new().schema(Some(schema)).build();
         let response = ResponseBuilder::new().description(*description).content("application/json", content).build();
         operation.responses.responses.entry((*status).to_owned()).or_insert(RefOr::T(response));
@@ -204,8 +228,7 @@ mod tests {
     #[test]
     fn strict_fields_are_strict_and_errors_documented() {
         let tree = value();
-        let event =
-            "/paths/~1v1~1chat~1completions/post/responses/200/content/text~1event-stream/schema/properties/data";
+        let event = "/paths/~1v1~1chat~1completions/post/responses/200/content/text~1event-stream/schema/properties/data/anyOf/0";
         assert_eq!(tree.pointer(event).unwrap()["contentSchema"]["$ref"], "#/components/schemas/ChatChunk");
         let chat = &tree["components"]["schemas"]["ChatRequest"];
         assert_eq!(chat["additionalProperties"], false);

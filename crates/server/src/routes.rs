@@ -19,6 +19,8 @@ use std::sync::Arc;
 pub enum Scope {
     /// Nothing: anybody may ask.
     Open,
+    /// Nothing, but it must be one: files of the built-in pages.
+    Page,
     /// To use models.
     Infer,
     /// To read metrics.
@@ -32,11 +34,11 @@ type Row = (&'static str, Scope, fn() -> MethodRouter<Arc<App>>);
 
 /// All of them; `openapi::Document` describes each.
 pub const ROUTES: &[Row] = &[
-    // Browsers cannot send a key with a page's address; the pages hold nothing secret and ask for the key themselves.
-    ("/", Scope::Open, || get(page::index)),
-    ("/docs", Scope::Open, || get(page::docs)),
-    ("/openapi.json", Scope::Infer, || get(openapi::document)),
-    ("/page/{file}", Scope::Open, || get(page::file)),
+    // A browser asks its user for the key, as the gate says.
+    ("/", Scope::Page, || get(page::index)),
+    ("/docs", Scope::Page, || get(page::docs)),
+    ("/openapi.json", Scope::Page, || get(openapi::document)),
+    ("/page/{file}", Scope::Page, || get(page::file)),
     ("/livez", Scope::Open, || get(live)),
     ("/readyz", Scope::Open, || get(ready)),
     ("/health", Scope::Open, || get(ready)),

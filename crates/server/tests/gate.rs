@@ -6,6 +6,7 @@ use alula_server::keys::{Entry, KeyFile};
 use alula_server::limits::Limits;
 use alula_server::routes::{ROUTES, Scope};
 use alula_server::{App, Config, models::Models};
+use base64::prelude::{BASE64_STANDARD, Engine};
 use common::{app, ask, builtin};
 use std::path::PathBuf;
 
@@ -64,19 +65,36 @@ async fn every_route_needs_a_key_of_its_scope() {
                 continue;
             }
             assert_eq!(nobody.status, 401, "{method} {path}");
-            assert_eq!(nobody.headers["www-authenticate"], "Bearer");
+            let challenge = nobody.headers["www-authenticate"].to_str().unwrap();
+            assert!(challenge.starts_with(if scope == Scope::Page { "Basic" } else { "Bearer" }), "{challenge}");
             assert!(is(&nobody, "missing_api_key"), "{}", nobody.text);
             let wrong = ask(&app, method, &path, &[("authorization", "Bearer alula-nonsense")], "{}").await;
             assert!(wrong.status == 401 && is(&wrong, "invalid_api_key"), "{}", wrong.text);
         }
         for (at, own) in [(0, Scope::Infer), (1, Scope::Metrics)] {
             let one = ask(&app, "GET", &path, &[("authorization", &folder.bearer(at))], "").await;
-            assert_eq!(one.status == 403, scope != Scope::Open && scope != own, "{path} {own:?}: {}", one.text);
+            assert_eq!(
+                one.status == 403,
+                !matches!(scope, Scope::Open | Scope::Page) && scope != own,
+                "{path} {own:?}: {}",
+                one.text
+            );
             assert_ne!(one.status, 401, "{path}");
         }
     }
     for path in ["/nothing", "/v1/nothing", "/v1/models/../../metrics", "//metrics"] {
         assert_eq!(ask(&app, "GET", path, &[], "").await.status, 401, "{path}");
+    }
+    // As a browser sends what its user typed, from this server's own page and from another.
+    let basic = |key: &str| format!("Basic {}", BASE64_STANDARD.encode(format!("me:{key}")));
+    let typed = basic(&folder.1[0]);
+    assert_eq!(ask(&app, "GET", "/", &[("authorization", &typed), ("host", "h:1")], "").await.status, 200);
+    for (origin, status) in [("http://h:1", 200), ("http://evil.example", 401), ("null", 401)] {
+        let headers = [("authorization", typed.as_str()), ("host", "h:1"), ("origin", origin)];
+        assert_eq!(ask(&app, "GET", "/v1/models", &headers, "").await.status, status, "{origin}");
+    }
+    for wrong in [basic("x"), "Basic %%".to_owned(), "Basic".to_owned()] {
+        assert_eq!(ask(&app, "GET", "/", &[("authorization", &wrong)], "").await.status, 401, "{wrong}");
     }
     assert_eq!(ask(&app, "GET", "/nothing", &[("x-api-key", &folder.1[0])], "").await.status, 404);
     assert_eq!(ask(&app, "GET", "/v1/models", &[("X-Api-Key", &folder.1[0])], "").await.status, 200);

@@ -60,7 +60,8 @@ function operation(path, method, op) {
     const cell = el("td", {}, el("span", { textContent: r.description }));
     for (const [type, content] of Object.entries(r.content ?? {})) {
       // Of an event, the data is what matters.
-      const schema = content.schema?.properties?.data?.contentSchema ?? content.schema;
+      const data = content.schema?.properties?.data;
+      const schema = (data?.anyOf?.[0] ?? data)?.contentSchema ?? content.schema;
       const inner = fields(schema);
       if (inner.rows.length) cell.append(el("details", {}, el("summary", { textContent: `${type}: ${kind(schema)}` }), inner));
     }
