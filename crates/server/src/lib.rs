@@ -14,6 +14,7 @@ pub mod door;
 pub mod error;
 pub mod generate;
 pub mod listen;
+pub mod manage;
 pub mod models;
 pub mod ollama;
 pub mod openai;

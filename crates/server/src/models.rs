@@ -279,7 +279,8 @@ impl Models {
     /// Lets go of a model after a while, when nobody has it, unless somebody names it after the time `since`, which is as
     /// [`Models::used`] says it. What was said before of the same model does not hold any more.
     pub fn release_later(app: &Arc<App>, name: &str, since: Duration, wait: Duration) {
-        let (Ok(runtime), Ok((entry, _))) = (tokio::runtime::Handle::try_current(), app.models.entry(Some(name))) else {
+        let (Ok(runtime), Ok((entry, _))) = (tokio::runtime::Handle::try_current(), app.models.entry(Some(name)))
+        else {
             return;
         };
         let (of, name) = (Arc::downgrade(app), name.to_owned());

@@ -143,8 +143,7 @@ async fn scores(
     while scores.len() < framed.len() {
         let (of, range) = (Arc::clone(&framed), turn(&framed, scores.len()));
         let adapters = found.adapters.clone();
-        let made =
-            in_turn(ranker, move |ranker| ranker.scores(of.get(range).unwrap_or_default(), &adapters)).await?;
+        let made = in_turn(ranker, move |ranker| ranker.scores(of.get(range).unwrap_or_default(), &adapters)).await?;
         scores.extend(made.map_err(|e| ApiError::internal(e.to_string()))?);
     }
     Ok(scores)

@@ -2,9 +2,9 @@
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::{anthropic, door, ollama, rerank};
 use crate::openai::{chat, completions, embeddings, list};
 use crate::tokenize;
+use crate::{anthropic, door, manage, ollama, rerank};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -49,6 +49,8 @@ pub const ROUTES: &[Row] = &[
     ("/api/ps", Scope::Infer, || get(ollama::info::ps)),
     ("/api/show", Scope::Infer, || post(ollama::info::show)),
     ("/api/version", Scope::Infer, || get(ollama::info::version)),
+    ("/models/load", Scope::Admin, || post(manage::load)),
+    ("/models/unload", Scope::Admin, || post(manage::unload)),
     ("/tokenize", Scope::Infer, || post(tokenize::tokenize)),
     ("/detokenize", Scope::Infer, || post(tokenize::detokenize)),
 ];

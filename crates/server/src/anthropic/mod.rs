@@ -485,12 +485,8 @@ fn own(e: ApiError) -> ApiError {
 pub async fn messages(State(app): State<Arc<App>>, body: Json<MessagesRequest>) -> Result<Response, ApiError> {
     let Json { value: request, ignored } = body;
     let found = app.models.find(Some(&request.model)).await?;
-    let choose = Choose {
-        temperature: request.temperature,
-        top_p: request.top_p,
-        top_k: request.top_k,
-        ..Choose::default()
-    };
+    let choose =
+        Choose { temperature: request.temperature, top_p: request.top_p, top_k: request.top_k, ..Choose::default() };
     let stop = stops(request.stop_sequences.map(OneOrMany::Many)).map_err(own)?;
     let engine = Request {
         max_tokens: Some(within("max_tokens", request.max_tokens, 1..=usize::MAX)?),
@@ -541,8 +537,10 @@ fn whole(empty: MessageResponse, answer: Whole, stop: &[String]) -> MessageRespo
     if !answer.content.is_empty() {
         content.push(ContentBlock::Text { text: answer.content });
     }
-    content.extend(answer.calls.into_iter().map(|(id, name, arguments)| {
-        ContentBlock::ToolUse { id, name, input: dialogue::object(&arguments) }
+    content.extend(answer.calls.into_iter().map(|(id, name, arguments)| ContentBlock::ToolUse {
+        id,
+        name,
+        input: dialogue::object(&arguments),
     }));
     let mut out = MessageResponse { content, ..empty };
     if let Some((finish, usage, _)) = answer.end {

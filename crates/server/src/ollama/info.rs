@@ -145,10 +145,7 @@ pub async fn ps(State(app): State<Arc<App>>) -> axum::Json<ModelList> {
     request_body = ShowRequest,
     responses((status = 200, description = "What is known of the model", body = ShowResponse))
 )]
-pub async fn show(
-    State(app): State<Arc<App>>,
-    body: Json<ShowRequest>,
-) -> Result<axum::Json<ShowResponse>, ApiError> {
+pub async fn show(State(app): State<Arc<App>>, body: Json<ShowRequest>) -> Result<axum::Json<ShowResponse>, ApiError> {
     let (entry, name) = entry(&app, &body.value.model)?;
     let (facts, model) = (&entry.facts, app.models.peek(entry));
     let mut capabilities = vec![match facts.task {

@@ -283,7 +283,8 @@ pub async fn embeddings(State(app): State<Arc<App>>, body: Json<EmbeddingRequest
         EmbeddingObject { object: "embedding", embedding, index }
     });
     let data = data.collect();
-    let response = EmbeddingResponse { object: "list", data, model: found.name.clone(), usage: InputUsage::new(tokens) };
+    let response =
+        EmbeddingResponse { object: "list", data, model: found.name.clone(), usage: InputUsage::new(tokens) };
     let mut response = axum::Json(response).into_response();
     if let Some(header) = ignored.header() {
         response.headers_mut().insert("x-alula-ignored", header);

@@ -92,7 +92,10 @@ async fn a_stream_says_what_the_whole_says() {
     let app = writer();
     let whole = good(&app, MESSAGES, &ask()).await;
     assert!(whole["id"].as_str().unwrap().starts_with("msg_"));
-    assert_eq!((&whole["type"], &whole["role"], &whole["model"]), (&json!("message"), &json!("assistant"), &json!("builtin")));
+    assert_eq!(
+        (&whole["type"], &whole["role"], &whole["model"]),
+        (&json!("message"), &json!("assistant"), &json!("builtin"))
+    );
     assert_eq!((&whole["stop_reason"], &whole["stop_sequence"]), (&json!("max_tokens"), &Value::Null));
     assert_eq!(whole["usage"]["output_tokens"], 24);
     let (blocks, end, usage) = fold(&events(&ask()).await);
@@ -129,7 +132,9 @@ async fn stop_sequences_are_named() {
 #[tokio::test]
 async fn tools_are_called() {
     let app = writer();
-    for choice in [json!({"type": "any", "disable_parallel_tool_use": true}), json!({"type": "tool", "name": "get_weather"})] {
+    for choice in
+        [json!({"type": "any", "disable_parallel_tool_use": true}), json!({"type": "tool", "name": "get_weather"})]
+    {
         let ask = with(json!({"tools": [weather()], "tool_choice": choice, "max_tokens": 120}));
         let got = good(&app, MESSAGES, &ask).await;
         assert_eq!(got["stop_reason"], "tool_use", "{got}");
@@ -195,18 +200,43 @@ async fn errors_are_anthropics() {
         (400, "invalid_request_error", "`stop_sequences[0]`", with(json!({"stop_sequences": [""]}))),
         (400, "invalid_request_error", "`messages`", with(json!({"messages": []}))),
         (400, "invalid_request_error", "512", with(json!({"messages": [{"role": "user", "content": long}]}))),
-        (400, "invalid_request_error", "the assistant's", with(json!({"messages": [
-            {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}))),
-        (400, "invalid_request_error", "`image`", with(json!({"messages": [{"role": "user", "content": [
-            {"type": "image", "source": {"type": "url", "url": "http://x"}}]}]}))),
+        (
+            400,
+            "invalid_request_error",
+            "the assistant's",
+            with(json!({"messages": [
+            {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})),
+        ),
+        (
+            400,
+            "invalid_request_error",
+            "`image`",
+            with(json!({"messages": [{"role": "user", "content": [
+            {"type": "image", "source": {"type": "url", "url": "http://x"}}]}]})),
+        ),
         (400, "invalid_request_error", "budget", with(json!({"thinking": {"type": "enabled", "budget_tokens": 1024}}))),
         (400, "invalid_request_error", "does not think", with(json!({"thinking": {"type": "adaptive"}}))),
-        (400, "invalid_request_error", "tools[0].input_schema", with(json!({"tool_choice": {"type": "any"}, "tools": [
-            {"name": "f", "input_schema": {"type": "object", "properties": {"a": {"type": "stringg"}}}}]}))),
-        (400, "invalid_request_error", "tools[0].max_uses", with(json!({"tools": [
-            {"type": "custom", "name": "f", "input_schema": {}, "max_uses": 1}]}))),
-        (400, "invalid_request_error", "web_search", with(json!({"tools": [
-            {"type": "web_search_20250305", "name": "f", "input_schema": {}}]}))),
+        (
+            400,
+            "invalid_request_error",
+            "tools[0].input_schema",
+            with(json!({"tool_choice": {"type": "any"}, "tools": [
+            {"name": "f", "input_schema": {"type": "object", "properties": {"a": {"type": "stringg"}}}}]})),
+        ),
+        (
+            400,
+            "invalid_request_error",
+            "tools[0].max_uses",
+            with(json!({"tools": [
+            {"type": "custom", "name": "f", "input_schema": {}, "max_uses": 1}]})),
+        ),
+        (
+            400,
+            "invalid_request_error",
+            "web_search",
+            with(json!({"tools": [
+            {"type": "web_search_20250305", "name": "f", "input_schema": {}}]})),
+        ),
     ] {
         let (got, e) = post(&app, MESSAGES, &ask).await;
         assert_eq!((got.as_u16(), &e["type"], &e["error"]["type"]), (status, &json!("error"), &json!(kind)), "{e}");

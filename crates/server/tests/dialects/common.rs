@@ -68,7 +68,8 @@ fn load(name: &str, task: Task) -> Model {
 /// A server of these models.
 pub fn server(names: &[(&'static str, Task)]) -> Arc<App> {
     let entries = names.iter().map(|&(name, task)| {
-        let facts = Facts { context: CONTEXT, architecture: "llama".into(), parameters: 2_500_000, task, ..Facts::default() };
+        let facts =
+            Facts { context: CONTEXT, architecture: "llama".into(), parameters: 2_500_000, task, ..Facts::default() };
         Entry::new(name.to_owned(), Vec::new(), facts, Box::new(move || Ok(load(name, task))))
     });
     let app = App::new(Config::default(), Models::new(entries.collect(), names.len()).unwrap());

@@ -28,7 +28,10 @@ async fn lines(path: &str, ask: &Value) -> Vec<Value> {
 async fn lines_say_what_the_whole_says() {
     let app = writer();
     let whole = good(&app, "/api/chat", &chat(json!({"stream": false}))).await;
-    assert_eq!((&whole["model"], &whole["done"], &whole["done_reason"]), (&json!("builtin:latest"), &json!(true), &json!("length")));
+    assert_eq!(
+        (&whole["model"], &whole["done"], &whole["done_reason"]),
+        (&json!("builtin:latest"), &json!(true), &json!("length"))
+    );
     assert_eq!((&whole["eval_count"], &whole["message"]["role"]), (&json!(16), &json!("assistant")));
     for key in ["total_duration", "load_duration", "prompt_eval_count", "prompt_eval_duration", "eval_duration"] {
         assert!(whole[key].as_u64().unwrap() > 0, "{key}");
@@ -57,7 +60,8 @@ async fn texts_are_answered_or_continued() {
     let same = good(&app, "/api/chat", &chat(json!({"stream": false, "options": options}))).await;
     assert_eq!(answered["response"], same["message"]["content"]);
     let raw = json!({"model": "builtin", "prompt": "Once upon", "raw": true, "options": options});
-    let streamed: String = lines("/api/generate", &raw).await.iter().map(|l| l["response"].as_str().unwrap().to_owned()).collect();
+    let streamed: String =
+        lines("/api/generate", &raw).await.iter().map(|l| l["response"].as_str().unwrap().to_owned()).collect();
     let openai = json!({"prompt": "Once upon", "temperature": 0, "max_tokens": 12});
     let openai = good(&app, "/v1/completions", &openai).await;
     assert_eq!(openai["choices"][0]["text"], json!(streamed));
@@ -144,7 +148,10 @@ async fn models_are_listed_loaded_and_let_go() {
     assert_eq!((&load["done"], &load["done_reason"]), (&json!(true), &json!("load")));
     assert_eq!(get(&app, "/api/ps").await["models"][0]["name"], "builtin:latest");
     let show = good(&app, "/api/show", &json!({"model": "builtin"})).await;
-    assert_eq!((&show["capabilities"][0], &show["model_info"]["llama.context_length"]), (&json!("completion"), &json!(CONTEXT)));
+    assert_eq!(
+        (&show["capabilities"][0], &show["model_info"]["llama.context_length"]),
+        (&json!("completion"), &json!(CONTEXT))
+    );
     assert!(!show["template"].as_str().unwrap().is_empty());
     assert_eq!(get(&app, "/api/version").await["version"], env!("CARGO_PKG_VERSION"));
     // A request in between keeps the model.
