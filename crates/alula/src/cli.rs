@@ -1,10 +1,15 @@
 //! Flags. Each has an environment variable; help, completions and man pages are made from here.
 
+mod cache;
+pub mod config;
+mod key;
 mod serve;
 mod values;
 
+pub use cache::{CacheFiles, CacheRm};
 use clap::builder::{FalseyValueParser, Resettable};
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+pub use key::Key;
 pub use serve::Serve;
 use std::path::PathBuf;
 pub use values::bias;
@@ -63,7 +68,10 @@ pub enum Command {
     Chat(Chat),
     /// Serve models over HTTP, as OpenAI's API
     #[command(after_help = serve::EXAMPLES)]
-    Serve(Serve),
+    Serve(Box<Serve>),
+    /// Keys of a server: make, list, remove
+    #[command(subcommand)]
+    Key(Key),
     /// Texts to vectors
     #[command(after_help = EMBED_EXAMPLES)]
     Embed(Embed),
@@ -536,26 +544,6 @@ pub struct Bench {
     pub load: LoadArgs,
     #[command(flatten)]
     pub lora: LoraArgs,
-}
-
-/// `alula cache`.
-#[derive(Subcommand, Debug)]
-pub enum CacheFiles {
-    /// List them
-    List(List),
-    /// Remove some of them, or all
-    Rm(CacheRm),
-}
-
-/// `alula cache rm`.
-#[derive(Args, Debug)]
-pub struct CacheRm {
-    /// Name or model, as `alula cache list` shows it
-    #[arg(required_unless_present = "all")]
-    pub name: Option<String>,
-    /// Remove all of them, and what interrupted runs left
-    #[arg(long, env = "ALULA_ALL", conflicts_with = "name")]
-    pub all: bool,
 }
 
 /// `alula completions`.

@@ -21,7 +21,12 @@ fn say(text: impl std::fmt::Display) {
 }
 
 fn main() -> ExitCode {
-    let matches = cli::command().get_matches();
+    let matches = cli::config::matches();
+    if let Some(serve) = matches.subcommand_matches("serve").filter(|m| m.get_flag("print_config")) {
+        // Who does not read it has asked for nothing.
+        _ = std::io::stdout().write_all(cli::config::text(serve).as_bytes());
+        return ExitCode::SUCCESS;
+    }
     let cli = cli::Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     match cmd::run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,

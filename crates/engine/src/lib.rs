@@ -27,7 +27,7 @@ pub mod speech;
 pub mod stop;
 pub mod text;
 
-pub use alula_device::Adapter;
+pub use alula_device::{Adapter, PAGE};
 pub use constraint::Constraint;
 pub use engine::{Engine, Options};
 pub use load::{Counters, Load, PageLoad, StepLoad};

@@ -6,7 +6,7 @@
 use crate::app::App;
 use crate::error::ApiError;
 use crate::strict::Strict;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -70,6 +70,14 @@ fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
 /// All of a body, within the limits of size and time.
 pub async fn read(body: Body, app: &App) -> Result<bytes::Bytes, ApiError> {
     let limit = app.config.max_body;
+    let too_large = || {
+        let what = format!("the body is over {limit} bytes; shorten it, or raise --max-body");
+        ApiError::status(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", what)
+    };
+    // Who says that more will come need not send it.
+    if HttpBody::size_hint(&body).lower() > limit as u64 {
+        return Err(too_large());
+    }
     let collected = tokio::time::timeout(app.config.body_timeout, Limited::new(body, limit).collect()).await;
     let collected = collected.map_err(|_| {
         let seconds = app.config.body_timeout.as_secs();
@@ -78,10 +86,7 @@ pub async fn read(body: Body, app: &App) -> Result<bytes::Bytes, ApiError> {
     })?;
     match collected {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(e) if e.is::<LengthLimitError>() => {
-            let what = format!("the body is over {limit} bytes; shorten it, or raise --max-body");
-            Err(ApiError::status(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", what))
-        }
+        Err(e) if e.is::<LengthLimitError>() => Err(too_large()),
         Err(e) => Err(ApiError::invalid(format!("the body broke off: {e}"))),
     }
 }
@@ -208,12 +213,32 @@ impl Misfit {
             let name = join(&self.path, name);
             return ApiError::field(&name, format!("the field `{name}` is missing")).code("missing_field");
         }
-        let path = join(&self.path, "");
+        let twice = inner.strip_prefix("duplicate field `").and_then(|rest| rest.strip_suffix('`'));
+        if let Some(name) = twice {
+            let name = clip(&join(&self.path, name));
+            return ApiError::field(&name, format!("the field `{name}` is there twice"));
+        }
+        let path = clip(&join(&self.path, ""));
+        let what = clip(&plain(inner));
         match path.is_empty() {
-            true => ApiError::invalid(format!("the body is wrong: {}", clip(inner))),
-            false => ApiError::field(clip(&path), format!("`{}`: {}", clip(&path), clip(inner))),
+            true => ApiError::invalid(format!("the body is wrong: {what}")),
+            false => ApiError::field(&path, format!("`{path}`: {what}")),
         }
     }
+}
+
+/// What serde says, without Rust's names of types.
+fn plain(text: &str) -> String {
+    let Some((have, want)) = text.rsplit_once(", expected ") else { return text.to_owned() };
+    let want = match want {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a sequence" => "an array",
+        "a map" => "an object",
+        want => want.strip_prefix("struct ").map_or(want, |_| "an object"),
+    };
+    format!("{have}, expected {want}")
 }
 
 #[cfg(test)]
@@ -245,6 +270,10 @@ mod tests {
         assert_eq!(refused(r#"{"list":[{"n":1},{"n":2,"x":3}]}"#).0.unwrap(), "list[1].x");
         assert_eq!(refused(r#"{"list":[],"naem":3}"#).0.unwrap(), "naem");
         assert_eq!(refused(r#"{"list":[{}]}"#).0.unwrap(), "list[0].n");
+        assert_eq!(refused(r#"{"list":[],"list":[]}"#).0.unwrap(), "list");
+        let (param, what) = refused(r#"{"list":[{"n":-1}]}"#);
+        assert_eq!(param.unwrap(), "list[0].n");
+        assert!(what.ends_with("expected a whole number, 0 or more"), "{what}");
         assert_eq!(refused(r#"{"name":"a"}"#).0.unwrap(), "list");
         let (param, message) = refused(r#"{"list":[{"n":-1}]}"#);
         assert_eq!(param.unwrap(), "list[0].n");

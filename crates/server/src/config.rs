@@ -1,7 +1,11 @@
 //! How a server behaves.
 
+use crate::limits::Limits;
+use crate::log::LogConfig;
+use crate::tls::TlsConfig;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Every setting, with its default.
@@ -12,6 +16,25 @@ pub struct Config {
     pub host: IpAddr,
     /// Port; 0 takes a free one.
     pub port: u16,
+    /// Serve everybody who can reach the address, without keys.
+    pub insecure: bool,
+    /// Keys in plain text, which permit everything. Never written.
+    #[serde(skip_serializing)]
+    pub api_keys: Vec<String>,
+    /// File of keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys: Option<PathBuf>,
+    /// Limits of a key that has none of its own, and of all those together who have no key.
+    pub limits: Limits,
+    /// Origins whose pages may ask; `*` is all.
+    pub cors_origins: Vec<String>,
+    /// The server's identity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsConfig>,
+    /// What is logged.
+    pub log: LogConfig,
+    /// Whether metrics have a line for each key.
+    pub metrics_per_key: bool,
     /// Ignore unknown fields of requests, and say so in a header.
     pub lenient: bool,
     /// Bytes of a body at most.
@@ -24,6 +47,9 @@ pub struct Config {
     pub header_timeout: Duration,
     /// Bytes of a request's head at most.
     pub max_header: usize,
+    /// How long a client may leave what it is sent unread.
+    #[serde(with = "seconds")]
+    pub write_timeout: Duration,
     /// Connections at most; more wait.
     pub max_connections: usize,
     /// How long an answer may take.
@@ -39,11 +65,20 @@ impl Default for Config {
         Self {
             host: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 8080,
+            insecure: false,
+            api_keys: Vec::new(),
+            keys: None,
+            limits: Limits::default(),
+            cors_origins: Vec::new(),
+            tls: None,
+            log: LogConfig { format: crate::log::Format::Off, ..LogConfig::default() },
+            metrics_per_key: false,
             lenient: false,
             max_body: 8 << 20,
             body_timeout: Duration::from_secs(30),
             header_timeout: Duration::from_secs(30),
             max_header: 64 << 10,
+            write_timeout: Duration::from_secs(30),
             max_connections: 1024,
             request_timeout: Duration::from_secs(3600),
             drain_timeout: Duration::from_secs(30),

@@ -1,5 +1,6 @@
 //! From a conversation to pieces of answers: tools, reasoning and constrained output, whatever dialect asked for them.
 
+use crate::caller::Caller;
 use crate::error::ApiError;
 use crate::generate::{self, Job};
 use crate::models::{Found, Writer};
@@ -133,15 +134,15 @@ pub type Deltas = BoxStream<'static, Result<Delta, ApiError>>;
 ///
 /// # Errors
 /// The template refuses the conversation, a schema or tool cannot be enforced, or the engine refuses the request.
-pub async fn start(found: &Found, job: Job, talk: Talk) -> Result<Deltas, ApiError> {
-    counted(found, job, talk).await.map(|(_, deltas)| deltas)
+pub async fn start(caller: &Caller, found: &Found, job: Job, talk: Talk) -> Result<Deltas, ApiError> {
+    counted(caller, found, job, talk).await.map(|(_, deltas)| deltas)
 }
 
 /// The same, with the prompt's number of tokens.
 ///
 /// # Errors
 /// As [`start`].
-pub async fn counted(found: &Found, mut job: Job, talk: Talk) -> Result<(usize, Deltas), ApiError> {
+pub async fn counted(caller: &Caller, found: &Found, mut job: Job, talk: Talk) -> Result<(usize, Deltas), ApiError> {
     let writer = found.model.writer(&found.name)?;
     let (of, told) = (found.clone(), talk);
     // Templates, tokenizers and grammars may take a while; other connections must not wait for them.
@@ -156,7 +157,7 @@ pub async fn counted(found: &Found, mut job: Job, talk: Talk) -> Result<(usize, 
     let mut choices: Vec<Answer> = (0..job.choices)
         .map(|_| Answer { parser: format.parser(&opening, &tools), ids: ids(format), reasoning: 0, called: false })
         .collect();
-    let answers = generate::start(found, writer, job).await?;
+    let answers = generate::start(caller, found, writer, job).await?;
     let deltas = answers.map(move |delta| match delta? {
         generate::Delta::Token { choice, token, text, logprobs } => {
             let answer =

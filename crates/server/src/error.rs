@@ -4,6 +4,8 @@
 //! other dialects rewrite it at their door.
 
 use alula_engine::RequestError;
+use alula_engine::sample::ArgumentError;
+use alula_engine::stop::StopError;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -135,6 +137,12 @@ impl From<RequestError> for ApiError {
         match e {
             RequestError::PromptTooLong { .. } => ApiError::field("messages", message).code("context_length_exceeded"),
             RequestError::Full { .. } => ApiError::busy(message, Duration::from_secs(1)),
+            RequestError::PromptToken { .. } | RequestError::EmptyPrompt => ApiError::field("prompt", message),
+            RequestError::Sampling(ArgumentError::Range { name, .. }) => ApiError::field(name, message),
+            RequestError::Sampling(ArgumentError::BiasToken { id, .. } | ArgumentError::BiasValue { id, .. }) => {
+                ApiError::field(format!("logit_bias.{id}"), message)
+            }
+            RequestError::Stop(StopError::Token { .. }) => ApiError::field("stop_token_ids", message),
             _ => ApiError::invalid(message),
         }
     }

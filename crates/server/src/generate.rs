@@ -1,5 +1,6 @@
 //! From a job to what the model writes, whatever dialect asked for it.
 
+use crate::caller::Caller;
 use crate::dialogue::Held;
 use crate::error::ApiError;
 use crate::models::{Found, Writer};
@@ -51,27 +52,36 @@ pub enum Delta {
 /// Answers as they come: every one of them has one end, unless an error ends them all.
 pub type Answers = BoxStream<'static, Result<Delta, ApiError>>;
 
-/// Starts a job. Dropping the answers cancels it.
+/// Starts a job for somebody. Dropping the answers cancels it.
 ///
 /// # Errors
-/// The engine refuses it.
-pub async fn start(found: &Found, writer: &Writer, job: Job) -> Result<Answers, ApiError> {
+/// The engine refuses it, or the caller has used what its key allows.
+pub async fn start(caller: &Caller, found: &Found, writer: &Writer, job: Job) -> Result<Answers, ApiError> {
     let Job { mut request, choices, timeout, constraint } = job;
     request.adapters.extend(&found.adapters);
+    (request.group, request.priority) = (caller.group(), caller.priority());
+    let prompt = request.prompt.len();
     if choices > 1 && request.sampling.seed.is_none() {
         request.sampling.seed = Some(random()?);
     }
     let deadline = Instant::now() + timeout;
+    caller.admit(prompt)?;
+    let text = caller.logs_content().then(|| found.model.tokenizer.decode(&request.prompt, false));
     let mut parts = Vec::with_capacity(choices);
     for choice in 0..choices {
         let mut one = request.clone();
         one.sampling.seed = one.sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
-        let outputs = writer.worker.submit(one, constraint.as_ref().map(held)).await?;
+        let outputs = writer.worker.submit(one, constraint.as_ref().map(held)).await.inspect_err(|e| {
+            caller.refund(prompt);
+            caller.refused(&found.name, e);
+        })?;
         parts.push(answer(choice, outputs, deadline, timeout));
     }
     // The model must not be let go of while it writes.
     let model = std::sync::Arc::clone(&found.model);
-    Ok(stream::select_all(parts).map(move |delta| (delta, &model).0).boxed())
+    let mut follow = caller.follow(&found.name, prompt, choices, text);
+    let answers = stream::select_all(parts).inspect(move |delta| follow.see(delta));
+    Ok(answers.map(move |delta| (delta, &model).0).boxed())
 }
 
 fn held(constraint: &alula_constrain::Constraint) -> Box<dyn Constraint> {

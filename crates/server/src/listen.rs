@@ -1,15 +1,20 @@
 //! Connections: taken within limits, ended in good order.
 
 use crate::app::App;
+use crate::patience::Patience;
 use crate::routes;
+use axum::Router;
 use futures_util::future::BoxFuture;
+use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_rustls::TlsAcceptor;
 
 /// How long who was told that answers end has to take the end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -24,8 +29,9 @@ impl Server {
     /// Takes the address that the settings say.
     ///
     /// # Errors
-    /// It is taken, or not of this machine.
+    /// It is taken, or not of this machine, or its keys and certificates cannot be read, or everybody could come in.
     pub async fn bind(app: App) -> std::io::Result<Server> {
+        app.reload(&app.config).map_err(std::io::Error::other)?;
         let listener = TcpListener::bind(app.config.address()).await?;
         Ok(Server { app: Arc::new(app), listener })
     }
@@ -70,16 +76,17 @@ impl Server {
             };
             _ = stream.set_nodelay(true);
             let service = TowerToHyperService::new(router.clone());
-            let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
-            let (alive, mut closing) = (alive.clone(), app.closing());
+            let stream = Patience::new(stream, app.config.write_timeout);
+            let (alive, closing, http) = (alive.clone(), app.closing(), http.clone());
+            let (tls, shake) = (app.tls(), app.config.header_timeout);
             tokio::spawn(async move {
-                tokio::pin!(connection);
-                // A connection that broke has nobody to tell.
-                tokio::select! {
-                    _ = connection.as_mut() => {}
-                    () = async { _ = closing.wait_for(|closing| *closing).await } => {
-                        connection.as_mut().graceful_shutdown();
-                        _ = connection.await;
+                match tls {
+                    None => serve(http, stream, service, closing).await,
+                    Some(tls) => {
+                        let accept = TlsAcceptor::from(tls).accept(stream);
+                        if let Ok(Ok(stream)) = tokio::time::timeout(shake, accept).await {
+                            serve(http, stream, service, closing).await;
+                        }
                     }
                 }
                 drop((place, alive));
@@ -94,8 +101,27 @@ impl Server {
     }
 }
 
-fn http(app: &App) -> hyper::server::conn::http1::Builder {
-    let mut http = hyper::server::conn::http1::Builder::new();
+/// Serves a connection until it ends, or until the server closes and the answer under way is over.
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    http: http1::Builder,
+    stream: S,
+    service: TowerToHyperService<Router>,
+    mut closing: watch::Receiver<bool>,
+) {
+    let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    tokio::pin!(connection);
+    // A connection that broke has nobody to tell.
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = async { _ = closing.wait_for(|closing| *closing).await } => {
+            connection.as_mut().graceful_shutdown();
+            _ = connection.await;
+        }
+    }
+}
+
+fn http(app: &App) -> http1::Builder {
+    let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(app.config.header_timeout)
         .max_buf_size(app.config.max_header.max(8 << 10))

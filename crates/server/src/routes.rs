@@ -1,18 +1,21 @@
 //! Which path does what: one row each.
 
 use crate::app::App;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorBody};
+use crate::gate::gate;
 use crate::openai::{chat, completions, embeddings, list};
-use crate::tokenize;
-use crate::{anthropic, door, manage, ollama, rerank};
+use crate::{anthropic, door, manage, metrics, ollama, openapi, page, rerank, tokenize};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, get, post};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// What a key must permit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Scope {
     /// Nothing: anybody may ask.
     Open,
@@ -27,11 +30,17 @@ pub enum Scope {
 /// A path and what it does.
 type Row = (&'static str, Scope, fn() -> MethodRouter<Arc<App>>);
 
-/// All of them.
+/// All of them; `openapi::Document` describes each.
 pub const ROUTES: &[Row] = &[
+    // Browsers cannot send a key with a page's address; the pages hold nothing secret and ask for the key themselves.
+    ("/", Scope::Open, || get(page::index)),
+    ("/docs", Scope::Open, || get(page::docs)),
+    ("/openapi.json", Scope::Infer, || get(openapi::document)),
+    ("/page/{file}", Scope::Open, || get(page::file)),
     ("/livez", Scope::Open, || get(live)),
     ("/readyz", Scope::Open, || get(ready)),
     ("/health", Scope::Open, || get(ready)),
+    ("/metrics", Scope::Metrics, || get(metrics::text::metrics)),
     ("/v1/models", Scope::Infer, || get(list::list)),
     ("/v1/models/{*model}", Scope::Infer, || get(list::show)),
     ("/v1/chat/completions", Scope::Infer, || post(chat::chat)),
@@ -61,18 +70,24 @@ pub fn router(app: Arc<App>) -> Router {
     for (path, _, handler) in ROUTES {
         router = router.route(path, handler());
     }
-    let router = router.fallback(unknown).method_not_allowed_fallback(method).with_state(app);
+    let router = router.fallback(unknown).method_not_allowed_fallback(method);
+    let router = router.layer(from_fn_with_state(Arc::clone(&app), gate)).with_state(app);
     // Outermost: whoever refuses a request, it is said in the dialect that was spoken.
     router.layer(axum::middleware::from_fn(door::answer))
 }
 
 /// The process runs.
-async fn live() -> &'static str {
+#[utoipa::path(get, path = "/livez", tag = "Health", responses((status = 200, description = "It runs", body = String, content_type = "text/plain")))]
+pub async fn live() -> &'static str {
     "ok\n"
 }
 
 /// Requests are welcome.
-async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, ApiError> {
+#[utoipa::path(get, path = "/readyz", tag = "Health", responses(
+    (status = 200, description = "They are", body = String, content_type = "text/plain"),
+    (status = 503, description = "The server is loading, or shutting down", body = ErrorBody),
+))]
+pub async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, ApiError> {
     if app.ready() { Ok("ok\n") } else { Err(ApiError::unavailable("the server is loading, or shutting down")) }
 }
 

@@ -46,6 +46,13 @@ pub struct TokenizeResponse {
 ///
 /// # Errors
 /// There is no text, or the model is not there.
+#[utoipa::path(
+    post,
+    path = "/tokenize",
+    tag = "Tokens",
+    request_body = TokenizeRequest,
+    responses((status = 200, description = "Its tokens", body = TokenizeResponse))
+)]
 pub async fn tokenize(
     State(app): State<Arc<App>>,
     body: Json<TokenizeRequest>,
@@ -94,6 +101,13 @@ pub struct DetokenizeResponse {
 ///
 /// # Errors
 /// An id is not in the vocabulary, or the model is not there.
+#[utoipa::path(
+    post,
+    path = "/detokenize",
+    tag = "Tokens",
+    request_body = DetokenizeRequest,
+    responses((status = 200, description = "Their text", body = DetokenizeResponse))
+)]
 pub async fn detokenize(
     State(app): State<Arc<App>>,
     body: Json<DetokenizeRequest>,

@@ -4,12 +4,14 @@
 //! request is cancelled before the next step. Without requests the thread waits and costs nothing.
 
 use crate::error::ApiError;
+use crate::metrics::EngineStats;
 use alula_engine::{Constraint, Engine, Event, Id, Load, Logprobs, Reason, Request, RequestError, Runner, Usage};
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
 /// What a request gets: tokens, then one end.
@@ -53,6 +55,7 @@ enum Command {
 pub struct Worker {
     commands: Sender<Command>,
     alive: Arc<AtomicBool>,
+    stats: Arc<EngineStats>,
 }
 
 /// A model's thread has ended, which it does when it panics.
@@ -67,20 +70,28 @@ impl Worker {
         let (commands, inbox) = channel();
         let alive = Arc::new(AtomicBool::new(true));
         let flag = Arc::clone(&alive);
+        let stats = Arc::new(EngineStats::default());
+        let board = Arc::clone(&stats);
         std::thread::Builder::new().name(format!("engine {name}")).spawn(move || {
-            let mut desk = Desk { engine, open: HashMap::new() };
+            let mut desk = Desk { engine, open: HashMap::new(), stats: board };
+            desk.stats.publish(desk.engine.load(), false);
             let result = std::panic::catch_unwind(AssertUnwindSafe(|| desk.run(&inbox)));
             flag.store(false, Ordering::Release);
             if result.is_err() {
                 desk.close(DEAD);
             }
         })?;
-        Ok(Worker { commands, alive })
+        Ok(Worker { commands, alive, stats })
     }
 
     /// Whether it can take requests.
     pub fn alive(&self) -> bool {
         self.alive.load(Ordering::Acquire)
+    }
+
+    /// What its engine does.
+    pub fn stats(&self) -> Arc<EngineStats> {
+        Arc::clone(&self.stats)
     }
 
     /// Puts a request in line. Dropping what it returns cancels it.
@@ -122,7 +133,15 @@ impl Worker {
 /// The engine and who waits for it.
 struct Desk<R> {
     engine: Engine<R>,
-    open: HashMap<Id, mpsc::UnboundedSender<Output>>,
+    open: HashMap<Id, Open>,
+    stats: Arc<EngineStats>,
+}
+
+/// Who waits for a request.
+struct Open {
+    outputs: mpsc::UnboundedSender<Output>,
+    /// When its last token came.
+    last: Option<Instant>,
 }
 
 impl<R: Runner> Desk<R> {
@@ -137,13 +156,18 @@ impl<R: Runner> Desk<R> {
             while let Ok(command) = inbox.try_recv() {
                 self.obey(command);
             }
-            let gone: Vec<Id> = self.open.iter().filter(|(_, o)| o.is_closed()).map(|(id, _)| *id).collect();
+            let gone: Vec<Id> = self.open.iter().filter(|(_, o)| o.outputs.is_closed()).map(|(id, _)| *id).collect();
             for id in gone {
                 self.engine.cancel(id);
                 self.open.remove(&id);
             }
             match self.engine.step() {
-                Ok(events) => events.into_iter().for_each(|event| self.hand_out(event)),
+                Ok(events) => {
+                    // Before the events, so that who has the last one finds it counted.
+                    self.stats.publish(self.engine.load(), true);
+                    let now = Instant::now();
+                    events.into_iter().for_each(|event| self.hand_out(event, now));
+                }
                 Err(e) => self.close(&e.to_string()),
             }
         }
@@ -157,7 +181,7 @@ impl<R: Runner> Desk<R> {
                     None => self.engine.submit(*request),
                 };
                 let result = result.map(|id| {
-                    self.open.insert(id, outputs);
+                    self.open.insert(id, Open { outputs, last: None });
                 });
                 // Who no longer waits for the answer has dropped the outputs too.
                 _ = reply.send(result);
@@ -168,16 +192,19 @@ impl<R: Runner> Desk<R> {
         }
     }
 
-    fn hand_out(&mut self, event: Event) {
+    fn hand_out(&mut self, event: Event, now: Instant) {
         match event {
             Event::Token { id, token, text, logprobs } => {
-                if let Some(outputs) = self.open.get(&id) {
-                    _ = outputs.send(Output::Token { token, text, logprobs });
+                if let Some(open) = self.open.get_mut(&id) {
+                    if let Some(last) = open.last.replace(now) {
+                        self.stats.gap(now.saturating_duration_since(last).as_secs_f64());
+                    }
+                    _ = open.outputs.send(Output::Token { token, text, logprobs });
                 }
             }
             Event::Finished { id, reason, usage } => {
-                if let Some(outputs) = self.open.remove(&id) {
-                    _ = outputs.send(Output::End { reason, usage });
+                if let Some(open) = self.open.remove(&id) {
+                    _ = open.outputs.send(Output::End { reason, usage });
                 }
             }
         }
@@ -185,9 +212,9 @@ impl<R: Runner> Desk<R> {
 
     /// Everybody's end, for the same reason.
     fn close(&mut self, why: &str) {
-        for (id, outputs) in self.open.drain() {
+        for (id, open) in self.open.drain() {
             self.engine.cancel(id);
-            _ = outputs.send(Output::Failed(why.to_owned()));
+            _ = open.outputs.send(Output::Failed(why.to_owned()));
         }
     }
 }

@@ -5,6 +5,7 @@ mod cache;
 mod chat;
 mod embed;
 mod eval;
+mod key;
 mod list;
 mod pages;
 mod rerank;
@@ -22,6 +23,7 @@ pub fn run(command: Command) -> Result<(), Fail> {
         Command::Run(a) => run::run(a),
         Command::Chat(a) => chat::chat(a),
         Command::Serve(a) => serve::serve(a),
+        Command::Key(a) => key::key(a),
         Command::List(a) => list::list(&a),
         Command::Show(a) => show::show(&a),
         Command::Tokenize(a) => tokenize::tokenize(&a),

@@ -1,7 +1,7 @@
 //! `alula serve`: models over HTTP.
 
 use super::show::header::Header;
-use crate::cli::Serve;
+use crate::cli::{self, Serve};
 use crate::models::{self, BUILTIN, Place};
 use crate::{Fail, open, say};
 use alula_device::{CpuDevice, Device, PAGE};
@@ -10,13 +10,15 @@ use alula_engine::local::{LoadOptions, Package, Words, usual_context};
 use alula_engine::speech::Speech;
 use alula_engine::{Engine, Options, Speculation};
 use alula_model::Head;
+use alula_server::log::LogConfig;
 use alula_server::models::{Entry, Facts, Kind, Model, Models, Task, Writer};
+use alula_server::tls::TlsConfig;
 use alula_server::worker::Worker;
 use alula_server::{App, Config, Server};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Tokens in a step.
 const STEP: usize = 512;
@@ -24,9 +26,9 @@ const STEP: usize = 512;
 const GUESSES: usize = 16;
 
 /// `alula serve [[NAME=]MODEL…]`.
-pub fn serve(a: Serve) -> Result<(), Fail> {
+pub fn serve(a: Box<Serve>) -> Result<(), Fail> {
     let config = config(&a);
-    let a = Arc::new(a);
+    let a: Arc<Serve> = Arc::from(a);
     let named = match a.models.is_empty() {
         true => vec![(BUILTIN.to_owned(), Place::Builtin)],
         false => a.models.iter().map(|text| name(text)).collect::<Result<_, _>>()?,
@@ -37,6 +39,7 @@ pub fn serve(a: Serve) -> Result<(), Fail> {
     let most = a.max_loaded.map_or(named.len(), usize::from);
     let entries = named.into_iter().map(|(name, place)| entry(name, place, &a)).collect::<Result<_, _>>()?;
     let app = App::new(config, Models::new(entries, most)?);
+    app.reload(&app.config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(run(app, a.idle_timeout))
 }
@@ -44,6 +47,7 @@ pub fn serve(a: Serve) -> Result<(), Fail> {
 /// Listens, loads, serves, ends.
 async fn run(app: App, idle: Option<Duration>) -> Result<(), Fail> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let hangup = signal(SignalKind::hangup())?;
     let place = app.config.address();
     let server =
         Server::bind(app).await.map_err(|e| format!("cannot listen on {place}: {e}; choose another --port"))?;
@@ -52,6 +56,7 @@ async fn run(app: App, idle: Option<Duration>) -> Result<(), Fail> {
         let name = tokio::select! { _ = term.recv() => "SIGTERM", _ = int.recv() => "SIGINT" };
         say(format_args!("alula: {name}: answers under way may end, new ones are refused"));
     };
+    tokio::spawn(reload(Arc::clone(&app), hangup));
     let serving = tokio::spawn(server.run(Box::pin(stop)));
     // Who asks is answered while models load; they are loaded in the order that they were given in.
     let most = app.models.most();
@@ -60,9 +65,11 @@ async fn run(app: App, idle: Option<Duration>) -> Result<(), Fail> {
     }
     app.set_ready(true);
     let name = app.models.entries().first().map_or("", |e| &e.name);
-    say(format_args!("alula: serving {} on http://{address}", names(&app.models)));
+    let scheme = if app.config.tls.is_some() { "https" } else { "http" };
+    say(format_args!("alula: serving {} on {scheme}://{address}", names(&app.models)));
+    let key = if app.keys().needed() { " -H \"Authorization: Bearer $ALULA_API_KEY\"" } else { "" };
     say(format_args!(
-        "  curl http://{address}/v1/chat/completions -H 'Content-Type: application/json' \\\n    -d '{{\"model\": \"{name}\", \
+        "  curl {scheme}://{address}/v1/chat/completions{key} -H 'Content-Type: application/json' \\\n    -d '{{\"model\": \"{name}\", \
          \"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'"
     ));
     if let Some(idle) = idle {
@@ -78,20 +85,47 @@ async fn run(app: App, idle: Option<Duration>) -> Result<(), Fail> {
     Ok(())
 }
 
+/// Reads keys, limits and certificates anew at each SIGHUP; wrong ones change nothing.
+async fn reload(app: Arc<App>, mut hangup: Signal) {
+    while hangup.recv().await.is_some() {
+        let rules = cli::config::again().and_then(|a| Ok(app.reload(&config(&a))?));
+        match rules {
+            Ok(changes) if changes.is_empty() => say("alula: SIGHUP: nothing has changed"),
+            Ok(changes) => say(format_args!("alula: SIGHUP: {}", changes.join(", "))),
+            Err(e) => say(format_args!("alula: SIGHUP: everything stays as it was: {e}")),
+        }
+    }
+}
+
 fn names(models: &Models) -> String {
     models.entries().iter().map(|e| e.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// The settings that the flags ask for.
 fn config(a: &Serve) -> Config {
-    let mut c = Config { lenient: a.lenient, ..Config::default() };
     let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-    c.host = a.host.unwrap_or(c.host);
-    c.port = a.port.unwrap_or(c.port);
-    c.max_body = a.max_body.map_or(c.max_body, size);
-    c.request_timeout = a.request_timeout.unwrap_or(c.request_timeout);
-    c.drain_timeout = a.drain_timeout.unwrap_or(c.drain_timeout);
-    c
+    let tls = a.tls_cert.clone().zip(a.tls_key.clone());
+    Config {
+        host: a.host,
+        port: a.port,
+        insecure: a.insecure,
+        api_keys: a.api_key.clone(),
+        keys: a.keys.clone(),
+        limits: a.limits.limits(),
+        cors_origins: a.cors_origin.clone(),
+        tls: tls.map(|(cert, key)| TlsConfig { cert, key, client_ca: a.tls_client_ca.clone() }),
+        log: LogConfig { format: a.log_format.into(), level: a.log_level.into(), content: a.log_content },
+        metrics_per_key: a.metrics_per_key,
+        lenient: a.lenient,
+        max_body: size(a.max_body),
+        body_timeout: a.body_timeout,
+        header_timeout: a.header_timeout,
+        max_header: size(a.max_header),
+        write_timeout: a.write_timeout,
+        max_connections: a.max_connections,
+        request_timeout: a.request_timeout,
+        drain_timeout: a.drain_timeout,
+    }
 }
 
 /// `MODEL` or `NAME=MODEL`.
@@ -203,7 +237,8 @@ fn writer(package: &Package, tokenizer: Arc<alula_tokenizer::Tokenizer>, a: &Ser
     let options = LoadOptions { pages: Some(pages(package, &device, &options, context, a)?), ..keep(options, a) };
     let local = package.load(&device, options.clone(), &mut |_, _| {})?;
     let speculation = Speculation { lookup: a.lookup.into(), ..Speculation::default() };
-    let how = Options { running: parallel, speculation, ..Options::default() };
+    let (waiting, waiting_tokens) = (a.max_queue, a.max_queue_tokens);
+    let how = Options { running: parallel, waiting, waiting_tokens, speculation, ..Options::default() };
     let engine = match &a.draft {
         None => Engine::new(local, Some(words), how),
         Some(draft) => {

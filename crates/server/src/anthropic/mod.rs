@@ -8,6 +8,7 @@ pub use stream::StreamEvent;
 
 use crate::app::App;
 use crate::body::Json;
+use crate::caller::Caller;
 use crate::dialogue::{self, Finish, Form, Talk, ToolChoice, Whole};
 use crate::error::ApiError;
 use crate::generate::{self, Job};
@@ -482,7 +483,11 @@ fn own(e: ApiError) -> ApiError {
         (StreamEvent = "text/event-stream"),
     )))
 )]
-pub async fn messages(State(app): State<Arc<App>>, body: Json<MessagesRequest>) -> Result<Response, ApiError> {
+pub async fn messages(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    body: Json<MessagesRequest>,
+) -> Result<Response, ApiError> {
     let Json { value: request, ignored } = body;
     let found = app.models.find(Some(&request.model)).await?;
     let choose =
@@ -504,7 +509,7 @@ pub async fn messages(State(app): State<Arc<App>>, body: Json<MessagesRequest>) 
         output_config: request.output_config,
     };
     let talk = said.talk(&found)?;
-    let (prompt, deltas) = dialogue::counted(&found, job, talk).await.map_err(own)?;
+    let (prompt, deltas) = dialogue::counted(&caller, &found, job, talk).await.map_err(own)?;
     let empty = MessageResponse {
         id: generate::name("msg_")?,
         kind: "message",

@@ -5,6 +5,7 @@ use super::options::{Options, fit, form, think};
 use super::{KeepAlive, find};
 use crate::app::App;
 use crate::body::Json;
+use crate::caller::Caller;
 use crate::dialogue::{self, Talk, ToolChoice};
 use crate::error::ApiError;
 use crate::models::Found;
@@ -222,7 +223,7 @@ impl ChatRequest {
         (Line = "application/x-ndjson"),
     )))
 )]
-pub async fn chat(State(app): State<Arc<App>>, body: Json<ChatRequest>) -> Result<Response, ApiError> {
+pub async fn chat(State(app): State<Arc<App>>, caller: Caller, body: Json<ChatRequest>) -> Result<Response, ApiError> {
     let began = Instant::now();
     let Json { value: mut request, ignored } = body;
     let (found, keep) = find(&app, &request.model, request.keep_alive).await?;
@@ -238,7 +239,7 @@ pub async fn chat(State(app): State<Arc<App>>, body: Json<ChatRequest>) -> Resul
     if let Some(context) = context {
         fit(&mut job, context, dialogue::prompt(&found, talk.clone()).await?.len())?;
     }
-    let deltas = dialogue::start(&found, job, talk).await?;
+    let deltas = dialogue::start(&caller, &found, job, talk).await?;
     let mut response = match request.stream.unwrap_or(true) {
         true => answer::lines(head, deltas, keep),
         false => answer::whole(&head, deltas).await?,

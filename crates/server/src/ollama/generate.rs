@@ -5,6 +5,7 @@ use super::options::{Options, fit, form, think};
 use super::{KeepAlive, find};
 use crate::app::App;
 use crate::body::Json;
+use crate::caller::Caller;
 use crate::dialogue::{self, Deltas, Finish, Part, Talk};
 use crate::error::ApiError;
 use crate::generate::{self, Job};
@@ -80,8 +81,8 @@ impl GenerateRequest {
 }
 
 /// Continues tokens; what comes is content.
-async fn plain(found: &Found, job: Job) -> Result<Deltas, ApiError> {
-    let answers = generate::start(found, found.model.writer(&found.name)?, job).await?;
+async fn plain(caller: &Caller, found: &Found, job: Job) -> Result<Deltas, ApiError> {
+    let answers = generate::start(caller, found, found.model.writer(&found.name)?, job).await?;
     let deltas = answers.map(|delta| {
         Ok(match delta? {
             generate::Delta::Token { choice, token, text, logprobs } => {
@@ -115,7 +116,11 @@ async fn plain(found: &Found, job: Job) -> Result<Deltas, ApiError> {
         (Line = "application/x-ndjson"),
     )))
 )]
-pub async fn generate(State(app): State<Arc<App>>, body: Json<GenerateRequest>) -> Result<Response, ApiError> {
+pub async fn generate(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    body: Json<GenerateRequest>,
+) -> Result<Response, ApiError> {
     let began = Instant::now();
     let Json { value: mut request, ignored } = body;
     request.check()?;
@@ -137,7 +142,7 @@ pub async fn generate(State(app): State<Arc<App>>, body: Json<GenerateRequest>) 
             let prompt = job.request.prompt.len();
             fit(&mut job, context, prompt)?;
         }
-        plain(&found, job).await?
+        plain(&caller, &found, job).await?
     } else {
         let mut extra = Map::new();
         think(request.think.as_ref(), writer, &mut extra)?;
@@ -153,7 +158,7 @@ pub async fn generate(State(app): State<Arc<App>>, body: Json<GenerateRequest>) 
         if let Some(context) = context {
             fit(&mut job, context, dialogue::prompt(&found, talk.clone()).await?.len())?;
         }
-        dialogue::start(&found, job, talk).await?
+        dialogue::start(&caller, &found, job, talk).await?
     };
     let mut response = match streams {
         true => answer::lines(head, deltas, keep),

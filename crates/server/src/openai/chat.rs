@@ -6,6 +6,7 @@ use super::tools::{Choice, ResponseFormat, ToolDef, tools};
 use super::{FINGERPRINT, now};
 use crate::app::App;
 use crate::body::Json;
+use crate::caller::Caller;
 use crate::dialogue::{self, Delta, Deltas, Finish, Form, Part, Talk, ToolChoice, Whole, said};
 use crate::error::ApiError;
 use crate::generate::{self, Job, Total};
@@ -32,48 +33,64 @@ pub struct ChatRequest {
     /// The model; by default the first one.
     pub model: Option<String>,
     /// The conversation.
+    #[schema(min_items = 1)]
     pub messages: Vec<Message>,
     /// Send the answer as it is written.
     pub stream: Option<bool>,
     /// What to send with it.
     pub stream_options: Option<StreamOptions>,
     /// How many answers.
+    #[schema(minimum = 1, maximum = 128)]
     pub n: Option<usize>,
     /// Tokens of an answer at most; by default what the context holds.
+    #[schema(minimum = 1)]
     pub max_completion_tokens: Option<usize>,
     /// The same in OpenAI's older word.
+    #[schema(minimum = 1)]
     pub max_tokens: Option<usize>,
     /// 0 takes the likeliest token.
+    #[schema(minimum = 0, maximum = 2)]
     pub temperature: Option<f32>,
     /// The likeliest tokens that together have this probability.
+    #[schema(minimum = 0, maximum = 1)]
     pub top_p: Option<f32>,
     /// So many likeliest tokens; 0 or -1 keeps all.
+    #[schema(minimum = -1)]
     pub top_k: Option<i64>,
     /// Tokens of at least this part of the likeliest one's probability.
+    #[schema(minimum = 0, maximum = 1)]
     pub min_p: Option<f32>,
     /// Tokens of typical information up to this probability.
+    #[schema(exclusive_minimum = 0, maximum = 1)]
     pub typical_p: Option<f32>,
     /// Subtracted from the logits of tokens that occurred.
+    #[schema(minimum = -2, maximum = 2)]
     pub presence_penalty: Option<f32>,
     /// Subtracted from them for each time.
+    #[schema(minimum = -2, maximum = 2)]
     pub frequency_penalty: Option<f32>,
     /// Divides the logits of tokens that occurred.
+    #[schema(exclusive_minimum = 0)]
     pub repetition_penalty: Option<f32>,
     /// Same seed, same answer.
     pub seed: Option<i64>,
     /// Texts that end the answer.
+    #[schema(schema_with = crate::openapi::stop)]
     pub stop: Option<OneOrMany<String>>,
     /// Token ids that end the answer.
     pub stop_token_ids: Option<Vec<u32>>,
     /// Go on after the model's end token.
     pub ignore_eos: Option<bool>,
     /// Added to the logits of tokens, by id.
+    #[schema(schema_with = crate::openapi::logit_bias)]
     pub logit_bias: Option<BTreeMap<String, f32>>,
     /// Report log-probabilities.
     pub logprobs: Option<bool>,
     /// Report so many of the likeliest tokens.
+    #[schema(minimum = 0, maximum = 20)]
     pub top_logprobs: Option<usize>,
     /// Functions that the model may call.
+    #[schema(max_items = 128)]
     pub tools: Option<Vec<ToolDef>>,
     /// Which calls are wanted; by default as the model likes.
     pub tool_choice: Option<Choice>,
@@ -93,10 +110,13 @@ pub struct ChatRequest {
     /// Which requests begin alike; found out without it.
     pub prompt_cache_key: Option<String>,
     /// Only `auto` and `default`: there is one tier.
+    #[schema(schema_with = crate::openapi::service_tier)]
     pub service_tier: Option<String>,
     /// Only `text`.
+    #[schema(schema_with = crate::openapi::modalities)]
     pub modalities: Option<Vec<String>>,
     /// Only false: answers are not stored.
+    #[schema(schema_with = crate::openapi::never)]
     pub store: Option<bool>,
 }
 
@@ -298,7 +318,17 @@ impl ChatRequest {
 ///
 /// # Errors
 /// The request is wrong, the model is not there, or too much is waiting.
-pub async fn chat(State(app): State<Arc<App>>, body: Json<ChatRequest>) -> Result<Response, ApiError> {
+#[utoipa::path(
+    post,
+    path = "/v1/chat/completions",
+    tag = "OpenAI",
+    request_body = ChatRequest,
+    responses((status = 200, description = "The answer; with `stream`, events of which each holds a part, and `[DONE]`", content(
+        (ChatResponse = "application/json"),
+        (ChatChunk = "text/event-stream"),
+    )))
+)]
+pub async fn chat(State(app): State<Arc<App>>, caller: Caller, body: Json<ChatRequest>) -> Result<Response, ApiError> {
     let Json { value: mut request, ignored } = body;
     request.check()?;
     let found = app.models.find(request.model.as_deref()).await?;
@@ -306,7 +336,7 @@ pub async fn chat(State(app): State<Arc<App>>, body: Json<ChatRequest>) -> Resul
     let talk = request.talk(&found)?;
     let (choices, streams) = (job.choices, request.stream == Some(true));
     let head = Head { id: generate::name("chatcmpl-")?, created: now(), model: found.name.clone() };
-    let deltas = dialogue::start(&found, job, talk).await?;
+    let deltas = dialogue::start(&caller, &found, job, talk).await?;
     let tokenizer = Arc::clone(&found.model.tokenizer);
     let mut response = match streams {
         true => {

@@ -5,6 +5,7 @@ use super::fields::{Choose, OneOrMany, StreamOptions, Usage, stops, within};
 use super::{FINGERPRINT, now};
 use crate::app::App;
 use crate::body::Json;
+use crate::caller::Caller;
 use crate::error::ApiError;
 use crate::generate::{self, Delta, Job, Total};
 use crate::models::Found;
@@ -32,7 +33,7 @@ pub struct CompletionRequest {
     /// The model; by default the first one.
     pub model: Option<String>,
     /// One or several texts, or their token ids.
-    #[schema(value_type = Object)]
+    #[schema(schema_with = crate::openapi::prompt)]
     pub prompt: Prompt,
     /// A text that comes behind what is written, where the model can.
     pub suffix: Option<String>,
@@ -43,38 +44,50 @@ pub struct CompletionRequest {
     /// What to send with it.
     pub stream_options: Option<StreamOptions>,
     /// How many answers to each prompt.
+    #[schema(minimum = 1, maximum = 128)]
     pub n: Option<usize>,
     /// Must equal `n`: all answers are given back.
     pub best_of: Option<usize>,
     /// Tokens of an answer at most; by default 16, as OpenAI has it.
     pub max_tokens: Option<usize>,
     /// 0 takes the likeliest token.
+    #[schema(minimum = 0, maximum = 2)]
     pub temperature: Option<f32>,
     /// The likeliest tokens that together have this probability.
+    #[schema(minimum = 0, maximum = 1)]
     pub top_p: Option<f32>,
     /// So many likeliest tokens; 0 or -1 keeps all.
+    #[schema(minimum = -1)]
     pub top_k: Option<i64>,
     /// Tokens of at least this part of the likeliest one's probability.
+    #[schema(minimum = 0, maximum = 1)]
     pub min_p: Option<f32>,
     /// Tokens of typical information up to this probability.
+    #[schema(exclusive_minimum = 0, maximum = 1)]
     pub typical_p: Option<f32>,
     /// Subtracted from the logits of tokens that occurred.
+    #[schema(minimum = -2, maximum = 2)]
     pub presence_penalty: Option<f32>,
     /// Subtracted from them for each time.
+    #[schema(minimum = -2, maximum = 2)]
     pub frequency_penalty: Option<f32>,
     /// Divides the logits of tokens that occurred.
+    #[schema(exclusive_minimum = 0)]
     pub repetition_penalty: Option<f32>,
     /// Same seed, same answer.
     pub seed: Option<i64>,
     /// Texts that end the answer.
+    #[schema(schema_with = crate::openapi::stop)]
     pub stop: Option<OneOrMany<String>>,
     /// Token ids that end the answer.
     pub stop_token_ids: Option<Vec<u32>>,
     /// Go on after the model's end token.
     pub ignore_eos: Option<bool>,
     /// Added to the logits of tokens, by id.
+    #[schema(schema_with = crate::openapi::logit_bias)]
     pub logit_bias: Option<BTreeMap<String, f32>>,
     /// Report log-probabilities, and those of so many of the likeliest tokens.
+    #[schema(minimum = 0, maximum = 20)]
     pub logprobs: Option<usize>,
     /// Who asks; not used.
     pub user: Option<String>,
@@ -301,7 +314,21 @@ impl CompletionRequest {
 ///
 /// # Errors
 /// The request is wrong, the model is not there, or too much is waiting.
-pub async fn complete(State(app): State<Arc<App>>, body: Json<CompletionRequest>) -> Result<Response, ApiError> {
+#[utoipa::path(
+    post,
+    path = "/v1/completions",
+    tag = "OpenAI",
+    request_body = CompletionRequest,
+    responses((status = 200, description = "The answer; with `stream`, events of which each holds a part, and `[DONE]`", content(
+        (CompletionResponse = "application/json"),
+        (CompletionResponse = "text/event-stream"),
+    )))
+)]
+pub async fn complete(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    body: Json<CompletionRequest>,
+) -> Result<Response, ApiError> {
     let Json { value: request, ignored } = body;
     request.check()?;
     let found = app.models.find(request.model.as_deref()).await?;
@@ -317,7 +344,7 @@ pub async fn complete(State(app): State<Arc<App>>, body: Json<CompletionRequest>
     for (i, (ids, text)) in all.into_iter().enumerate() {
         let prompt = ids.len();
         let job = Job { request: Request { prompt: ids, ..job.request.clone() }, ..job.clone() };
-        let answers = generate::start(&found, writer, job).await.map_err(|e| match e.param.as_deref() {
+        let answers = generate::start(&caller, &found, writer, job).await.map_err(|e| match e.param.as_deref() {
             Some("messages") => ApiError { param: Some("prompt".into()), ..e },
             _ => e,
         })?;

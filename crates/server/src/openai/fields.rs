@@ -156,6 +156,11 @@ impl Choose<'_> {
         range("frequency_penalty", self.frequency_penalty, PENALTY)?;
         range("top_p", self.top_p, 0.0..=1.0)?;
         range("min_p", self.min_p, 0.0..=1.0)?;
+        // The engine has another word for it.
+        if let Some(p) = self.repetition_penalty.filter(|p| !p.is_normal() || *p < 0.0) {
+            let what = format!("`repetition_penalty` is {p} but must be a finite number above 0");
+            return Err(ApiError::field("repetition_penalty", what));
+        }
         let top_k = match self.top_k {
             Some(k) if k < -1 => return Err(ApiError::field("top_k", format!("`top_k` is {k} but must be 0 or more"))),
             k => k.and_then(|k| usize::try_from(k).ok()).unwrap_or(0),

@@ -1,8 +1,9 @@
 //! `/v1/models`.
 
 use crate::app::App;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorBody};
 use crate::models::{Entry, Task};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde::Serialize;
 use std::sync::Arc;
@@ -49,6 +50,7 @@ fn objects(app: &App, entry: &Entry) -> Vec<ModelObject> {
 }
 
 /// All models.
+#[utoipa::path(get, path = "/v1/models", tag = "OpenAI", responses((status = 200, description = "The models", body = ModelList)))]
 pub async fn list(State(app): State<Arc<App>>) -> axum::Json<ModelList> {
     let data = app.models.entries().iter().flat_map(|e| objects(&app, e)).collect();
     axum::Json(ModelList { object: "list", data })
@@ -58,7 +60,21 @@ pub async fn list(State(app): State<Arc<App>>) -> axum::Json<ModelList> {
 ///
 /// # Errors
 /// There is none of that name.
-pub async fn show(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<axum::Json<ModelObject>, ApiError> {
+#[utoipa::path(
+    get,
+    path = "/v1/models/{model}",
+    tag = "OpenAI",
+    params(("model" = String, Path, description = "Its name; may have slashes")),
+    responses(
+        (status = 200, description = "The model", body = ModelObject),
+        (status = 404, description = "There is none of that name", body = ErrorBody),
+    )
+)]
+pub async fn show(
+    State(app): State<Arc<App>>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<axum::Json<ModelObject>, ApiError> {
+    let Path(name) = name.map_err(|_| ApiError::field("model", "the model's name is not valid UTF-8"))?;
     let (entry, _) = app.models.entry(Some(&name))?;
     let object = objects(&app, entry).into_iter().find(|o| o.id == name);
     object.map(axum::Json).ok_or_else(|| ApiError::internal("a model without a name"))

@@ -16,6 +16,7 @@ const MOST_TOOLS: usize = 128;
 #[serde(deny_unknown_fields)]
 pub struct ToolDef {
     /// `function`.
+    #[schema(pattern = "^function$")]
     #[serde(rename = "type")]
     pub kind: String,
     /// The function.
@@ -27,6 +28,7 @@ pub struct ToolDef {
 #[serde(deny_unknown_fields)]
 pub struct FunctionDef {
     /// What it is called by.
+    #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9_.-]+$")]
     pub name: String,
     /// What it is for.
     pub description: Option<String>,
@@ -105,6 +107,7 @@ pub enum Word {
 #[serde(deny_unknown_fields)]
 pub struct ChosenFunction {
     /// `function`.
+    #[schema(pattern = "^function$")]
     #[serde(rename = "type")]
     pub kind: String,
     /// Which.
