@@ -19,6 +19,7 @@ pub mod keys;
 pub mod limits;
 pub mod listen;
 pub mod log;
+pub mod manage;
 pub mod metrics;
 pub mod models;
 pub mod ollama;

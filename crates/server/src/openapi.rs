@@ -41,6 +41,8 @@ use utoipa::{Modify, OpenApi, ToSchema};
         ollama::info::ps,
         ollama::info::show,
         ollama::info::version,
+        crate::manage::load,
+        crate::manage::unload,
         routes::live,
         routes::ready,
     ),

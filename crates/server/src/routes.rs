@@ -4,7 +4,7 @@ use crate::app::App;
 use crate::error::{ApiError, ErrorBody};
 use crate::gate::gate;
 use crate::openai::{chat, completions, embeddings, list};
-use crate::{anthropic, door, metrics, ollama, openapi, page, rerank, tokenize};
+use crate::{anthropic, door, manage, metrics, ollama, openapi, page, rerank, tokenize};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -60,6 +60,8 @@ pub const ROUTES: &[Row] = &[
     ("/api/ps", Scope::Infer, || get(ollama::info::ps)),
     ("/api/show", Scope::Infer, || post(ollama::info::show)),
     ("/api/version", Scope::Infer, || get(ollama::info::version)),
+    ("/models/load", Scope::Admin, || post(manage::load)),
+    ("/models/unload", Scope::Admin, || post(manage::unload)),
     ("/tokenize", Scope::Infer, || post(tokenize::tokenize)),
     ("/detokenize", Scope::Infer, || post(tokenize::detokenize)),
 ];

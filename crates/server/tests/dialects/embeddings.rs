@@ -173,3 +173,17 @@ async fn models_say_what_they_are_for() {
         assert!(e["error"]["message"].as_str().unwrap().contains(says), "{e}");
     }
 }
+
+#[tokio::test]
+async fn models_are_loaded_and_let_go_by_name() {
+    let app = server(&[("cls", Task::Embed)]);
+    let loaded = async || get(&app, "/v1/models").await["data"][0]["loaded"].clone();
+    assert_eq!(loaded().await, false);
+    let (status, _) = post(&app, "/models/unload", &json!({"model": "cls"})).await;
+    assert_eq!((status.as_u16(), loaded().await), (400, json!(false)));
+    assert_eq!(good(&app, "/models/load", &json!({"model": "cls"})).await["success"], true);
+    assert_eq!(loaded().await, true);
+    assert_eq!(good(&app, "/models/unload", &json!({"model": "cls"})).await["success"], true);
+    assert_eq!(loaded().await, false);
+    assert_eq!(post(&app, "/models/load", &json!({"model": "other"})).await.0, 404);
+}

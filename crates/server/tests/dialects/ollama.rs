@@ -76,7 +76,12 @@ async fn answers_have_a_form_and_call_tools() {
     let app = writer();
     let schema = json!({"type": "object", "properties": {"n": {"type": "integer", "minimum": 1, "maximum": 9}},
                         "required": ["n"], "additionalProperties": false});
-    let got = good(&app, "/api/chat", &chat(json!({"stream": false, "format": schema}))).await;
+    let got = good(
+        &app,
+        "/api/chat",
+        &chat(json!({"stream": false, "format": schema, "options": {"temperature": 0, "num_predict": 120}})),
+    )
+    .await;
     let value: Value = serde_json::from_str(got["message"]["content"].as_str().unwrap()).unwrap();
     assert!((1..=9).contains(&value["n"].as_i64().unwrap()));
     let ask = json!({"model": "builtin", "prompt": "a", "stream": false, "format": schema});
