@@ -115,7 +115,7 @@ fn text(content: OneOrMany<TextBlock>) -> String {
 ///
 /// # Errors
 /// There is none, a block is not its speaker's, or the last word is the assistant's.
-pub fn for_template(system: Option<OneOrMany<TextBlock>>, messages: Vec<Message>) -> Result<Value, ApiError> {
+pub(super) fn for_template(system: Option<OneOrMany<TextBlock>>, messages: Vec<Message>) -> Result<Value, ApiError> {
     let mut out = Out::default();
     if let Some(system) = system {
         out.messages.push(json!({"role": "system", "content": text(system)}));

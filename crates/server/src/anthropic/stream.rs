@@ -63,6 +63,7 @@ pub enum StreamEvent {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[schema(as = anthropic::BlockDelta)]
+#[expect(clippy::enum_variant_names, reason = "the names of the dialect")]
 pub enum BlockDelta {
     /// Text.
     TextDelta {
@@ -194,7 +195,7 @@ impl Place {
 }
 
 /// The answer as it is written.
-pub fn response(empty: MessageResponse, stop: Vec<String>, deltas: Deltas) -> Response {
+pub(super) fn response(empty: MessageResponse, stop: Vec<String>, deltas: Deltas) -> Response {
     let first = [StreamEvent::MessageStart { message: empty }, StreamEvent::Ping {}];
     let mut place = Place::default();
     let rest = deltas.flat_map(move |delta| stream::iter(place.events(delta, &stop)));

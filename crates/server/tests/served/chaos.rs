@@ -45,7 +45,7 @@ const PROMPTS: [&str; 4] = ["Once upon a time", "The bird said", "One day, a gir
 fn body(kind: u64, stream: bool) -> Value {
     let (prompt, seed) = (PROMPTS[(kind % 4) as usize], kind / 4 % 3);
     let mut body = json!({"prompt": prompt, "max_tokens": 8 + kind % 5 * 6, "seed": seed, "stream": stream});
-    if kind % 7 == 0 {
+    if kind.is_multiple_of(7) {
         // Long enough to share pages, and to be cut in pieces.
         body["prompt"] = PROMPTS.join(". ").repeat(9).into();
     }
