@@ -18,7 +18,7 @@ use std::sync::Arc;
 use tower::ServiceExt;
 
 /// The context of the model `builtin`.
-pub const CONTEXT: usize = 512;
+pub(crate) const CONTEXT: usize = 512;
 
 fn place(name: &str) -> PathBuf {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -29,7 +29,7 @@ fn place(name: &str) -> PathBuf {
 }
 
 /// What transformers computed for an encoder.
-pub fn golden(name: &str) -> Value {
+pub(crate) fn golden(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(place(name).join("golden.json")).unwrap()).unwrap()
 }
 
@@ -66,7 +66,7 @@ fn load(name: &str, task: Task) -> Model {
 }
 
 /// A server of these models.
-pub fn server(names: &[(&'static str, Task)]) -> Arc<App> {
+pub(crate) fn server(names: &[(&'static str, Task)]) -> Arc<App> {
     let entries = names.iter().map(|&(name, task)| {
         let facts =
             Facts { context: CONTEXT, architecture: "llama".into(), parameters: 2_500_000, task, ..Facts::default() };
@@ -78,23 +78,23 @@ pub fn server(names: &[(&'static str, Task)]) -> Arc<App> {
 }
 
 /// A server of the built-in model.
-pub fn writer() -> Arc<App> {
+pub(crate) fn writer() -> Arc<App> {
     server(&[("builtin", Task::Generate)])
 }
 
 /// Asks for something.
-pub async fn send(app: &Arc<App>, method: &str, path: &str, body: impl Into<Body>) -> Response {
+pub(crate) async fn send(app: &Arc<App>, method: &str, path: &str, body: impl Into<Body>) -> Response {
     let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
     routes::router(Arc::clone(app)).oneshot(request.body(body.into()).unwrap()).await.unwrap()
 }
 
 /// The text of a response.
-pub async fn text(response: Response) -> String {
+pub(crate) async fn text(response: Response) -> String {
     String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 
 /// Posts JSON: status and JSON.
-pub async fn post(app: &Arc<App>, path: &str, body: &Value) -> (StatusCode, Value) {
+pub(crate) async fn post(app: &Arc<App>, path: &str, body: &Value) -> (StatusCode, Value) {
     let response = send(app, "POST", path, body.to_string()).await;
     let status = response.status();
     let text = text(response).await;
@@ -102,20 +102,20 @@ pub async fn post(app: &Arc<App>, path: &str, body: &Value) -> (StatusCode, Valu
 }
 
 /// Posts JSON that is right.
-pub async fn good(app: &Arc<App>, path: &str, body: &Value) -> Value {
+pub(crate) async fn good(app: &Arc<App>, path: &str, body: &Value) -> Value {
     let (status, value) = post(app, path, body).await;
     assert_eq!(status, 200, "{value}");
     value
 }
 
 /// Gets JSON.
-pub async fn get(app: &Arc<App>, path: &str) -> Value {
+pub(crate) async fn get(app: &Arc<App>, path: &str) -> Value {
     let response = send(app, "GET", path, Body::empty()).await;
     assert_eq!(response.status(), 200);
     serde_json::from_str(&text(response).await).unwrap()
 }
 
 /// Numbers of an array.
-pub fn floats(v: &Value) -> Vec<f32> {
+pub(crate) fn floats(v: &Value) -> Vec<f32> {
     v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
 }
