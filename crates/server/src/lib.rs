@@ -14,10 +14,13 @@ pub mod generate;
 pub mod listen;
 pub mod models;
 pub mod openai;
+pub mod resume;
 pub mod routes;
 pub mod sse;
+pub mod store;
 pub mod tokenize;
 pub mod worker;
+pub mod ws;
 
 pub use app::App;
 pub use config::Config;

@@ -2,11 +2,13 @@
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::openai::responses::{self, kept};
 use crate::openai::{chat, completions, list};
-use crate::tokenize;
+use crate::{resume, tokenize, ws};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, get, post};
 use std::sync::Arc;
 
@@ -35,6 +37,12 @@ pub const ROUTES: &[Row] = &[
     ("/v1/models/{*model}", Scope::Infer, || get(list::show)),
     ("/v1/chat/completions", Scope::Infer, || post(chat::chat)),
     ("/v1/completions", Scope::Infer, || post(completions::complete)),
+    ("/v1/responses", Scope::Infer, || post(responses::create).get(ws::responses)),
+    ("/v1/responses/{id}", Scope::Infer, || get(kept::show).delete(kept::delete)),
+    ("/v1/responses/{id}/input_items", Scope::Infer, || get(kept::inputs)),
+    ("/v1/responses/{id}/cancel", Scope::Infer, || post(kept::cancel)),
+    ("/v1/streams/{name}", Scope::Infer, || get(resume::show).delete(resume::cancel)),
+    ("/ws", Scope::Infer, || get(ws::chat)),
     ("/tokenize", Scope::Infer, || post(tokenize::tokenize)),
     ("/detokenize", Scope::Infer, || post(tokenize::detokenize)),
 ];
@@ -45,6 +53,7 @@ pub fn router(app: Arc<App>) -> Router {
     for (path, _, handler) in ROUTES {
         router = router.route(path, handler());
     }
+    let router = router.layer(from_fn_with_state(Arc::clone(&app), resume::layer));
     router.fallback(unknown).method_not_allowed_fallback(method).with_state(app)
 }
 

@@ -4,6 +4,7 @@ use super::values::{bytes, seconds};
 use super::{LoadArgs, LoraArgs};
 use clap::Args;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub const EXAMPLES: &str = "\
@@ -15,7 +16,7 @@ Examples:
   curl http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'
 
-Endpoints are OpenAI's: /v1/chat/completions, /v1/completions, /v1/models; and /tokenize, /detokenize, /livez, /readyz.";
+Endpoints are OpenAI's: /v1/chat/completions, /v1/completions, /v1/responses, /v1/models; and /tokenize, /detokenize, /livez, /readyz.";
 
 /// `alula serve`.
 #[derive(Args, Debug)]
@@ -54,6 +55,15 @@ pub struct Serve {
     /// Time for answers under way after SIGTERM [default: 30]
     #[arg(long, env = "ALULA_DRAIN_TIMEOUT", value_name = "SECONDS", value_parser = seconds)]
     pub drain_timeout: Option<Duration>,
+    /// Keep responses in this directory, so that they outlive the server; by default they are kept in memory
+    #[arg(long, env = "ALULA_STORE", value_name = "DIRECTORY")]
+    pub store: Option<PathBuf>,
+    /// Size of the responses that are kept at most; 0 keeps none [default: 64MiB]
+    #[arg(long, env = "ALULA_STORE_SIZE", value_name = "BYTES", value_parser = bytes)]
+    pub store_size: Option<u64>,
+    /// How long a response is kept [default: 86400]
+    #[arg(long, env = "ALULA_STORE_AGE", value_name = "SECONDS", value_parser = seconds)]
+    pub store_age: Option<Duration>,
     #[command(flatten)]
     pub load: LoadArgs,
     #[command(flatten)]

@@ -35,6 +35,7 @@ pub fn serve(a: Serve) -> Result<(), Fail> {
     let most = a.max_loaded.map_or(named.len(), usize::from);
     let entries = named.into_iter().map(|(name, place)| entry(name, place, &a)).collect::<Result<_, _>>()?;
     let app = App::new(config, Models::new(entries, most)?);
+    app.store.open().map_err(|e| format!("--store {}: {e}", a.store.as_deref().unwrap_or(Path::new("")).display()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(run(app, a.idle_timeout))
 }
@@ -88,6 +89,9 @@ fn config(a: &Serve) -> Config {
     c.port = a.port.unwrap_or(c.port);
     c.max_body = a.max_body.map_or(c.max_body, size);
     c.request_timeout = a.request_timeout.unwrap_or(c.request_timeout);
+    c.store.clone_from(&a.store);
+    c.store_size = a.store_size.map_or(c.store_size, size);
+    c.store_age = a.store_age.unwrap_or(c.store_age);
     c.drain_timeout = a.drain_timeout.unwrap_or(c.drain_timeout);
     c
 }

@@ -5,6 +5,7 @@ pub mod completions;
 pub mod fields;
 pub mod list;
 pub mod messages;
+pub mod responses;
 pub mod tools;
 
 use std::time::{SystemTime, UNIX_EPOCH};
