@@ -58,7 +58,10 @@ pub struct Serve {
     /// Keep responses in this directory, so that they outlive the server; by default they are kept in memory
     #[arg(long, env = "ALULA_STORE", value_name = "DIRECTORY")]
     pub store: Option<PathBuf>,
-    /// Size of the responses that are kept at most; 0 keeps none [default: 64MiB]
+    /// Keep no responses
+    #[arg(long, env = "ALULA_NO_STORE", conflicts_with = "store")]
+    pub no_store: bool,
+    /// Size of the responses that are kept at most [default: 64MiB]
     #[arg(long, env = "ALULA_STORE_SIZE", value_name = "BYTES", value_parser = bytes)]
     pub store_size: Option<u64>,
     /// How long a response is kept [default: 86400]

@@ -90,7 +90,7 @@ fn config(a: &Serve) -> Config {
     c.max_body = a.max_body.map_or(c.max_body, size);
     c.request_timeout = a.request_timeout.unwrap_or(c.request_timeout);
     c.store.clone_from(&a.store);
-    c.store_size = a.store_size.map_or(c.store_size, size);
+    c.store_size = if a.no_store { 0 } else { a.store_size.map_or(c.store_size, size) };
     c.store_age = a.store_age.unwrap_or(c.store_age);
     c.drain_timeout = a.drain_timeout.unwrap_or(c.drain_timeout);
     c
