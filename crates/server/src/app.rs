@@ -6,6 +6,9 @@ use crate::limits::{Account, Limits};
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::models::Models;
+use crate::openai::responses::Active;
+use crate::resume::Streams;
+use crate::store::Store;
 use crate::tls::TlsError;
 use rustls::ServerConfig;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +29,14 @@ pub struct App {
     rules: RwLock<Rules>,
     /// What those without a key have used.
     anonymous: Arc<Account>,
+    /// Responses that are kept.
+    pub store: Store,
+    /// Responses that are being written.
+    pub active: Active,
+    /// Streams that can be taken up again.
+    pub streams: Streams,
+    /// Connections that are no longer HTTP's.
+    guests: watch::Sender<usize>,
     ready: AtomicBool,
     closing: watch::Sender<bool>,
 }
@@ -61,8 +72,21 @@ impl App {
         let closed = (config.keys.is_some() || !config.api_keys.is_empty()).then(KeyFile::default);
         let keys = Arc::new(Keys::new(closed, &[], config.limits, &Keys::default()));
         let rules = RwLock::new(Rules { keys, limits: config.limits, tls: None });
-        let (ready, closing) = (AtomicBool::new(false), watch::Sender::new(false));
-        App { config, models, metrics: Metrics::default(), log, rules, anonymous: Arc::default(), ready, closing }
+        let store = Store::new(config.store.clone(), config.store_size, config.store_age);
+        App {
+            config,
+            models,
+            metrics: Metrics::default(),
+            log,
+            rules,
+            anonymous: Arc::default(),
+            store,
+            active: Active::default(),
+            streams: Streams::default(),
+            guests: watch::Sender::new(0),
+            ready: AtomicBool::new(false),
+            closing: watch::Sender::new(false),
+        }
     }
 
     /// Reads keys, limits and the server's identity anew, as `config` says; what was before holds if it cannot. Says what is
@@ -114,6 +138,22 @@ impl App {
         Arc::clone(&self.anonymous)
     }
 
+    /// A place for a WebSocket, if there is one. It counts as a connection until it is dropped.
+    pub fn guest(&self) -> Option<Guest> {
+        let most = self.config.max_connections;
+        let mut room = false;
+        self.guests.send_modify(|n| {
+            room = *n < most;
+            *n += usize::from(room);
+        });
+        room.then(|| Guest(self.guests.clone()))
+    }
+
+    /// Waits until no WebSocket is open.
+    pub async fn alone(&self) {
+        _ = self.guests.subscribe().wait_for(|n| *n == 0).await;
+    }
+
     /// Says whether new requests are welcome.
     pub fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Ordering::Release);
@@ -133,5 +173,14 @@ impl App {
     /// Whether new requests are welcome.
     pub fn ready(&self) -> bool {
         self.ready.load(Ordering::Acquire) && self.models.healthy()
+    }
+}
+
+/// A place for a WebSocket.
+pub struct Guest(watch::Sender<usize>);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.0.send_modify(|n| *n = n.saturating_sub(1));
     }
 }

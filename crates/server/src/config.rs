@@ -58,6 +58,19 @@ pub struct Config {
     /// How long answers under way have to end after a signal to stop.
     #[serde(with = "seconds")]
     pub drain_timeout: Duration,
+    /// Directory of responses that are kept; without, they are in memory.
+    pub store: Option<std::path::PathBuf>,
+    /// Bytes of responses that are kept at most; 0 keeps none.
+    pub store_size: usize,
+    /// How long an answer that can be taken up again is written without a reader.
+    #[serde(with = "seconds")]
+    pub resume_grace: Duration,
+    /// How long a WebSocket may be silent.
+    #[serde(with = "seconds")]
+    pub websocket_idle: Duration,
+    /// How long a response is kept.
+    #[serde(with = "seconds")]
+    pub store_age: Duration,
 }
 
 impl Default for Config {
@@ -82,6 +95,11 @@ impl Default for Config {
             max_connections: 1024,
             request_timeout: Duration::from_secs(3600),
             drain_timeout: Duration::from_secs(30),
+            resume_grace: Duration::from_secs(60),
+            websocket_idle: Duration::from_secs(600),
+            store: None,
+            store_size: 64 << 20,
+            store_age: Duration::from_secs(24 * 3600),
         }
     }
 }

@@ -28,13 +28,16 @@ pub mod openapi;
 pub mod page;
 pub mod patience;
 pub mod rerank;
+pub mod resume;
 pub mod routes;
 pub mod sse;
+pub mod store;
 pub mod strict;
 pub mod tls;
 pub mod tokenize;
 pub mod turns;
 pub mod worker;
+pub mod ws;
 
 pub use app::App;
 pub use config::Config;

@@ -94,9 +94,14 @@ impl Server {
         }
         app.close();
         drop((listener, alive));
-        if tokio::time::timeout(app.config.drain_timeout, gone.recv()).await.is_err() {
+        let ended = async {
+            gone.recv().await;
+            app.alone().await;
+        };
+        tokio::pin!(ended);
+        if tokio::time::timeout(app.config.drain_timeout, &mut ended).await.is_err() {
             app.models.stop("the server is shutting down");
-            _ = tokio::time::timeout(LAST_WORDS, gone.recv()).await;
+            _ = tokio::time::timeout(LAST_WORDS, ended).await;
         }
     }
 }

@@ -1,9 +1,10 @@
 //! `/openapi.json`: what the routes take and give, made from the handlers' types (OpenAPI 3.1).
 
 use crate::error::ErrorBody;
+use crate::openai::responses::{self, kept};
 use crate::openai::{chat, completions, embeddings, list};
 use crate::routes::{self, ROUTES, Scope};
-use crate::{anthropic, ollama, rerank, tokenize};
+use crate::{anthropic, ollama, rerank, resume, tokenize, ws};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
@@ -41,6 +42,15 @@ use utoipa::{Modify, OpenApi, ToSchema};
         ollama::info::ps,
         ollama::info::show,
         ollama::info::version,
+        responses::create,
+        kept::show,
+        kept::delete,
+        kept::inputs,
+        kept::cancel,
+        resume::show,
+        resume::cancel,
+        ws::responses,
+        ws::chat,
         crate::manage::load,
         crate::manage::unload,
         routes::live,

@@ -3,8 +3,9 @@
 use crate::app::App;
 use crate::error::{ApiError, ErrorBody};
 use crate::gate::gate;
+use crate::openai::responses::{self, kept};
 use crate::openai::{chat, completions, embeddings, list};
-use crate::{anthropic, door, manage, metrics, ollama, openapi, page, rerank, tokenize};
+use crate::{anthropic, door, manage, metrics, ollama, openapi, page, rerank, resume, tokenize, ws};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -62,6 +63,12 @@ pub const ROUTES: &[Row] = &[
     ("/api/version", Scope::Infer, || get(ollama::info::version)),
     ("/models/load", Scope::Admin, || post(manage::load)),
     ("/models/unload", Scope::Admin, || post(manage::unload)),
+    ("/v1/responses", Scope::Infer, || post(responses::create).get(ws::responses)),
+    ("/v1/responses/{id}", Scope::Infer, || get(kept::show).delete(kept::delete)),
+    ("/v1/responses/{id}/input_items", Scope::Infer, || get(kept::inputs)),
+    ("/v1/responses/{id}/cancel", Scope::Infer, || post(kept::cancel)),
+    ("/v1/streams/{name}", Scope::Infer, || get(resume::show).delete(resume::cancel)),
+    ("/ws", Scope::Infer, || get(ws::chat)),
     ("/tokenize", Scope::Infer, || post(tokenize::tokenize)),
     ("/detokenize", Scope::Infer, || post(tokenize::detokenize)),
 ];
@@ -73,6 +80,7 @@ pub fn router(app: Arc<App>) -> Router {
         router = router.route(path, handler());
     }
     let router = router.fallback(unknown).method_not_allowed_fallback(method);
+    let router = router.layer(from_fn_with_state(Arc::clone(&app), resume::layer));
     let router = router.layer(from_fn_with_state(Arc::clone(&app), gate)).with_state(app);
     // Outermost: whoever refuses a request, it is said in the dialect that was spoken.
     router.layer(axum::middleware::from_fn(door::answer))

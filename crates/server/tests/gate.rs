@@ -57,7 +57,8 @@ async fn every_route_needs_a_key_of_its_scope() {
     let folder = Folder::new(Limits::default());
     let app = app(folder.config(), Vec::new());
     for &(path, scope, _) in ROUTES {
-        let path = path.replace("{*model}", "x").replace("{file}", "app.js");
+        let path =
+            path.replace("{*model}", "x").replace("{file}", "app.js").replace("{id}", "x").replace("{name}", "x");
         for method in ["GET", "POST", "DELETE", "OPTIONS"] {
             let nobody = ask(&app, method, &path, &[], "{}").await;
             if scope == Scope::Open {
@@ -110,7 +111,8 @@ async fn every_limited_route_answers_429() {
     for &(path, scope, _) in ROUTES.iter().filter(|r| r.1 == Scope::Infer) {
         let folder = Folder::new(limits);
         let app = app(folder.config(), Vec::new());
-        let path = path.replace("{*model}", "x").replace("{file}", "app.js");
+        let path =
+            path.replace("{*model}", "x").replace("{file}", "app.js").replace("{id}", "x").replace("{name}", "x");
         let key = folder.bearer(0);
         let first = ask(&app, "GET", &path, &[("authorization", &key)], "").await;
         assert_ne!(first.status, 429, "{path} {scope:?}");

@@ -19,7 +19,7 @@ Examples:
   curl http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'
 
-Endpoints are OpenAI's: /v1/chat/completions, /v1/completions, /v1/models; and /tokenize, /detokenize, /livez, /readyz, /metrics.
+Endpoints are OpenAI's: /v1/chat/completions, /v1/completions, /v1/responses, /v1/models; and /tokenize, /detokenize, /livez, /readyz, /metrics.
 
 SIGHUP reads keys, limits and certificates anew. A file (--config) has any of these flags by its long name with _ for -.";
 
@@ -130,6 +130,18 @@ pub struct Serve {
     /// Time for answers under way after SIGTERM
     #[arg(long, env = "ALULA_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub drain_timeout: Duration,
+    /// Keep responses in this directory, so that they outlive the server; by default they are kept in memory
+    #[arg(long, env = "ALULA_STORE", value_name = "DIRECTORY")]
+    pub store: Option<PathBuf>,
+    /// Keep no responses
+    #[arg(long, env = "ALULA_NO_STORE", conflicts_with = "store")]
+    pub no_store: bool,
+    /// Size of the responses that are kept at most
+    #[arg(long, env = "ALULA_STORE_SIZE", value_name = "BYTES", default_value = "64MiB", value_parser = bytes)]
+    pub store_size: u64,
+    /// How long a response is kept
+    #[arg(long, env = "ALULA_STORE_AGE", value_name = "SECONDS", default_value = "86400", value_parser = seconds)]
+    pub store_age: Duration,
     #[command(flatten)]
     pub load: LoadArgs,
     #[command(flatten)]

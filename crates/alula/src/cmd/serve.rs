@@ -40,6 +40,7 @@ pub fn serve(a: Box<Serve>) -> Result<(), Fail> {
     let entries = named.into_iter().map(|(name, place)| entry(name, place, &a)).collect::<Result<_, _>>()?;
     let app = App::new(config, Models::new(entries, most)?);
     app.reload(&app.config)?;
+    app.store.open().map_err(|e| format!("--store {}: {e}", a.store.as_deref().unwrap_or(Path::new("")).display()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(run(app, a.idle_timeout))
 }
@@ -125,6 +126,10 @@ fn config(a: &Serve) -> Config {
         max_connections: a.max_connections,
         request_timeout: a.request_timeout,
         drain_timeout: a.drain_timeout,
+        store: a.store.clone(),
+        store_size: if a.no_store { 0 } else { size(a.store_size) },
+        store_age: a.store_age,
+        ..Config::default()
     }
 }
 

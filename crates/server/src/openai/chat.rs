@@ -242,7 +242,7 @@ fn finite(logprob: f32) -> f32 {
     if logprob.is_finite() { logprob } else { NEVER }
 }
 
-fn token_logprob(tokenizer: &Tokenizer, token: u32, l: &Logprobs) -> TokenLogprob {
+pub(super) fn token_logprob(tokenizer: &Tokenizer, token: u32, l: &Logprobs) -> TokenLogprob {
     let text = |id: u32| {
         let bytes = tokenizer.token_bytes(id);
         (String::from_utf8_lossy(&bytes).into_owned(), Some(bytes))

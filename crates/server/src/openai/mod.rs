@@ -6,6 +6,7 @@ pub mod embeddings;
 pub mod fields;
 pub mod list;
 pub mod messages;
+pub mod responses;
 pub mod tools;
 
 use std::time::{SystemTime, UNIX_EPOCH};
