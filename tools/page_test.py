@@ -279,7 +279,7 @@ def fits_a_phone(browser, url):
 def shows_the_document(browser, url):
     p = Page(browser, url, viewport=DESKTOP)
     p.page.goto("/docs")
-    expect(p.page.locator(".route", has_text="/v1/chat/completions")).to_have_count(1)
+    expect(p.page.locator(".route", has_text="/v1/chat/completions").first).to_be_visible()
     p.page.locator(".route", has_text="/v1/chat/completions").locator("summary").first.click()
     expect(p.page.locator(".route[open]").get_by_text("temperature", exact=True)).to_be_visible()
     p.done()

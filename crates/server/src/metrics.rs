@@ -1,6 +1,6 @@
 //! What the server counts, as Prometheus reads it (text format 0.0.4).
 //!
-//! A request adds to a few atomic numbers; an engine leaves its [`Load`](alula_engine::Load) after each step. Text is made only
+//! A request adds to a few atomic numbers; an engine leaves its [`Load`] after each step. Text is made only
 //! when somebody asks. Everything of a model is written twice: as `alula_*`, and under the name that vLLM gives it, which is
 //! what the Kubernetes Gateway API inference extension, llm-d and existing dashboards look for.
 

@@ -128,9 +128,11 @@ impl Modify for Common {
                 path if path.starts_with("/api/") => ollama::ErrorBody::name(),
                 _ => ErrorBody::name(),
             };
-            let all = [&mut item.get, &mut item.post, &mut item.put, &mut item.delete, &mut item.patch];
-            for operation in all.into_iter().flatten() {
-                operation.operation_id = Some(path.replace(|c: char| !c.is_ascii_alphanumeric(), "_"));
+            let all = [("get", &mut item.get), ("post", &mut item.post), ("delete", &mut item.delete)];
+            for (method, operation) in all {
+                let Some(operation) = operation else { continue };
+                let name = path.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+                operation.operation_id = Some(format!("{method}{name}"));
                 // What docstrings say of errors is in the answers below.
                 let text = operation.description.take().unwrap_or_default();
                 let text = text.split("# Errors").next().unwrap_or_default().trim();
