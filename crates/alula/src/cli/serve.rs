@@ -53,7 +53,7 @@ pub struct Serve {
     /// Limits of keys that have none of their own, and of all together who have no key
     #[command(flatten)]
     pub limits: LimitArgs,
-    /// Let pages of this origin ask, like https://chat.example; * is any (repeatable)
+    /// Let pages of this origin ask, like `https://chat.example`; `*` is any (repeatable)
     #[arg(long, env = "ALULA_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<String>,
     /// Certificates for TLS, the server's first (PEM)
