@@ -1,10 +1,14 @@
-"""Starts `alula serve` on a free port and stops it."""
+"""Starts `alula serve` on a free port and stops it; as a program, for a suite that takes an address:
+
+    python tests/clients/server.py target/release/alula tests/clients/responses_py.py
+"""
 
 import contextlib
 import os
 import re
 import signal
 import subprocess
+import sys
 
 
 @contextlib.contextmanager
@@ -30,3 +34,9 @@ def serving(binary, *args):
         child.communicate(timeout=60)
     if child.returncode:
         raise RuntimeError(f"it ended with {child.returncode}")
+
+
+if __name__ == "__main__":
+    with serving(sys.argv[1]) as where:
+        failed = subprocess.run([sys.executable, sys.argv[2], where]).returncode
+    sys.exit(failed)

@@ -5,7 +5,7 @@
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::strict::Strict;
+use crate::strict::{Place, Step, Strict};
 use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -96,18 +96,13 @@ pub async fn read(body: Body, app: &App) -> Result<bytes::Bytes, ApiError> {
 /// # Errors
 /// They are no JSON, or not what was asked for: with the path of the field.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8], lenient: bool) -> Result<Json<T>, ApiError> {
-    let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let read = typed(&mut reader).and_then(|value| match reader.end() {
-        Ok(()) => Ok(value),
-        Err(error) => Err(Misfit { path: Vec::new(), error }),
-    });
-    let mut misfit = match read {
+    let mut misfit = match typed(bytes) {
         Ok(value) => return Ok(Json { value, ignored: Ignored::default() }),
         Err(e) if !lenient || unknown(&e.error.to_string()).is_none() => return Err(e.refused()),
         Err(e) => e,
     };
-    let mut tree: Value =
-        serde_json::from_slice(bytes).map_err(|error| Misfit { path: Vec::new(), error }.refused())?;
+    let whole = |error| Misfit { path: Vec::new(), error }.refused();
+    let mut tree: Value = serde_json::from_slice(bytes).map_err(whole)?;
     let mut ignored = Vec::new();
     while ignored.len() < MOST_IGNORED {
         let Some(name) = unknown(&misfit.error.to_string()) else { break };
@@ -115,7 +110,7 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8], lenient: bool) -> Result<Json<T>
             break;
         }
         ignored.push(join(&misfit.path, &name));
-        misfit = match typed(&tree) {
+        misfit = match typed(&serde_json::to_vec(&tree).map_err(whole)?) {
             Ok(value) => return Ok(Json { value, ignored: Ignored(ignored) }),
             Err(e) => e,
         };
@@ -129,28 +124,12 @@ struct Misfit {
     error: serde_json::Error,
 }
 
-enum Step {
-    Key(String),
-    At(usize),
-}
-
-fn typed<'de, T, D>(from: D) -> Result<T, Misfit>
-where
-    T: DeserializeOwned,
-    D: serde::Deserializer<'de, Error = serde_json::Error>,
-{
-    serde_path_to_error::deserialize(Strict(from)).map_err(|e| {
-        let steps = e.path().iter().filter_map(|s| match s {
-            serde_path_to_error::Segment::Seq { index } => Some(Step::At(*index)),
-            serde_path_to_error::Segment::Map { key } => Some(Step::Key(key.clone())),
-            _ => None,
-        });
-        let mut path: Vec<Step> = steps.collect();
-        let error = e.into_inner();
-        // The path of an unknown field ends with the field.
-        if unknown(&error.to_string()).is_some_and(|name| matches!(path.last(), Some(Step::Key(key)) if *key == name)) {
-            path.pop();
-        }
+fn typed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Misfit> {
+    let (place, mut reader) = (Place::default(), serde_json::Deserializer::from_slice(bytes));
+    let value = T::deserialize(Strict::new(&mut reader, &place)).and_then(|value| reader.end().map(|()| value));
+    value.map_err(|error| {
+        let mut path = place.into_inner();
+        path.reverse();
         Misfit { path, error }
     })
 }
