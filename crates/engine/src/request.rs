@@ -16,6 +16,9 @@ pub struct Request {
     pub max_tokens: Option<usize>,
     /// How to choose tokens.
     pub sampling: Sampling,
+    /// Report log-probabilities of the prompt's tokens behind the first, and those of so many of the likeliest ones. The whole
+    /// prompt is computed then, also where it is in the cache.
+    pub prompt_logprobs: Option<usize>,
     /// Texts that end the answer and are not part of it. Without a tokenizer there is no text, and they are refused.
     pub stop: Vec<String>,
     /// Tokens that end the answer, reported but without text.
@@ -43,6 +46,13 @@ pub enum Event {
         text: String,
         /// If asked for.
         logprobs: Option<Logprobs>,
+    },
+    /// The log-probabilities of the prompt's next tokens, beginning with the second, if they were asked for.
+    Prompt {
+        /// The request.
+        id: Id,
+        /// One for each token.
+        logprobs: Vec<Logprobs>,
     },
     /// The request is over; it has no further events.
     Finished {

@@ -1,12 +1,13 @@
 //! `/v1/embeddings`.
 
-use super::completions::Prompt;
-use super::fields::within;
+use super::fields::{whole_option, within};
+use super::prompt::Prompt;
 use crate::app::App;
 use crate::body::Json;
+use crate::caller::Caller;
 use crate::error::ApiError;
 use crate::models::{Found, Model};
-use crate::turns::{in_turn, within_time};
+use crate::turns::{in_turn, naming, within_time};
 use alula_engine::embed::{Embedder, Framed, Vector};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -37,8 +38,10 @@ pub struct EmbeddingRequest {
     /// How numbers are written; by default `float`.
     pub encoding_format: Option<EncodingFormat>,
     /// The first so many elements of each vector; by default all.
+    #[serde(default, deserialize_with = "whole_option")]
     pub dimensions: Option<usize>,
     /// Cuts longer texts off behind so many tokens; -1: behind as many as the model reads. Without it they are refused.
+    #[serde(default, deserialize_with = "whole_option")]
     pub truncate_prompt_tokens: Option<i64>,
     /// Who asks; not used.
     pub user: Option<String>,
@@ -172,12 +175,13 @@ impl Model {
     }
 }
 
-/// The vectors of texts, a turn of the model for some of them each time, and the number of their tokens. `field` is the
+/// The vectors of texts, a turn of the model for some of them each time, and the number of their tokens, which the caller is charged. `field` is the
 /// one that they came in, `allow` what permits to cut them.
 ///
 /// # Errors
 /// A text is too long or no text for this model, or the model fails.
 pub async fn vectors(
+    caller: &Caller,
     found: &Found,
     input: Prompt,
     cut: impl FnOnce(usize) -> Result<Cut, ApiError>,
@@ -230,6 +234,7 @@ pub async fn vectors(
         }
     };
     let tokens = framed.iter().map(|t| t.ids.len()).sum();
+    caller.charge(&found.name, tokens)?;
     let mut vectors = Vec::with_capacity(framed.len());
     let framed = Arc::new(framed);
     while vectors.len() < framed.len() {
@@ -265,11 +270,15 @@ pub fn turn(framed: &[Framed], start: usize) -> Range<usize> {
     request_body = EmbeddingRequest,
     responses((status = 200, description = "The vectors, in the order of the texts", body = EmbeddingResponse))
 )]
-pub async fn embeddings(State(app): State<Arc<App>>, body: Json<EmbeddingRequest>) -> Result<Response, ApiError> {
+pub async fn embeddings(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    body: Json<EmbeddingRequest>,
+) -> Result<Response, ApiError> {
     let Json { value: request, ignored } = body;
     let found = app.models.find(request.model.as_deref()).await?;
     let cut = |longest| Cut::of(request.truncate_prompt_tokens, longest);
-    let made = vectors(&found, request.input, cut, request.dimensions, ("input", "`truncate_prompt_tokens`"));
+    let made = vectors(&caller, &found, request.input, cut, request.dimensions, ("input", "`truncate_prompt_tokens`"));
     let (vectors, tokens) = within_time(&app, made).await?;
     let format = request.encoding_format.unwrap_or_default();
     let data = vectors.into_iter().enumerate().map(|(index, vector)| {
@@ -285,9 +294,6 @@ pub async fn embeddings(State(app): State<Arc<App>>, body: Json<EmbeddingRequest
     let data = data.collect();
     let response =
         EmbeddingResponse { object: "list", data, model: found.name.clone(), usage: InputUsage::new(tokens) };
-    let mut response = axum::Json(response).into_response();
-    if let Some(header) = ignored.header() {
-        response.headers_mut().insert("x-alula-ignored", header);
-    }
-    Ok(response)
+    let response = axum::Json(response).into_response();
+    Ok(naming(&ignored, response))
 }

@@ -33,6 +33,11 @@ pub(crate) fn golden(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(place(name).join("golden.json")).unwrap()).unwrap()
 }
 
+/// A model's tokenizer.
+pub(crate) fn tokenizer(name: &str) -> alula_tokenizer::Tokenizer {
+    Package::open(&place(name)).unwrap().tokenizer().unwrap()
+}
+
 fn load(name: &str, task: Task) -> Model {
     let package = Package::open(&place(name)).unwrap();
     let device = CpuDevice::new(Cpu::from_env().unwrap(), 1);
