@@ -62,6 +62,8 @@ struct Active {
     limits: stop::Limits,
     /// How many of the likeliest tokens are told at each of the prompt's.
     prompt_logprobs: Option<usize>,
+    /// The state of its last token is still to be told.
+    hidden: bool,
     ignore_end: bool,
     stop: StopText,
     stream: Option<Box<dyn Stream>>,
@@ -248,7 +250,8 @@ impl<R: Runner> Engine<R> {
             return Err(RequestError::EmptyPrompt);
         }
         let too_long = RequestError::PromptTooLong { prompt: prompt.len(), context: self.context };
-        if prompt.len() >= self.context {
+        // The answer's first token has a place of its own.
+        if prompt.len() + usize::from(max_tokens != Some(0)) > self.context {
             return Err(too_long);
         }
         if let Some(at) = prompt.iter().position(|&id| unknown(id)) {
@@ -291,6 +294,7 @@ impl<R: Runner> Engine<R> {
             sampling,
             limits: stop::Limits { max_tokens, context: self.context, stop_tokens },
             prompt_logprobs,
+            hidden: request.hidden,
             ignore_end,
             stop,
             stream: self.text.clone().map(|text| text.stream(self.scheduler.tokens(id))),
@@ -304,7 +308,7 @@ impl<R: Runner> Engine<R> {
             times: [None; 3],
         };
         self.active.push(active);
-        if max_tokens == 0 && !all {
+        if max_tokens == 0 && !all && !request.hidden {
             let finished = end(&mut self.active, &mut self.scheduler, id, Reason::Length);
             self.ready.extend(finished);
         }
@@ -369,13 +373,14 @@ impl<R: Runner> Engine<R> {
         self.last = StepLoad { rows: tokens.len(), requests: parts.len() };
         self.counters.steps += 1;
         let now = Instant::now();
-        let mut rest = logits;
+        let (mut rest, mut row, mut hidden) = (logits, 0, Vec::new());
         let mut events = std::mem::take(&mut self.ready);
         for part in parts.iter_mut() {
             let (told, others) = rest.split_at((part.told.1 - part.told.0) * vocab);
             let rows = if part.ends { 1 + part.tried } else { 0 };
             let (own, others) = others.split_at(rows * vocab);
             rest = others;
+            row += part.told.1 - part.told.0 + rows;
             let mut reason = None;
             if let Some(at) = find(active, part.id) {
                 if let Some(top) = active[at].prompt_logprobs.filter(|_| !told.is_empty()) {
@@ -384,7 +389,11 @@ impl<R: Runner> Engine<R> {
                     let logprobs = each.map(|(row, token)| sampler.logprobs(row, *token, top)).collect();
                     events.push(Event::Prompt { id: part.id, logprobs });
                 }
-                // It asked for the prompt's logits alone.
+                if part.ends && std::mem::take(&mut active[at].hidden) {
+                    hidden.push((events.len(), row - rows));
+                    events.push(Event::Hidden { id: part.id, values: Vec::new() });
+                }
+                // It asked for the prompt alone.
                 let own = if active[at].limits.max_tokens == 0 { &[] } else { own };
                 reason = (part.ends && own.is_empty()).then_some(Reason::Length);
                 let guesses = std::mem::take(&mut active[at].guesses);
@@ -426,6 +435,12 @@ impl<R: Runner> Engine<R> {
                 scheduler.restart(part.id, kind.clone()); // it is longer, and all of it computes differently now
             }
             events.extend(reason.and_then(|reason| end(active, scheduler, part.id, reason)));
+        }
+        let (states, most) = (runner.hidden(), outputs.len().max(1));
+        for (at, row) in hidden {
+            if let Event::Hidden { values, .. } = &mut events[at] {
+                values.extend(states.chunks_exact((states.len() / most).max(1)).nth(row).into_iter().flatten());
+            }
         }
         let save = |part: &Part| {
             let Some((slot, position, checkpoint)) = scheduler.checkpoint(part.id) else { return Ok(()) };

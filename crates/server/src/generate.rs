@@ -109,6 +109,7 @@ fn answer(
                 Some((Ok(Delta::Token { choice, token, text, logprobs }), Some(outputs)))
             }
             Ok(Some(Output::Prompt(logprobs))) => Some((Ok(Delta::Prompt { choice, logprobs }), Some(outputs))),
+            Ok(Some(Output::Hidden(_))) => Some((Err(ApiError::internal("a state that nobody asked for")), None)),
             Ok(Some(Output::End { reason: Reason::Failed(e), .. })) => {
                 Some((Err(ApiError::internal(e.to_string())), None))
             }

@@ -28,6 +28,8 @@ pub enum Output {
     },
     /// The log-probabilities of the prompt's next tokens.
     Prompt(Vec<Logprobs>),
+    /// The state of the prompt's last token.
+    Hidden(Vec<f32>),
     /// It is over.
     End {
         /// Why.
@@ -207,6 +209,11 @@ impl<R: Runner> Desk<R> {
             Event::Prompt { id, logprobs } => {
                 if let Some(open) = self.open.get(&id) {
                     _ = open.outputs.send(Output::Prompt(logprobs));
+                }
+            }
+            Event::Hidden { id, values } => {
+                if let Some(open) = self.open.get(&id) {
+                    _ = open.outputs.send(Output::Hidden(values));
                 }
             }
             Event::Finished { id, reason, usage } => {

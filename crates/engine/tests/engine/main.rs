@@ -333,7 +333,7 @@ fn seeds() {
             for event in engine.step().unwrap() {
                 match event {
                     Event::Token { token, .. } => tokens.push(token),
-                    Event::Prompt { .. } => {}
+                    Event::Prompt { .. } | Event::Hidden { .. } => {}
                     Event::Finished { usage, .. } => used = Some(usage.seed),
                 }
             }

@@ -269,6 +269,8 @@ pub(crate) struct Answer {
     pub(crate) reason: Option<Reason>,
     /// Of the prompt's tokens.
     pub(crate) prompt: Vec<alula_engine::Logprobs>,
+    /// Of its last token.
+    pub(crate) hidden: Vec<f32>,
 }
 
 /// The log-probabilities of a prompt's tokens behind the first, by definition.
@@ -296,6 +298,11 @@ pub(crate) fn note(answers: &mut BTreeMap<Id, Answer>, events: Vec<Event>) {
                 let answer = answers.entry(id).or_default();
                 assert!(answer.tokens.is_empty() && answer.reason.is_none(), "a prompt after its answer");
                 answer.prompt.extend(logprobs);
+            }
+            Event::Hidden { id, values } => {
+                let answer = answers.entry(id).or_default();
+                assert!(answer.tokens.is_empty() && answer.hidden.is_empty(), "once, before the answer");
+                answer.hidden = values;
             }
             Event::Finished { id, reason, usage } => {
                 let answer = answers.entry(id).or_default();
