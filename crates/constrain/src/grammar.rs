@@ -131,7 +131,7 @@ impl Grammar {
             let thread = thread.map_err(|error| Error::TooComplex(format!("no thread to compile on: {error}")))?;
             thread.join().unwrap_or_else(|_| Err(Error::TooComplex("compiling failed".into())))
         })
-        .map(|first| Constraint { first: Arc::new(Mutex::new(first)), factory: Arc::clone(factory) })
+        .map(|first| Constraint { firsts: vec![Arc::new(Mutex::new(first))], factory: Arc::clone(factory) })
     }
 }
 

@@ -114,10 +114,10 @@ impl Format {
         Ok(Some(format!("start: {think}{body}\n{}{TEXT}SPACE: /[ \\n\\t\\r]{{0,8}}/\n", writer.rules)))
     }
 
-    /// The grammar of an answer that is a value of a JSON schema, behind reasoning if the format has any.
+    /// The grammar of an answer of a form of its own, behind reasoning if the format has any.
     ///
-    /// `schema` is one that `%json` enforces; `opened` and `token` are as in [`Ask`].
-    pub fn answer(&self, schema: &Value, opened: bool, token: &dyn Fn(&str) -> Option<u32>) -> String {
+    /// `form` stands in a rule: a schema that `%json` enforces, an expression or a nested grammar. `opened` and `token` are as in [`Ask`].
+    pub fn answer(&self, form: &str, opened: bool, token: &dyn Fn(&str) -> Option<u32>) -> String {
         let ask = Ask { tools: &[], choice: Choice::Auto, parallel: false, opened, token };
         let mut writer = Writer { ask: &ask, family: self.family, rules: String::new() };
         let think = writer.think(self.thinking);
@@ -126,7 +126,7 @@ impl Format {
             _ => String::new(),
         };
         let rules = writer.rules;
-        format!("start: {think}{body}answer\nanswer: %json {schema}\n{rules}{TEXT}SPACE: /[ \\n\\t\\r]{{0,8}}/\n")
+        format!("start: {think}{body}answer\nanswer: {form}\n{rules}{TEXT}SPACE: /[ \\n\\t\\r]{{0,8}}/\n")
     }
 }
 

@@ -1,5 +1,5 @@
 //! Texts made of what the grammars of tools allow, read by the format's own parser: names and arguments must be valid.
-//! With a real vocabulary, where `ALULA_VOCABS` says it is (`tools/vocabs.sh`).
+//! With the built-in model's vocabulary, and large ones where `ALULA_VOCABS` says they are (`tools/vocabs.sh`).
 
 use std::path::PathBuf;
 
@@ -79,19 +79,20 @@ fn valid(name: &str, arguments: &str) -> bool {
 }
 
 fn vocabularies() -> Vec<(Tokenizer, Vocabulary)> {
-    let Some(dir) = std::env::var_os("ALULA_VOCABS") else {
-        println!("skipped: ALULA_VOCABS names no folder of ggml-vocab-*.gguf (see tools/vocabs.sh)");
-        return Vec::new();
+    let mut paths = vec![PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../alula/assets/builtin.gguf")];
+    match std::env::var_os("ALULA_VOCABS") {
+        Some(dir) => {
+            paths.extend(["qwen2", "llama-bpe"].map(|name| PathBuf::from(&dir).join(format!("ggml-vocab-{name}.gguf"))))
+        }
+        None => println!("without large ones: ALULA_VOCABS names no folder of ggml-vocab-*.gguf (see tools/vocabs.sh)"),
+    }
+    let open = |path: &PathBuf| {
+        let gguf = alula_format::gguf::Gguf::open(path).unwrap_or_else(|error| panic!("{error}"));
+        let tokenizer = Tokenizer::from_gguf(&gguf.metadata, "vocabulary").unwrap_or_else(|error| panic!("{error}"));
+        let vocabulary = Vocabulary::new(&tokenizer, tokenizer.end_ids()).unwrap_or_else(|error| panic!("{error}"));
+        (tokenizer, vocabulary)
     };
-    ["qwen2", "llama-bpe"]
-        .map(|name| {
-            let path = PathBuf::from(&dir).join(format!("ggml-vocab-{name}.gguf"));
-            let gguf = alula_format::gguf::Gguf::open(&path).unwrap_or_else(|error| panic!("{error}"));
-            let tokenizer = Tokenizer::from_gguf(&gguf.metadata, name).unwrap_or_else(|error| panic!("{error}"));
-            let vocabulary = Vocabulary::new(&tokenizer, tokenizer.end_ids()).unwrap_or_else(|error| panic!("{error}"));
-            (tokenizer, vocabulary)
-        })
-        .into()
+    paths.iter().map(open).collect()
 }
 
 /// Random tokens of what is allowed until the text is complete; after a while, of those that end names, strings and
@@ -196,13 +197,12 @@ fn grammars_make_calls_that_are_valid() {
     assert!(std::env::var_os("ALULA_VOCABS").is_none() || ended > 150, "only {ended} walks ended");
 }
 
-/// What a model would write is allowed, token by token.
-#[test]
-fn grammars_allow_what_templates_write() {
-    let tools = tools();
-    let arguments = r#"{"city": "Paris", "days": 3}"#;
-    let written = |family: Family| {
-        match family {
+const ARGUMENTS: &str = r#"{"city": "Paris", "days": 3}"#;
+
+/// A call as the family's template writes it.
+fn written(family: Family) -> String {
+    let arguments = ARGUMENTS;
+    match family {
         Family::Hermes => format!("<tool_call>\n{{\"name\": \"get_weather\", \"arguments\": {arguments}}}\n</tool_call>"),
         Family::QwenCoder => "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>".into(),
         Family::Llama3 => format!("{{\"name\": \"get_weather\", \"parameters\": {arguments}}}"),
@@ -214,7 +214,60 @@ fn grammars_allow_what_templates_write() {
         Family::Harmony => format!("<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{arguments}"),
         Family::Plain => format!("{{\"name\": \"get_weather\", \"arguments\": {arguments}}}"),
     }
-    };
+}
+
+/// Calls or an answer of a form of its own, whatever the family and the form.
+#[test]
+fn an_answer_beside_calls_may_have_a_form() {
+    let tools = tools();
+    let schema = r#"%json {"type": "object", "properties": {"name": {"type": "string"}, "n": {"type": "integer"}}, "required": ["name", "n"], "additionalProperties": false}"#;
+    let forms = [
+        (schema, r#"{"name": "get_weather", "n": 3}"#, r#"{"name": "get_weather", "m": 3}"#),
+        (r#"%json {"type": "array", "items": {"type": "integer"}}"#, "[1, 22]", "[1, x]"),
+        (r"/(yes|no)\/[a-z ]+/", "no/matter what", "no matter"),
+        ("%lark {\nstart: pair (\",\" pair)*\npair: /[a-z]+/ \"=\" call\ncall: /[0-9]+/\n}", "a=1,b=23", "a=b"),
+    ];
+    for (tokenizer, vocabulary) in vocabularies() {
+        let token = |mark: &str| tokenizer.id(mark).filter(|&id| tokenizer.is_special(id));
+        let compile = |grammar: &str| vocabulary.compile(&Grammar::lark(grammar).expect("short")).expect("compiles");
+        for family in FAMILIES {
+            for thinks in [false, true] {
+                let thinking = (thinks && family != Family::Harmony).then_some(("<think>", "</think>"));
+                let format = Format { family, thinking };
+                let ask = Ask { tools: &tools, choice: Choice::Required, parallel: true, opened: false, token: &token };
+                let calls = compile(&format.grammar(&ask).expect("a grammar").expect("not everything"));
+                let thought = if thinking.is_some() { "<think>\nLet me see.\n</think>\n\n" } else { "" };
+                for (form, good, bad) in forms {
+                    let either = calls.clone().or(compile(&format.answer(form, false, &token)));
+                    // Whether it may be the whole answer.
+                    let reads = |text: &str| {
+                        let mut state = either.start();
+                        let ids = tokenizer.encode(text, false, true).expect("tokens");
+                        let taken = ids.into_iter().all(|id| {
+                            let mut mask = vec![0; vocabulary.len().div_ceil(32)];
+                            state.mask(&mut mask).expect("some token");
+                            let allowed = mask[id as usize / 32] >> (id % 32) & 1 == 1;
+                            assert_eq!(state.commit(id).is_ok(), allowed, "the mask says the same");
+                            allowed
+                        });
+                        taken && state.may_end().expect("known")
+                    };
+                    for text in [written(family), good.to_owned()] {
+                        assert!(reads(&format!("{thought}{text}")), "{family:?} {form}: {thought}{text}");
+                    }
+                    for text in [bad.to_owned(), format!("{good}{}", written(family)), "Hello!".to_owned()] {
+                        assert!(!reads(&format!("{thought}{text}")), "{family:?} {form}: {thought}{text}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a model would write is allowed, token by token.
+#[test]
+fn grammars_allow_what_templates_write() {
+    let tools = tools();
     for (tokenizer, vocabulary) in vocabularies() {
         let token = |mark: &str| tokenizer.id(mark).filter(|&id| tokenizer.is_special(id));
         for family in FAMILIES {

@@ -37,6 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                         time.get_or_insert(began.elapsed());
                         said.push((token, logprobs));
                     }
+                    Event::Prompt { .. } | Event::Hidden { .. } => {}
                     Event::Finished { usage, .. } => {
                         let time = time.unwrap_or_default();
                         let (base, same) = first.get_or_insert((time, said.clone()));

@@ -118,6 +118,31 @@ impl Recipe {
         }
     }
 
+    /// A text as the model reads it, cut where it is longer than `longest`.
+    ///
+    /// # Errors
+    /// It cannot be tokenised.
+    pub fn frame(&self, tokenizer: &Tokenizer, text: &str, longest: usize) -> Result<Framed, EmbedError> {
+        // What Python takes for white space.
+        let around = |c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c);
+        let text = if self.strip { text.trim_matches(around) } else { text };
+        Ok(match self.lower {
+            true => tokenizer.frame(&text.to_lowercase(), None, longest)?,
+            false => tokenizer.frame(text, None, longest)?,
+        })
+    }
+
+    /// The vector of a text from its pooled state, of which the first `dimensions` elements are kept.
+    pub fn vector(&self, mut values: Vec<f32>, dimensions: usize, text: &Framed) -> Vector {
+        values.truncate(dimensions);
+        if self.normalize {
+            let square: f64 = values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
+            let length = square.sqrt().max(1e-12);
+            values.iter_mut().for_each(|v| *v = (f64::from(*v) / length) as f32);
+        }
+        Vector { values, tokens: text.ids.len(), cut: text.cut }
+    }
+
     /// Whether the model's files say that it makes vectors.
     pub fn said(package: &Package) -> bool {
         match package.model.files() {
@@ -208,6 +233,11 @@ impl Embedder {
         self.recipe.longest.min(self.local.limits().context)
     }
 
+    /// How it makes vectors.
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
     /// Elements of its vectors.
     pub fn dimensions(&self) -> usize {
         self.dimensions
@@ -218,13 +248,7 @@ impl Embedder {
     /// # Errors
     /// It cannot be tokenised.
     pub fn frame(&self, text: &str, longest: usize) -> Result<Framed, EmbedError> {
-        // What Python takes for white space.
-        let around = |c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c);
-        let text = if self.recipe.strip { text.trim_matches(around) } else { text };
-        Ok(match self.recipe.lower {
-            true => self.tokenizer.frame(&text.to_lowercase(), None, longest)?,
-            false => self.tokenizer.frame(text, None, longest)?,
-        })
+        self.recipe.frame(&self.tokenizer, text, longest)
     }
 
     /// The vectors of texts.
@@ -250,16 +274,7 @@ impl Embedder {
     ) -> Result<Vec<Vector>, EmbedError> {
         let recipe = &self.recipe;
         let rows = run(&mut self.local, adapters, framed, recipe.pooling == Pooling::Last)?;
-        let vector = |(mut values, text): (Vec<f32>, &Framed)| {
-            values.truncate(dimensions);
-            if recipe.normalize {
-                let square: f64 = values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
-                let length = square.sqrt().max(1e-12);
-                values.iter_mut().for_each(|v| *v = (f64::from(*v) / length) as f32);
-            }
-            Vector { values, tokens: text.ids.len(), cut: text.cut }
-        };
-        Ok(rows.into_iter().zip(framed).map(vector).collect())
+        Ok(rows.into_iter().zip(framed).map(|(values, text)| recipe.vector(values, dimensions, text)).collect())
     }
 }
 

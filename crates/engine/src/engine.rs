@@ -60,6 +60,10 @@ struct Active {
     sampling: Sampling,
     seed: u64,
     limits: stop::Limits,
+    /// How many of the likeliest tokens are told at each of the prompt's.
+    prompt_logprobs: Option<usize>,
+    /// The state of its last token is still to be told.
+    hidden: bool,
     ignore_end: bool,
     stop: StopText,
     stream: Option<Box<dyn Stream>>,
@@ -80,6 +84,8 @@ struct Part {
     len: usize,
     /// Whether the last known token is among them.
     ends: bool,
+    /// Tokens of the prompt that are told, first and end.
+    told: (usize, usize),
     /// Rows of guesses.
     tried: usize,
     /// What its cache depends on after its next token, if that changes.
@@ -236,7 +242,7 @@ impl<R: Runner> Engine<R> {
     }
 
     fn admit(&mut self, request: Request, constraint: Option<Box<dyn Constraint>>) -> Result<Id, RequestError> {
-        let Request { prompt, max_tokens, sampling, stop, stop_tokens, ignore_end, adapters, group, priority } =
+        let Request { prompt, max_tokens, sampling, prompt_logprobs, stop, stop_tokens, ignore_end, adapters, .. } =
             request;
         let vocab = self.runner.vocab();
         let unknown = |id: u32| id as usize >= vocab;
@@ -244,7 +250,8 @@ impl<R: Runner> Engine<R> {
             return Err(RequestError::EmptyPrompt);
         }
         let too_long = RequestError::PromptTooLong { prompt: prompt.len(), context: self.context };
-        if prompt.len() >= self.context {
+        // The answer's first token has a place of its own.
+        if prompt.len() + usize::from(max_tokens != Some(0)) > self.context {
             return Err(too_long);
         }
         if let Some(at) = prompt.iter().position(|&id| unknown(id)) {
@@ -270,7 +277,9 @@ impl<R: Runner> Engine<R> {
         }
         let lengths = [prompt.len(), 0];
         let kind = kind(&self.runner, prompt.len(), &adapters);
-        let ask = Ask { tokens: prompt, longest: self.context, group, priority, kind };
+        let (group, priority) = (request.group, request.priority);
+        let all = prompt_logprobs.is_some();
+        let ask = Ask { tokens: prompt, longest: self.context, group, priority, kind, all };
         let id = self.scheduler.admit(ask).map_err(|refused| match refused {
             Refused::TooLong { .. } => too_long,
             Refused::Full { waiting, tokens, most, most_tokens } => {
@@ -284,6 +293,8 @@ impl<R: Runner> Engine<R> {
             seed: sampling.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
             sampling,
             limits: stop::Limits { max_tokens, context: self.context, stop_tokens },
+            prompt_logprobs,
+            hidden: request.hidden,
             ignore_end,
             stop,
             stream: self.text.clone().map(|text| text.stream(self.scheduler.tokens(id))),
@@ -297,7 +308,7 @@ impl<R: Runner> Engine<R> {
             times: [None; 3],
         };
         self.active.push(active);
-        if max_tokens == 0 {
+        if max_tokens == 0 && !all && !request.hidden {
             let finished = end(&mut self.active, &mut self.scheduler, id, Reason::Length);
             self.ready.extend(finished);
         }
@@ -327,13 +338,16 @@ impl<R: Runner> Engine<R> {
             tokens.extend_from_slice(&share.tokens[share.start..share.start + share.len]);
             tokens.extend_from_slice(&guesses[..share.tried]);
             positions.extend((share.start..share.start + all).map(|p| p as u32));
+            let (first, end) = share.asked;
+            outputs.extend((first..end).map(|p| (row + p - share.start) as u32));
             if share.ends {
                 outputs.extend((row + share.len..=row + all).map(|r| r as u32 - 1));
             }
             let turns = runner.regime(length) != runner.regime(length + 1);
             let turns = (turns && share.ends).then(|| kind(runner, length + 1, adapters));
             let Share { id, start, len, ends, tried, .. } = *share;
-            parts.push(Part { id, row, start, len, ends, tried, turns });
+            let told = (first + 1, end + 1); // logits are of the token behind them
+            parts.push(Part { id, row, start, len, ends, told, tried, turns });
             times[0].get_or_insert(began);
         }
         if shares.is_empty() {
@@ -359,14 +373,29 @@ impl<R: Runner> Engine<R> {
         self.last = StepLoad { rows: tokens.len(), requests: parts.len() };
         self.counters.steps += 1;
         let now = Instant::now();
-        let mut rest = logits;
+        let (mut rest, mut row, mut hidden) = (logits, 0, Vec::new());
         let mut events = std::mem::take(&mut self.ready);
         for part in parts.iter_mut() {
+            let (told, others) = rest.split_at((part.told.1 - part.told.0) * vocab);
             let rows = if part.ends { 1 + part.tried } else { 0 };
-            let (own, others) = rest.split_at(rows * vocab);
+            let (own, others) = others.split_at(rows * vocab);
             rest = others;
+            row += part.told.1 - part.told.0 + rows;
             let mut reason = None;
             if let Some(at) = find(active, part.id) {
+                if let Some(top) = active[at].prompt_logprobs.filter(|_| !told.is_empty()) {
+                    let tokens = &scheduler.tokens(part.id)[part.told.0..part.told.1];
+                    let each = told.chunks_exact(vocab).zip(tokens);
+                    let logprobs = each.map(|(row, token)| sampler.logprobs(row, *token, top)).collect();
+                    events.push(Event::Prompt { id: part.id, logprobs });
+                }
+                if part.ends && std::mem::take(&mut active[at].hidden) {
+                    hidden.push((events.len(), row - rows));
+                    events.push(Event::Hidden { id: part.id, values: Vec::new() });
+                }
+                // It asked for the prompt alone.
+                let own = if active[at].limits.max_tokens == 0 { &[] } else { own };
+                reason = (part.ends && own.is_empty()).then_some(Reason::Length);
                 let guesses = std::mem::take(&mut active[at].guesses);
                 let known = part.len;
                 for (i, row) in own.chunks_exact(vocab).enumerate() {
@@ -406,6 +435,12 @@ impl<R: Runner> Engine<R> {
                 scheduler.restart(part.id, kind.clone()); // it is longer, and all of it computes differently now
             }
             events.extend(reason.and_then(|reason| end(active, scheduler, part.id, reason)));
+        }
+        let (states, most) = (runner.hidden(), outputs.len().max(1));
+        for (at, row) in hidden {
+            if let Event::Hidden { values, .. } = &mut events[at] {
+                values.extend(states.chunks_exact((states.len() / most).max(1)).nth(row).into_iter().flatten());
+            }
         }
         let save = |part: &Part| {
             let Some((slot, position, checkpoint)) = scheduler.checkpoint(part.id) else { return Ok(()) };

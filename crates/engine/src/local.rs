@@ -439,6 +439,13 @@ impl Runner for Local {
     fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], RunError> {
         Ok(self.plan.run(batch)?)
     }
+    fn hidden(&self) -> &[f32] {
+        match self.spec.head {
+            // Behind the states that guesses begin with.
+            Head::Vocabulary => self.plan.kept(usize::from(self.spec.draft.is_some())),
+            _ => &[],
+        }
+    }
     fn guesses(&self) -> bool {
         self.guess.is_some()
     }

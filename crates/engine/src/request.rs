@@ -12,10 +12,15 @@ use thiserror::Error;
 pub struct Request {
     /// Token ids, at least one; nothing is put before them.
     pub prompt: Vec<u32>,
-    /// Tokens to generate at most; `None`: until the context is full.
+    /// Tokens to generate at most; `None`: until the context is full. With 0 the prompt is computed only for what is reported of it.
     pub max_tokens: Option<usize>,
     /// How to choose tokens.
     pub sampling: Sampling,
+    /// Report log-probabilities of the prompt's tokens behind the first, and those of so many of the likeliest ones. The whole
+    /// prompt is computed then, also where it is in the cache.
+    pub prompt_logprobs: Option<usize>,
+    /// Report the state of the prompt's last token that its logits are made of.
+    pub hidden: bool,
     /// Texts that end the answer and are not part of it. Without a tokenizer there is no text, and they are refused.
     pub stop: Vec<String>,
     /// Tokens that end the answer, reported but without text.
@@ -43,6 +48,20 @@ pub enum Event {
         text: String,
         /// If asked for.
         logprobs: Option<Logprobs>,
+    },
+    /// The log-probabilities of the prompt's next tokens, beginning with the second, if they were asked for.
+    Prompt {
+        /// The request.
+        id: Id,
+        /// One for each token.
+        logprobs: Vec<Logprobs>,
+    },
+    /// The state of the prompt's last token, if it was asked for.
+    Hidden {
+        /// The request.
+        id: Id,
+        /// Its elements, as many as the model is wide.
+        values: Vec<f32>,
     },
     /// The request is over; it has no further events.
     Finished {

@@ -59,6 +59,11 @@ pub trait Runner {
     /// After an error the same step may be asked for again: computing the positions of a sequence's last step twice must be
     /// harmless.
     fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], RunError>;
+    /// The states that the logits of the last run were made of, `[batch.outputs.len(), width]`, row-major; empty where there
+    /// are none to see.
+    fn hidden(&self) -> &[f32] {
+        &[]
+    }
     /// Whether it can guess tokens. A model with states of fixed size cannot: after a wrong guess it would have to go on from
     /// a position between two that they stand at.
     fn guesses(&self) -> bool {
@@ -111,6 +116,9 @@ impl<R: Runner + ?Sized> Runner for Box<R> {
     }
     fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], RunError> {
         (**self).run(batch)
+    }
+    fn hidden(&self) -> &[f32] {
+        (**self).hidden()
     }
     fn guesses(&self) -> bool {
         (**self).guesses()

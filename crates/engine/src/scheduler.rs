@@ -60,7 +60,8 @@ pub struct Limits {
     pub running: usize,
     /// Cache pages.
     pub pages: usize,
-    /// Last known tokens and guesses in one step; never less than `running`.
+    /// Rows of logits in one step, of last known tokens, of guesses and of others that are [asked for](Ask::all); never less than
+    /// `running`.
     pub outputs: usize,
     /// Tokens in one step up to which guesses are added.
     pub guesses: usize,
@@ -103,6 +104,8 @@ pub struct Ask {
     pub priority: i32,
     /// What its cache depends on beside its tokens. Sequences share pages only if this is the same.
     pub kind: Vec<u32>,
+    /// Whether logits are wanted of each of the tokens. Then all of them are computed, also what others have computed.
+    pub all: bool,
 }
 
 /// A request that is not put in line.
@@ -180,6 +183,8 @@ pub struct Share<'a> {
     pub tried: usize,
     /// Whether this computes the last known token, so that its logits give the next one.
     pub ends: bool,
+    /// Positions before that one of which logits are wanted too, first and end.
+    pub asked: (usize, usize),
     /// Page table; covers `0..start + len + tried`, with [`alula_device::HOLE`] for pages before the [window](Limits::window).
     pub pages: &'a [u32],
     /// Below [`Limits::running`], and of nobody else who runs. Its own from its first share on.
@@ -204,6 +209,7 @@ impl<'a> Step<'a> {
             len: e.due,
             tried: e.tried,
             ends: e.ends(),
+            asked: e.asked_in(e.due),
             pages: &e.table,
             slot: e.slot,
             resume: e.resume,
@@ -238,7 +244,7 @@ impl Scheduler {
     ///
     /// Panics if it has no tokens.
     pub fn admit(&mut self, ask: Ask) -> Result<Id, Refused> {
-        let Ask { tokens, longest, group, priority, kind } = ask;
+        let Ask { tokens, longest, group, priority, kind, all } = ask;
         assert!(!tokens.is_empty(), "a sequence without tokens");
         let longest = longest.max(tokens.len());
         let room = self.pages.total().saturating_mul(PAGE);
@@ -260,6 +266,7 @@ impl Scheduler {
             group,
             priority,
             kind,
+            asked: (0, if all { tokens.len() - 1 } else { 0 }),
             tokens,
             computed: 0,
             due: 0,
@@ -349,6 +356,8 @@ impl Scheduler {
     fn divide(&mut self) {
         let Self { running, order, name, limits, .. } = self;
         let mut left = limits.tokens;
+        // Each has a row of logits, and these are for those that want more.
+        let mut outputs = limits.outputs - running.len();
         for entry in &mut *running {
             entry.due = (entry.tokens.len() - entry.computed).min(1);
             (entry.tried, entry.grown) = (0, 0);
@@ -368,7 +377,11 @@ impl Scheduler {
                 Some(_) => entry.stop(entry.computed) - entry.computed - entry.due,
                 None => usize::MAX,
             };
+            let most = if entry.asks() { most.min(outputs) } else { most };
             let more = entry.rest().min(left).min(most);
+            if entry.asks() {
+                outputs -= more;
+            }
             entry.due += more;
             more
         };
@@ -383,7 +396,7 @@ impl Scheduler {
             left -= give(&mut running[at], at, left, alone);
         }
         left = left.min(self.limits.guesses.saturating_sub(self.limits.tokens - left));
-        let mut outputs = self.limits.outputs - running.iter().filter(|e| e.ends()).count();
+        let mut outputs = self.limits.outputs - running.iter().map(Entry::outputs).sum::<usize>();
         for entry in running.iter_mut().filter(|e| e.ends()) {
             let (known, room) = (entry.tokens.len(), left.min(outputs));
             entry.tried = entry.guesses.min(room).min(entry.table.len() * PAGE - known);
@@ -459,6 +472,7 @@ impl Scheduler {
         let tried = std::mem::take(&mut entry.tried);
         let right = std::mem::take(&mut entry.grown).saturating_sub(1).min(tried);
         entry.computed += std::mem::take(&mut entry.due) + right;
+        entry.asked.0 = entry.asked.0.max(entry.computed).min(entry.asked.1);
         (entry.guesses, entry.resume) = (0, None);
     }
 

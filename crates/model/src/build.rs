@@ -125,7 +125,12 @@ impl Builder<'_> {
             self.graph.keep(x);
         }
         match spec.head {
-            Head::Vocabulary => self.logits("output_norm", x),
+            Head::Vocabulary => {
+                let x = self.hidden(Pool::Token, "output_norm", x)?;
+                // It is a text's vector too, where nothing else is said of the model.
+                self.graph.keep(x);
+                self.logits(x)
+            }
             Head::Hidden(pool) => self.hidden(pool, "output_norm", x).map(|_| ()),
             Head::Classes(classes) => self.classes(classes, x),
         }
@@ -155,9 +160,9 @@ impl Builder<'_> {
         self.linear("cls.output", "cls.output", x, c.count, Rows::All).map(|_| ())
     }
 
-    /// Logits of the wanted rows, which `norm` normalises.
-    fn logits(&mut self, norm: &str, x: ValueId) -> Result<(), ModelError> {
-        let (spec, x) = (self.spec, self.hidden(Pool::Token, norm, x)?);
+    /// Logits of hidden states.
+    fn logits(&mut self, x: ValueId) -> Result<(), ModelError> {
+        let spec = self.spec;
         let head = if spec.tied { "token_embd" } else { "output" };
         let mut w = vec![self.weight(&format!("{head}.weight"), &[spec.vocab, spec.width], Rows::All)?];
         w.extend(self.bias("output", spec.vocab, Rows::All)?);
@@ -182,7 +187,8 @@ impl Builder<'_> {
         let both = self.push(at("both"), Op::Concat { heads: 1 }, &[token, before], &[])?;
         let x = self.linear(&at("eh_proj"), &at("eh_proj"), both, width, Rows::All)?;
         let x = self.layer(i, layer, x)?;
-        self.logits(&at("shared_head_norm"), x)
+        let x = self.hidden(Pool::Token, &at("shared_head_norm"), x)?;
+        self.logits(x)
     }
 
     fn layer(&mut self, i: usize, layer: &Layer, x: ValueId) -> Built {

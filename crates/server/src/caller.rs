@@ -123,6 +123,19 @@ impl Caller {
         self.0.account.admit(tokens, self.0.limits)
     }
 
+    /// Charges texts that a model reads without an answer.
+    ///
+    /// # Errors
+    /// As [`Caller::admit`].
+    pub fn charge(&self, model: &str, tokens: usize) -> Result<(), ApiError> {
+        self.admit(tokens)?;
+        self.note(|n| {
+            n.model = Some(model.to_owned());
+            n.prompt += tokens;
+        });
+        Ok(())
+    }
+
     /// Gives back what a prompt was charged that the engine did not take.
     pub(crate) fn refund(&self, tokens: usize) {
         self.0.account.refund(tokens, self.0.limits);
@@ -222,6 +235,7 @@ impl Follow {
                     self.caller.note(|n| append(&mut n.answered, text));
                 }
             }
+            Ok(Delta::Prompt { .. }) => {}
             Ok(Delta::End { reason, usage, .. }) => self.end(reason_name(reason), usage),
             Err(e) => {
                 self.stats.end("error", self.open);

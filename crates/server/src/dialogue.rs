@@ -4,6 +4,7 @@ use crate::caller::Caller;
 use crate::error::ApiError;
 use crate::generate::{self, Job};
 use crate::models::{Found, Writer};
+use crate::turns::aside;
 use alula_constrain::{Grammar, State};
 use alula_dialog::{Ask, Choice, Family, Format, Parser, Piece, Tool};
 use alula_engine::speech::{Conversation, SpeechError};
@@ -146,9 +147,7 @@ pub async fn counted(caller: &Caller, found: &Found, mut job: Job, talk: Talk) -
     let writer = found.model.writer(&found.name)?;
     let (of, told) = (found.clone(), talk);
     // Templates, tokenizers and grammars may take a while; other connections must not wait for them.
-    let prepared = tokio::task::spawn_blocking(move || prepare(&of, told)).await;
-    let Prepared { prompt, opening, constraint, tools } =
-        prepared.map_err(|_| ApiError::internal("preparing the prompt panicked"))??;
+    let Prepared { prompt, opening, constraint, tools } = aside(move || prepare(&of, told)).await??;
     let (length, asked) = (prompt.len(), job.request.stop.len());
     job.request.prompt = prompt;
     job.request.stop.extend(writer.speech.stop());
@@ -166,6 +165,7 @@ pub async fn counted(caller: &Caller, found: &Found, mut job: Job, talk: Talk) -
             answer.reasoning += usize::from(!parts.is_empty() && parts.iter().all(|p| matches!(p, Part::Reasoning(_))));
             Ok(Delta { choice, parts, token: Some((token, logprobs)), end: None })
         }
+        generate::Delta::Prompt { choice, .. } => Ok(Delta { choice, parts: Vec::new(), token: None, end: None }),
         generate::Delta::End { choice, reason, usage } => {
             let answer =
                 choices.get_mut(choice).ok_or_else(|| ApiError::internal("an answer that nobody asked for"))?;
@@ -189,8 +189,7 @@ pub async fn counted(caller: &Caller, found: &Found, mut job: Job, talk: Talk) -
 /// As [`start`], before the engine.
 pub async fn prompt(found: &Found, talk: Talk) -> Result<Vec<u32>, ApiError> {
     let of = found.clone();
-    let prepared = tokio::task::spawn_blocking(move || prepare(&of, talk)).await;
-    Ok(prepared.map_err(|_| ApiError::internal("preparing the prompt panicked"))??.prompt)
+    Ok(aside(move || prepare(&of, talk)).await??.prompt)
 }
 
 /// Ends a stream behind its first error.
@@ -264,13 +263,6 @@ fn prepare(found: &Found, mut talk: Talk) -> Result<Prepared, ApiError> {
     if talk.tools.is_empty() && matches!(talk.choice, ToolChoice::Required | ToolChoice::Named(_)) {
         return Err(ApiError::field("tool_choice", "`tool_choice` demands a call, but there are no `tools`"));
     }
-    if !talk.tools.is_empty() && talk.form != Form::Text {
-        let what = format!(
-            "`{}` together with `tools` is not supported: a call would not have that form; give one of them, or `tool_choice` \"none\"",
-            talk.form_field
-        );
-        return Err(ApiError::field(talk.form_field, what));
-    }
     let (text, prompt) = render(writer, &mut talk)?;
     let constraint = constraint(found, writer, &talk, format.opens(&text))?;
     let cut = text.char_indices().rev().nth(64).map_or(0, |(at, _)| at);
@@ -316,7 +308,7 @@ fn instruct(messages: &mut Value, text: &str) {
     }
 }
 
-/// What the output is held to.
+/// What the output is held to: the form, calls, or either of them as the model likes.
 fn constraint(
     found: &Found,
     writer: &Writer,
@@ -325,45 +317,89 @@ fn constraint(
 ) -> Result<Option<alula_constrain::Constraint>, ApiError> {
     let tokenizer = &found.model.tokenizer;
     let special = |mark: &str| tokenizer.id(mark).filter(|&id| tokenizer.is_special(id));
+    let wrong = |field: &'static str| {
+        move |e: alula_constrain::Error| ApiError::field(field, format!("`{field}`: {e}")).code("unsupported_schema")
+    };
+    let compile = |grammar: &Grammar, field| {
+        writer.vocabulary(tokenizer).and_then(|vocabulary| vocabulary.compile(grammar)).map_err(wrong(field))
+    };
+    let choice = match &talk.choice {
+        ToolChoice::Required => Choice::Required,
+        ToolChoice::Named(name) => Choice::Named(name),
+        // What is no call has a form of its own.
+        _ if talk.form != Form::Text => Choice::Required,
+        _ => Choice::Auto,
+    };
+    let calls = match talk.tools.is_empty() {
+        true => None,
+        false => tools(writer, talk, choice, opened, &special)?,
+    };
+    let calls = calls.map(|calls| compile(&Grammar::lark(&calls).map_err(wrong("tools"))?, "tools")).transpose()?;
+    // A call that must come leaves no room for another answer.
+    if !talk.tools.is_empty() && !matches!(talk.choice, ToolChoice::Auto | ToolChoice::None) {
+        return Ok(calls);
+    }
     let field = talk.form_field;
-    let wrong =
-        |e: alula_constrain::Error| ApiError::field(field, format!("`{field}`: {e}")).code("unsupported_schema");
+    let form = match form(writer, &talk.form, opened, &special).map_err(wrong(field))? {
+        Some(form) => compile(&form, field)?,
+        None => return Ok(calls),
+    };
+    Ok(Some(match calls {
+        Some(calls) => calls.or(form),
+        None => form,
+    }))
+}
+
+/// The grammar of an answer of a form, behind reasoning where the model reasons.
+fn form(
+    writer: &Writer,
+    form: &Form,
+    opened: bool,
+    token: &dyn Fn(&str) -> Option<u32>,
+) -> Result<Option<Grammar>, alula_constrain::Error> {
+    let object = json!({"type": "object"});
+    let (alone, inline) = match form {
+        Form::Text => return Ok(None),
+        Form::Object => (Grammar::json_object(), format!("%json {}", Grammar::inline(&object, false)?)),
+        Form::Schema { schema, strict } => {
+            (Grammar::json_schema(schema, *strict)?, format!("%json {}", Grammar::inline(schema, *strict)?))
+        }
+        Form::Regex(pattern) => (Grammar::regex(pattern)?, expression(pattern)),
+        Form::Lark(grammar) => (Grammar::lark(grammar)?, format!("%lark {{\n{grammar}\n}}")),
+    };
     let reasons = writer.format.thinking.is_some() || writer.format.family == Family::Harmony;
-    let answer = |schema: &Value, strict| {
-        let schema = Grammar::inline(schema, strict).map_err(wrong)?;
-        Grammar::lark(&writer.format.answer(&schema, opened, &special)).map_err(wrong)
-    };
-    let (grammar, field) = match &talk.form {
-        Form::Object if reasons => (answer(&json!({"type": "object"}), false)?, field),
-        Form::Object => (Grammar::json_object(), field),
-        Form::Schema { schema, strict } if reasons => (answer(schema, *strict)?, field),
-        Form::Schema { schema, strict } => (Grammar::json_schema(schema, *strict).map_err(wrong)?, field),
-        Form::Regex(pattern) => (Grammar::regex(pattern).map_err(wrong)?, field),
-        Form::Lark(grammar) => (Grammar::lark(grammar).map_err(wrong)?, field),
-        Form::Text if talk.tools.is_empty() => return Ok(None),
-        Form::Text => match tools(writer, talk, opened, &special)? {
-            Some(grammar) => (Grammar::lark(&grammar).map_err(wrong)?, "tools"),
-            None => return Ok(None),
-        },
-    };
-    let wrong =
-        |e: alula_constrain::Error| ApiError::field(field, format!("`{field}`: {e}")).code("unsupported_schema");
-    let vocabulary = writer.vocabulary(tokenizer).map_err(wrong)?;
-    vocabulary.compile(&grammar).map(Some).map_err(wrong)
+    Ok(Some(match reasons {
+        true => Grammar::lark(&writer.format.answer(&inline, opened, token))?,
+        false => alone,
+    }))
+}
+
+/// A regular expression as it stands in Lark's notation, where a slash ends it.
+fn expression(pattern: &str) -> String {
+    let mut out = String::from("/");
+    let mut escaped = false;
+    for c in pattern.chars() {
+        match c {
+            '/' if !escaped => out.push_str("\\/"),
+            '\n' if !escaped => out.push_str("\\n"),
+            // An escaped line end stands for itself.
+            '\n' => out.push('n'),
+            c => out.push(c),
+        }
+        escaped = c == '\\' && !escaped;
+    }
+    out.push('/');
+    out
 }
 
 /// The grammar of an answer with tools; `None` where all answers are allowed.
 fn tools(
     writer: &Writer,
     talk: &Talk,
+    choice: Choice<'_>,
     opened: bool,
     token: &dyn Fn(&str) -> Option<u32>,
 ) -> Result<Option<String>, ApiError> {
-    let choice = match &talk.choice {
-        ToolChoice::Auto | ToolChoice::None => Choice::Auto,
-        ToolChoice::Required => Choice::Required,
-        ToolChoice::Named(name) => Choice::Named(name),
-    };
     let free = choice == Choice::Auto && talk.parallel && !talk.tools.iter().any(|t| t.strict);
     let enforced = talk.tools.iter().enumerate().map(|(i, tool)| {
         let mut tool = tool.clone();

@@ -38,6 +38,13 @@ pub enum Delta {
         /// If asked for.
         logprobs: Option<Logprobs>,
     },
+    /// The log-probabilities of the prompt's next tokens, beginning with the second.
+    Prompt {
+        /// To which answer they belong.
+        choice: usize,
+        /// One for each token.
+        logprobs: Vec<Logprobs>,
+    },
     /// An answer is over.
     End {
         /// Which answer.
@@ -101,6 +108,8 @@ fn answer(
             Ok(Some(Output::Token { token, text, logprobs })) => {
                 Some((Ok(Delta::Token { choice, token, text, logprobs }), Some(outputs)))
             }
+            Ok(Some(Output::Prompt(logprobs))) => Some((Ok(Delta::Prompt { choice, logprobs }), Some(outputs))),
+            Ok(Some(Output::Hidden(_))) => Some((Err(ApiError::internal("a state that nobody asked for")), None)),
             Ok(Some(Output::End { reason: Reason::Failed(e), .. })) => {
                 Some((Err(ApiError::internal(e.to_string())), None))
             }

@@ -6,7 +6,7 @@ use crate::worker::Worker;
 use alula_constrain::Vocabulary;
 use alula_dialog::Format;
 use alula_engine::Adapter;
-use alula_engine::embed::{Embedder, Ranker};
+use alula_engine::embed::{Embedder, Pooling, Ranker, Recipe};
 use alula_engine::speech::Speech;
 use alula_tokenizer::Tokenizer;
 use serde::Serialize;
@@ -87,6 +87,8 @@ pub struct Writer {
     ends: Vec<u32>,
     /// Its tokens as grammars see them, made when somebody first asks for a grammar.
     vocabulary: OnceLock<Result<Vocabulary, alula_constrain::Error>>,
+    /// How its states become vectors, and their elements.
+    pub recipe: Option<(Recipe, usize)>,
 }
 
 impl Writer {
@@ -94,7 +96,14 @@ impl Writer {
     pub fn new(worker: Worker, speech: Speech, context: usize, tokenizer: &Tokenizer, ends: &[u32]) -> Writer {
         let format = Format::of(speech.source());
         let ends = tokenizer.end_ids().iter().chain(ends).copied().collect();
-        Writer { worker, speech, context, format, ends, vocabulary: OnceLock::new() }
+        Writer { worker, speech, context, format, ends, vocabulary: OnceLock::new(), recipe: None }
+    }
+
+    /// The same that makes vectors of so many elements too, if these are the states of last tokens: others its engine does not
+    /// tell.
+    #[must_use]
+    pub fn embedding(self, recipe: Recipe, width: usize) -> Writer {
+        Writer { recipe: (recipe.pooling == Pooling::Last).then_some((recipe, width)), ..self }
     }
 
     /// Whether it may write text for itself before it answers.

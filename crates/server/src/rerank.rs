@@ -5,12 +5,13 @@
 
 use crate::app::App;
 use crate::body::Json;
+use crate::caller::Caller;
 use crate::error::ApiError;
 use crate::generate;
 use crate::models::{Found, Kind};
 use crate::openai::embeddings::{Cut, InputUsage, turn};
-use crate::openai::fields::within;
-use crate::turns::{in_turn, within_time};
+use crate::openai::fields::{whole_option, within};
+use crate::turns::{in_turn, naming, within_time};
 use alula_engine::embed::Score;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -36,11 +37,13 @@ pub struct RerankRequest {
     /// What may answer it.
     pub documents: Vec<Document>,
     /// So many of the best; by default all.
+    #[serde(default, deserialize_with = "whole_option")]
     pub top_n: Option<usize>,
     /// Whether results have the documents' texts; by default they have not.
     pub return_documents: Option<bool>,
     /// Cuts longer pairs off behind so many tokens, the longer text first; -1: behind as many as the model reads. Without it
     /// they are refused.
+    #[serde(default, deserialize_with = "whole_option")]
     pub truncate_prompt_tokens: Option<i64>,
     /// Who asks; not used.
     pub user: Option<String>,
@@ -106,6 +109,7 @@ pub struct Ranked {
 
 /// The scores of documents, a turn of the model for some of them each time.
 async fn scores(
+    caller: &Caller,
     found: &Found,
     query: String,
     documents: &Arc<Vec<String>>,
@@ -138,6 +142,7 @@ async fn scores(
         });
         framed.extend(part.await??);
     }
+    caller.charge(&found.name, framed.iter().map(|pair| pair.ids.len()).sum())?;
     let framed = Arc::new(framed);
     let mut scores = Vec::with_capacity(framed.len());
     while scores.len() < framed.len() {
@@ -160,7 +165,11 @@ async fn scores(
     request_body = RerankRequest,
     responses((status = 200, description = "The documents, the best first", body = RerankResponse))
 )]
-pub async fn rerank(State(app): State<Arc<App>>, body: Json<RerankRequest>) -> Result<Response, ApiError> {
+pub async fn rerank(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    body: Json<RerankRequest>,
+) -> Result<Response, ApiError> {
     let Json { value: request, ignored } = body;
     let n = within("documents", request.documents.len(), 1..=MOST_DOCUMENTS)?;
     let top = within("top_n", request.top_n.unwrap_or(n), 1..=usize::MAX)?;
@@ -169,7 +178,7 @@ pub async fn rerank(State(app): State<Arc<App>>, body: Json<RerankRequest>) -> R
         Document::Plain(text) | Document::Object(TextDocument { text }) => text,
     });
     let documents: Arc<Vec<String>> = Arc::new(texts.collect());
-    let scored = scores(&found, request.query, &documents, request.truncate_prompt_tokens);
+    let scored = scores(&caller, &found, request.query, &documents, request.truncate_prompt_tokens);
     let scores = within_time(&app, scored).await?;
     let tokens = scores.iter().map(|s| s.tokens).sum();
     let mut order: Vec<(usize, Score)> = scores.into_iter().enumerate().collect();
@@ -188,11 +197,8 @@ pub async fn rerank(State(app): State<Arc<App>>, body: Json<RerankRequest>) -> R
         usage: InputUsage::new(tokens),
         results: results.collect(),
     };
-    let mut response = axum::Json(response).into_response();
-    if let Some(header) = ignored.header() {
-        response.headers_mut().insert("x-alula-ignored", header);
-    }
-    Ok(response)
+    let response = axum::Json(response).into_response();
+    Ok(naming(&ignored, response))
 }
 
 /// The same.
@@ -206,6 +212,10 @@ pub async fn rerank(State(app): State<Arc<App>>, body: Json<RerankRequest>) -> R
     request_body = RerankRequest,
     responses((status = 200, description = "The documents, the best first", body = RerankResponse))
 )]
-pub async fn unversioned(state: State<Arc<App>>, body: Json<RerankRequest>) -> Result<Response, ApiError> {
-    rerank(state, body).await
+pub async fn unversioned(
+    state: State<Arc<App>>,
+    caller: Caller,
+    body: Json<RerankRequest>,
+) -> Result<Response, ApiError> {
+    rerank(state, caller, body).await
 }

@@ -5,6 +5,7 @@ use crate::body::Json;
 use crate::dialogue::{self, Talk};
 use crate::error::ApiError;
 use crate::openai::messages::{Message, for_template};
+use crate::turns::aside;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -63,8 +64,7 @@ pub async fn tokenize(
     let tokens = match (request.prompt.or(request.content), request.messages) {
         (Some(text), None) => {
             let (tokenizer, special) = (Arc::clone(&found.model.tokenizer), request.add_special_tokens.unwrap_or(true));
-            let ids = tokio::task::spawn_blocking(move || tokenizer.encode(&text, special, true)).await;
-            let ids = ids.map_err(|_| ApiError::internal("tokenizing panicked"))?;
+            let ids = aside(move || tokenizer.encode(&text, special, true)).await?;
             ids.map_err(|e| ApiError::field("prompt", e.to_string()))?
         }
         (None, Some(messages)) => {

@@ -1,8 +1,10 @@
-//! Models that several requests use in turn.
+//! What handlers share: models that several requests use in turn, work beside the connections, the heads of responses.
 
 use crate::app::App;
+use crate::body::Ignored;
 use crate::error::ApiError;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use std::future::Future;
 use std::sync::Arc;
 use tokio::sync::Mutex;
@@ -17,8 +19,24 @@ pub async fn in_turn<M: Send + 'static, T: Send + 'static>(
     work: impl FnOnce(&mut M) -> T + Send + 'static,
 ) -> Result<T, ApiError> {
     let mut model = Arc::clone(model).lock_owned().await;
-    let done = tokio::task::spawn_blocking(move || work(&mut model)).await;
-    done.map_err(|_| ApiError::internal("the model panicked"))
+    aside(move || work(&mut model)).await
+}
+
+/// Does something that takes a while, without holding others up.
+///
+/// # Errors
+/// It panicked.
+pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::internal("it panicked on the way; this is a bug"))
+}
+
+/// A response that names the fields that were left out of its request.
+pub fn naming(ignored: &Ignored, response: impl IntoResponse) -> Response {
+    let mut response = response.into_response();
+    if let Some(header) = ignored.header() {
+        response.headers_mut().insert("x-alula-ignored", header);
+    }
+    response
 }
 
 /// Waits for something as long as a request may take.

@@ -26,6 +26,10 @@ pub enum Output {
         /// If asked for.
         logprobs: Option<Logprobs>,
     },
+    /// The log-probabilities of the prompt's next tokens.
+    Prompt(Vec<Logprobs>),
+    /// The state of the prompt's last token.
+    Hidden(Vec<f32>),
     /// It is over.
     End {
         /// Why.
@@ -200,6 +204,16 @@ impl<R: Runner> Desk<R> {
                         self.stats.gap(now.saturating_duration_since(last).as_secs_f64());
                     }
                     _ = open.outputs.send(Output::Token { token, text, logprobs });
+                }
+            }
+            Event::Prompt { id, logprobs } => {
+                if let Some(open) = self.open.get(&id) {
+                    _ = open.outputs.send(Output::Prompt(logprobs));
+                }
+            }
+            Event::Hidden { id, values } => {
+                if let Some(open) = self.open.get(&id) {
+                    _ = open.outputs.send(Output::Hidden(values));
                 }
             }
             Event::Finished { id, reason, usage } => {

@@ -90,6 +90,7 @@ fn greedy(a: &Greedy) -> Result<(), Fail> {
         for event in engine.step()? {
             match event {
                 Event::Token { token, .. } => ids.push(token),
+                Event::Prompt { .. } | Event::Hidden { .. } => {}
                 Event::Finished { reason, .. } => _ = super::run::finish(reason)?,
             }
         }

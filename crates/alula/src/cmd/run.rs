@@ -80,6 +80,7 @@ pub fn run(a: Run) -> Result<(), Fail> {
                         out.flush()?;
                     }
                 }
+                Event::Prompt { .. } | Event::Hidden { .. } => {}
                 Event::Finished { reason, usage, .. } => {
                     let ms = |d: std::time::Duration| (d.as_secs_f64() * 1e5).round() / 100.0;
                     let piece = |id: u32| String::from_utf8_lossy(&tokenizer.token_bytes(id)).into_owned();

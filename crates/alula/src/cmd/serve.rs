@@ -255,7 +255,8 @@ fn writer(package: &Package, tokenizer: Arc<alula_tokenizer::Tokenizer>, a: &Ser
     };
     let context = engine.context();
     let worker = Worker::start(&package.name, engine)?;
-    Ok(Writer::new(worker, speech, context, &tokenizer, &package.end_ids()))
+    let writer = Writer::new(worker, speech, context, &tokenizer, &package.end_ids());
+    Ok(writer.embedding(Recipe::of(package)?, package.model.spec().width))
 }
 
 /// Cache pages: for every answer its whole context, within the memory that there is for them, but for one of them at least.

@@ -12,6 +12,8 @@ pub(super) struct Entry {
     pub(super) group: u64,
     pub(super) priority: i32,
     pub(super) kind: Vec<u32>,
+    /// Positions before the last known token's whose logits are still wanted, first and end.
+    pub(super) asked: (usize, usize),
     /// The sequence so far.
     pub(super) tokens: Vec<u32>,
     /// Of these, how many are in the cache.
@@ -58,6 +60,23 @@ impl Entry {
         self.due > 0 && self.rest() == 0
     }
 
+    /// Whether it computes tokens for their logits.
+    pub(super) fn asks(&self) -> bool {
+        self.asked.0 < self.asked.1
+    }
+
+    /// Of the positions whose logits are wanted, those among its next `len` ones.
+    pub(super) fn asked_in(&self, len: usize) -> (usize, usize) {
+        let first = self.asked.0.max(self.computed);
+        (first, self.asked.1.min(self.computed + len).max(first))
+    }
+
+    /// Rows of logits in the step, guesses not counted.
+    pub(super) fn outputs(&self) -> usize {
+        let (first, end) = self.asked_in(self.due);
+        end - first + usize::from(self.ends())
+    }
+
     /// Everything that is in the cache is void.
     pub(super) fn forget(&mut self, pages: &mut Pages) {
         pages.release(&mut self.table);
@@ -90,9 +109,9 @@ impl Entry {
         }
     }
 
-    /// Whether its next page could be another's: not if its last known token is in it.
+    /// Whether its next page could be another's: not if its last known token is in it, or it is computed for its logits.
     pub(super) fn seeks(&self) -> bool {
-        self.named == self.computed / PAGE && (self.named + 1) * PAGE < self.tokens.len()
+        !self.asks() && self.named == self.computed / PAGE && (self.named + 1) * PAGE < self.tokens.len()
     }
 
     /// Takes over computed pages of its next tokens; returns how many of these it need not compute.

@@ -343,6 +343,8 @@ struct Watch {
     guesses: usize,
     /// That it had in its last share.
     slot: Option<u32>,
+    /// Where the positions go on whose logits are wanted, and where they end.
+    asked: (usize, usize),
 }
 
 /// Everything as it is seen from outside.
@@ -411,8 +413,11 @@ impl World {
                 assert_eq!(self.memory[place(p)], w.content(p, ahead), "the page of {p} is not what its holder thinks");
             }
             total += all;
-            outputs += if share.ends { 1 + share.tried } else { 0 };
+            outputs += if share.ends { 1 + share.tried } else { 0 } + share.asked.1 - share.asked.0;
             let pages = share.pages.to_vec();
+            let due = w.asked.0.max(share.start)..w.asked.1.min(share.start + share.len);
+            assert_eq!(due.len(), share.asked.1 - share.asked.0);
+            assert!(due.is_empty() || due.start == w.asked.0 && share.asked.0 == w.asked.0, "each once, in order");
             shares.push((share.id, share.start, share.len, share.ends, share.tried, share.slot, pages));
         }
         assert!(total <= self.budget && shares.len() <= self.running);
@@ -450,6 +455,8 @@ impl World {
                 self.s.append(id, token);
             }
             (w.computed, w.slot) = (start + len + more.saturating_sub(1), Some(slot));
+            w.asked.0 = w.asked.0.max(start + len).min(w.asked.1);
+            assert!(!ends || w.asked.0 == w.asked.1, "none was left out");
             self.s.commit(id);
             let w = &self.seen[&id];
             // A page that depends on what follows is complete now.
@@ -514,14 +521,15 @@ proptest! {
                     let (known, goal) = (a.min(b), a.max(b));
                     // Some begin alike.
                     let tokens: Vec<u32> = (0..known).map(|i| if i < 100 * (a % 3) { i as u32 % 5 } else { b as u32 }).collect();
-                    let kind = u32::from(a % 7 == 0);
-                    let ask = Ask { tokens: tokens.clone(), longest: goal, group, priority, kind: vec![kind] };
+                    let (kind, all) = (u32::from(a % 7 == 0), b % 3 == 0);
+                    let ask = Ask { tokens: tokens.clone(), longest: goal, group, priority, kind: vec![kind], all };
                     match world.s.admit(ask) {
                         Ok(id) => {
                             prop_assert!(goal <= room);
                             promised += goal;
                             let (computed, guesses, slot) = (0, 0, None);
-                            world.seen.insert(id, Watch { tokens, kind, priority, goal, computed, guesses, slot });
+                            let asked = (0, if all { known - 1 } else { 0 });
+                            world.seen.insert(id, Watch { tokens, kind, priority, goal, computed, guesses, slot, asked });
                         }
                         Err(e) => prop_assert_eq!(e, Refused::TooLong { longest: goal, room }),
                     }

@@ -4,6 +4,7 @@ mod adapters;
 mod constraints;
 mod guesses;
 mod prefix;
+mod prompts;
 mod speculation;
 mod stories;
 mod toy;
@@ -332,6 +333,7 @@ fn seeds() {
             for event in engine.step().unwrap() {
                 match event {
                     Event::Token { token, .. } => tokens.push(token),
+                    Event::Prompt { .. } | Event::Hidden { .. } => {}
                     Event::Finished { usage, .. } => used = Some(usage.seed),
                 }
             }

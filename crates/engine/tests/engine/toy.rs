@@ -267,6 +267,20 @@ pub(crate) struct Answer {
     pub(crate) text: String,
     pub(crate) logprobs: Vec<Option<alula_engine::Logprobs>>,
     pub(crate) reason: Option<Reason>,
+    /// Of the prompt's tokens.
+    pub(crate) prompt: Vec<alula_engine::Logprobs>,
+    /// Of its last token.
+    pub(crate) hidden: Vec<f32>,
+}
+
+/// The log-probabilities of a prompt's tokens behind the first, by definition.
+pub(crate) fn prompt_by_definition(prompt: &[u32], top: usize) -> Vec<alula_engine::Logprobs> {
+    let mut sampler = alula_engine::sample::Sampler::default();
+    let mut one = |n: usize| {
+        let row: Vec<f32> = logits((0..).zip(&prompt[..n]).map(|(p, &t)| (t, p, 0))).collect();
+        sampler.logprobs(&row, prompt[n], top)
+    };
+    (1..prompt.len()).map(&mut one).collect()
 }
 
 /// Adds events to the answers; checks that nothing comes after the end, and that the usage is true.
@@ -279,6 +293,16 @@ pub(crate) fn note(answers: &mut BTreeMap<Id, Answer>, events: Vec<Event>) {
                 answer.tokens.push(token);
                 answer.text += &text;
                 answer.logprobs.push(logprobs);
+            }
+            Event::Prompt { id, logprobs } => {
+                let answer = answers.entry(id).or_default();
+                assert!(answer.tokens.is_empty() && answer.reason.is_none(), "a prompt after its answer");
+                answer.prompt.extend(logprobs);
+            }
+            Event::Hidden { id, values } => {
+                let answer = answers.entry(id).or_default();
+                assert!(answer.tokens.is_empty() && answer.hidden.is_empty(), "once, before the answer");
+                answer.hidden = values;
             }
             Event::Finished { id, reason, usage } => {
                 let answer = answers.entry(id).or_default();

@@ -14,6 +14,7 @@ use crate::error::ApiError;
 use crate::generate::{self, Job};
 use crate::models::{Found, Writer};
 use crate::openai::fields::{Choose, OneOrMany, stops, within};
+use crate::turns::naming;
 use alula_engine::Request;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -520,17 +521,14 @@ pub async fn messages(
         stop_sequence: None,
         usage: Usage::new(prompt, 0, 0),
     };
-    let mut response = match request.stream == Some(true) {
+    let response = match request.stream == Some(true) {
         true => stream::response(empty, stop, deltas),
         false => {
             let answer = dialogue::whole(deltas, 1).await?.pop();
             axum::Json(whole(empty, answer.unwrap_or_default(), &stop)).into_response()
         }
     };
-    if let Some(header) = ignored.header() {
-        response.headers_mut().insert("x-alula-ignored", header);
-    }
-    Ok(response)
+    Ok(naming(&ignored, response))
 }
 
 /// The answer when it is whole.

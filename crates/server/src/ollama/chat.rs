@@ -10,6 +10,7 @@ use crate::dialogue::{self, Talk, ToolChoice};
 use crate::error::ApiError;
 use crate::models::Found;
 use crate::openai::tools::{ToolDef, tools};
+use crate::turns::naming;
 use axum::extract::State;
 use axum::response::Response;
 use serde::Deserialize;
@@ -240,12 +241,9 @@ pub async fn chat(State(app): State<Arc<App>>, caller: Caller, body: Json<ChatRe
         fit(&mut job, context, dialogue::prompt(&found, talk.clone()).await?.len())?;
     }
     let deltas = dialogue::start(&caller, &found, job, talk).await?;
-    let mut response = match request.stream.unwrap_or(true) {
+    let response = match request.stream.unwrap_or(true) {
         true => answer::lines(head, deltas, keep),
         false => answer::whole(&head, deltas).await?,
     };
-    if let Some(header) = ignored.header() {
-        response.headers_mut().insert("x-alula-ignored", header);
-    }
-    Ok(response)
+    Ok(naming(&ignored, response))
 }

@@ -3,10 +3,11 @@
 use super::{KeepAlive, find, nanos};
 use crate::app::App;
 use crate::body::Json;
+use crate::caller::Caller;
 use crate::error::ApiError;
-use crate::openai::completions::Prompt;
 use crate::openai::embeddings::{Cut, vectors};
 use crate::openai::fields::OneOrMany;
+use crate::openai::prompt::Prompt;
 use crate::turns::within_time;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -90,6 +91,7 @@ pub struct EmbeddingResponse {
 )]
 pub async fn embed(
     State(app): State<Arc<App>>,
+    caller: Caller,
     body: Json<EmbedRequest>,
 ) -> Result<axum::Json<EmbedResponse>, ApiError> {
     let (began, request) = (Instant::now(), body.value);
@@ -97,7 +99,7 @@ pub async fn embed(
     let load = began.elapsed();
     let cut = if request.truncate == Some(true) { Cut::Longest } else { Cut::Refuse };
     let input = Prompt::Texts(request.input.list(|text| text));
-    let made = vectors(&found, input, |_| Ok(cut), request.dimensions, ("input", "`truncate`"));
+    let made = vectors(&caller, &found, input, |_| Ok(cut), request.dimensions, ("input", "`truncate`"));
     let (vectors, prompt_eval_count) = within_time(&app, made).await?;
     let unit = |mut values: Vec<f32>| {
         let square: f64 = values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
@@ -127,12 +129,13 @@ pub async fn embed(
 )]
 pub async fn embedding(
     State(app): State<Arc<App>>,
+    caller: Caller,
     body: Json<EmbeddingRequest>,
 ) -> Result<axum::Json<EmbeddingResponse>, ApiError> {
     let request = body.value;
     let (found, _keep) = find(&app, &request.model, request.keep_alive).await?;
     let input = Prompt::Texts(vec![request.prompt]);
-    let made = vectors(&found, input, |_| Ok(Cut::Refuse), None, ("prompt", "`truncate` of /api/embed"));
+    let made = vectors(&caller, &found, input, |_| Ok(Cut::Refuse), None, ("prompt", "`truncate` of /api/embed"));
     let (vectors, _) = within_time(&app, made).await?;
     let embedding = vectors.into_iter().next().map(|v| v.values).unwrap_or_default();
     Ok(axum::Json(EmbeddingResponse { embedding }))

@@ -11,6 +11,7 @@ use crate::error::ApiError;
 use crate::generate::{self, Job};
 use crate::models::Found;
 use crate::openai::completions::infill;
+use crate::turns::{aside, naming};
 use alula_engine::Reason;
 use axum::extract::State;
 use axum::response::Response;
@@ -89,6 +90,9 @@ async fn plain(caller: &Caller, found: &Found, job: Job) -> Result<Deltas, ApiEr
                 let parts = if text.is_empty() { Vec::new() } else { vec![Part::Content(text)] };
                 dialogue::Delta { choice, parts, token: Some((token, logprobs)), end: None }
             }
+            generate::Delta::Prompt { choice, .. } => {
+                dialogue::Delta { choice, parts: Vec::new(), token: None, end: None }
+            }
             generate::Delta::End { choice, reason, usage } => {
                 let finish = match reason {
                     Reason::Length | Reason::Context => Finish::Length,
@@ -136,8 +140,7 @@ pub async fn generate(
     let streams = request.stream.unwrap_or(true);
     let deltas = if request.raw == Some(true) || request.suffix.is_some() {
         let of = found.clone();
-        let tokens = tokio::task::spawn_blocking(move || request.tokens(&of)).await;
-        job.request.prompt = tokens.map_err(|_| ApiError::internal("reading the prompt panicked"))??;
+        job.request.prompt = aside(move || request.tokens(&of)).await??;
         if let Some(context) = context {
             let prompt = job.request.prompt.len();
             fit(&mut job, context, prompt)?;
@@ -160,12 +163,9 @@ pub async fn generate(
         }
         dialogue::start(&caller, &found, job, talk).await?
     };
-    let mut response = match streams {
+    let response = match streams {
         true => answer::lines(head, deltas, keep),
         false => answer::whole(&head, deltas).await?,
     };
-    if let Some(header) = ignored.header() {
-        response.headers_mut().insert("x-alula-ignored", header);
-    }
-    Ok(response)
+    Ok(naming(&ignored, response))
 }

@@ -5,7 +5,7 @@ use crate::dialogue::Form;
 use crate::error::ApiError;
 use crate::generate::Job;
 use crate::models::Writer;
-use crate::openai::fields::{Choose, OneOrMany, stops};
+use crate::openai::fields::{Choose, OneOrMany, stops, whole_option};
 use alula_engine::Request;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -19,6 +19,7 @@ pub struct Options {
     /// 0 takes the likeliest token; by default 0.8.
     pub temperature: Option<f32>,
     /// So many likeliest tokens; 0 keeps all; by default 40.
+    #[serde(default, deserialize_with = "whole_option")]
     pub top_k: Option<i64>,
     /// The likeliest tokens that together have this probability; by default 0.9.
     pub top_p: Option<f32>,
@@ -29,16 +30,20 @@ pub struct Options {
     /// Divides the logits of tokens that occurred; by default 1.1.
     pub repeat_penalty: Option<f32>,
     /// So many last tokens count for penalties; -1: all; by default 64.
+    #[serde(default, deserialize_with = "whole_option")]
     pub repeat_last_n: Option<i64>,
     /// Subtracted from the logits of tokens that occurred.
     pub presence_penalty: Option<f32>,
     /// Subtracted from them for each time.
     pub frequency_penalty: Option<f32>,
     /// Same seed, same answer; by default another each time.
+    #[serde(default, deserialize_with = "whole_option")]
     pub seed: Option<i64>,
     /// Tokens of an answer at most; below 0: as many as the context holds.
+    #[serde(default, deserialize_with = "whole_option")]
     pub num_predict: Option<i64>,
     /// Tokens of prompt and answer at most; no more than the model is served with.
+    #[serde(default, deserialize_with = "whole_option")]
     pub num_ctx: Option<usize>,
     /// Texts that end the answer.
     pub stop: Option<OneOrMany<String>>,

@@ -1,6 +1,8 @@
 //! `/v1/chat/completions`.
 
-use super::fields::{Choose, OneOrMany, StreamOptions, Usage, stops, within};
+use super::fields::{
+    Never, StreamOptions, Usage, notes, refuse, retention, verbosity, whole_option, with_sampling, within,
+};
 use super::messages::{FunctionCall, Message, Role, ToolCall, for_template};
 use super::tools::{Choice, ResponseFormat, ToolDef, tools};
 use super::{FINGERPRINT, now};
@@ -12,7 +14,8 @@ use crate::error::ApiError;
 use crate::generate::{self, Job, Total};
 use crate::models::Found;
 use crate::sse;
-use alula_engine::{Logprobs, Request};
+use crate::turns::naming;
+use alula_engine::Logprobs;
 use alula_tokenizer::Tokenizer;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -26,98 +29,84 @@ use utoipa::ToSchema;
 /// Answers of a request at most.
 pub const MOST_CHOICES: usize = 128;
 
-/// What to answer.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ChatRequest {
-    /// The model; by default the first one.
-    pub model: Option<String>,
-    /// The conversation.
-    #[schema(min_items = 1)]
-    pub messages: Vec<Message>,
-    /// Send the answer as it is written.
-    pub stream: Option<bool>,
-    /// What to send with it.
-    pub stream_options: Option<StreamOptions>,
-    /// How many answers.
-    #[schema(minimum = 1, maximum = 128)]
-    pub n: Option<usize>,
-    /// Tokens of an answer at most; by default what the context holds.
-    #[schema(minimum = 1)]
-    pub max_completion_tokens: Option<usize>,
-    /// The same in OpenAI's older word.
-    #[schema(minimum = 1)]
-    pub max_tokens: Option<usize>,
-    /// 0 takes the likeliest token.
-    #[schema(minimum = 0, maximum = 2)]
-    pub temperature: Option<f32>,
-    /// The likeliest tokens that together have this probability.
-    #[schema(minimum = 0, maximum = 1)]
-    pub top_p: Option<f32>,
-    /// So many likeliest tokens; 0 or -1 keeps all.
-    #[schema(minimum = -1)]
-    pub top_k: Option<i64>,
-    /// Tokens of at least this part of the likeliest one's probability.
-    #[schema(minimum = 0, maximum = 1)]
-    pub min_p: Option<f32>,
-    /// Tokens of typical information up to this probability.
-    #[schema(exclusive_minimum = 0, maximum = 1)]
-    pub typical_p: Option<f32>,
-    /// Subtracted from the logits of tokens that occurred.
-    #[schema(minimum = -2, maximum = 2)]
-    pub presence_penalty: Option<f32>,
-    /// Subtracted from them for each time.
-    #[schema(minimum = -2, maximum = 2)]
-    pub frequency_penalty: Option<f32>,
-    /// Divides the logits of tokens that occurred.
-    #[schema(exclusive_minimum = 0)]
-    pub repetition_penalty: Option<f32>,
-    /// Same seed, same answer.
-    pub seed: Option<i64>,
-    /// Texts that end the answer.
-    #[schema(schema_with = crate::openapi::stop)]
-    pub stop: Option<OneOrMany<String>>,
-    /// Token ids that end the answer.
-    pub stop_token_ids: Option<Vec<u32>>,
-    /// Go on after the model's end token.
-    pub ignore_eos: Option<bool>,
-    /// Added to the logits of tokens, by id.
-    #[schema(schema_with = crate::openapi::logit_bias)]
-    pub logit_bias: Option<BTreeMap<String, f32>>,
-    /// Report log-probabilities.
-    pub logprobs: Option<bool>,
-    /// Report so many of the likeliest tokens.
-    #[schema(minimum = 0, maximum = 20)]
-    pub top_logprobs: Option<usize>,
-    /// Functions that the model may call.
-    #[schema(max_items = 128)]
-    pub tools: Option<Vec<ToolDef>>,
-    /// Which calls are wanted; by default as the model likes.
-    pub tool_choice: Option<Choice>,
-    /// Whether there may be several calls; by default there may.
-    pub parallel_tool_calls: Option<bool>,
-    /// What the answer must look like.
-    pub response_format: Option<ResponseFormat>,
-    /// How much the model thinks, where its template has a word for it.
-    pub reasoning_effort: Option<String>,
-    /// Variables for the model's chat template, such as `enable_thinking`.
-    #[schema(value_type = Option<Object>)]
-    pub chat_template_kwargs: Option<Map<String, Value>>,
-    /// Who asks; not used.
-    pub user: Option<String>,
-    /// Who asks; not used.
-    pub safety_identifier: Option<String>,
-    /// Which requests begin alike; found out without it.
-    pub prompt_cache_key: Option<String>,
-    /// Only `auto` and `default`: there is one tier.
-    #[schema(schema_with = crate::openapi::service_tier)]
-    pub service_tier: Option<String>,
-    /// Only `text`.
-    #[schema(schema_with = crate::openapi::modalities)]
-    pub modalities: Option<Vec<String>>,
-    /// Only false: answers are not stored.
-    #[schema(schema_with = crate::openapi::never)]
-    pub store: Option<bool>,
+with_sampling! {
+    /// What to answer.
+    #[derive(Clone, Debug, Deserialize, ToSchema)]
+    #[serde(deny_unknown_fields)]
+    pub struct ChatRequest {
+        /// The model; by default the first one.
+        pub model: Option<String>,
+        /// The conversation.
+        #[schema(min_items = 1)]
+        pub messages: Vec<Message>,
+        /// Send the answer as it is written.
+        pub stream: Option<bool>,
+        /// What to send with it.
+        pub stream_options: Option<StreamOptions>,
+        /// How many answers.
+        #[schema(minimum = 1, maximum = 128)]
+        #[serde(default, deserialize_with = "whole_option")]
+        pub n: Option<usize>,
+        /// Tokens of an answer at most; by default what the context holds.
+        #[schema(minimum = 1)]
+        #[serde(default, deserialize_with = "whole_option")]
+        pub max_completion_tokens: Option<usize>,
+        /// The same in OpenAI's older word.
+        #[schema(minimum = 1)]
+        #[serde(default, deserialize_with = "whole_option")]
+        pub max_tokens: Option<usize>,
+        /// Report log-probabilities.
+        pub logprobs: Option<bool>,
+        /// Report so many of the likeliest tokens.
+        #[schema(minimum = 0, maximum = 20)]
+        #[serde(default, deserialize_with = "whole_option")]
+        pub top_logprobs: Option<usize>,
+        /// Functions that the model may call.
+        #[schema(max_items = 128)]
+        pub tools: Option<Vec<ToolDef>>,
+        /// Which calls are wanted; by default as the model likes.
+        pub tool_choice: Option<Choice>,
+        /// Whether there may be several calls; by default there may.
+        pub parallel_tool_calls: Option<bool>,
+        /// What the answer must look like.
+        pub response_format: Option<ResponseFormat>,
+        /// How much the model thinks, where its template has a word for it.
+        pub reasoning_effort: Option<String>,
+        /// Variables for the model's chat template, such as `enable_thinking`.
+        #[schema(value_type = Option<Object>)]
+        pub chat_template_kwargs: Option<Map<String, Value>>,
+        /// Who asks; not used.
+        pub user: Option<String>,
+        /// How long the answer is, where the model's template has a word for it; `medium` anywhere.
+        pub verbosity: Option<String>,
+        /// The client's notes; not used, as answers are not stored.
+        pub metadata: Option<BTreeMap<String, String>>,
+        /// Who asks; not used.
+        pub safety_identifier: Option<String>,
+        /// Which requests begin alike; found out without it.
+        pub prompt_cache_key: Option<String>,
+        /// Only `in_memory`: what is computed is kept as long as there is room.
+        pub prompt_cache_retention: Option<String>,
+        /// Only `auto` and `default`: there is one tier.
+        #[schema(schema_with = crate::openapi::service_tier)]
+        pub service_tier: Option<String>,
+        /// Only `text`.
+        #[schema(schema_with = crate::openapi::modalities)]
+        pub modalities: Option<Vec<String>>,
+        /// Only false: answers are not stored.
+        #[schema(schema_with = crate::openapi::never)]
+        pub store: Option<bool>,
+        #[schema(ignore)]
+        functions: Option<Never>,
+        #[schema(ignore)]
+        function_call: Option<Never>,
+        #[schema(ignore)]
+        audio: Option<Never>,
+        #[schema(ignore)]
+        prediction: Option<Never>,
+        #[schema(ignore)]
+        web_search_options: Option<Never>,
+    }
 }
 
 /// An answer, whole.
@@ -277,38 +266,29 @@ impl ChatRequest {
         if self.max_tokens.is_some() && self.max_completion_tokens.is_some() {
             return Err(only("max_tokens", "and `max_completion_tokens` are the same; give one of them"));
         }
-        Ok(())
+        if self.stream_options.is_some_and(|o| o.include_obfuscation) {
+            return Err(only("stream_options.include_obfuscation", "is not supported: events are not padded"));
+        }
+        retention(self.prompt_cache_retention.as_deref())?;
+        refuse(&[
+            ("functions", &self.functions, "use `tools`"),
+            ("function_call", &self.function_call, "use `tool_choice`"),
+            ("audio", &self.audio, "the model writes text only"),
+            ("prediction", &self.prediction, "start the server with --lookup, which guesses from the prompt"),
+            ("web_search_options", &self.web_search_options, "the server has no tools of its own"),
+        ])?;
+        notes(self.metadata.as_ref())
     }
 
     /// The engine's request, without its prompt, and the number of choices.
     fn job(&self, app: &App) -> Result<Job, ApiError> {
         let top = within("top_logprobs", self.top_logprobs.unwrap_or(0), 0..=20)?;
-        let choose = Choose {
-            temperature: self.temperature,
-            top_p: self.top_p,
-            top_k: self.top_k,
-            min_p: self.min_p,
-            typical_p: self.typical_p,
-            presence_penalty: self.presence_penalty,
-            frequency_penalty: self.frequency_penalty,
-            repetition_penalty: self.repetition_penalty,
-            seed: self.seed,
-            logit_bias: self.logit_bias.as_ref(),
-            logprobs: (self.logprobs == Some(true)).then_some(top),
-        };
         let most = match (self.max_completion_tokens, self.max_tokens) {
             (Some(n), _) => Some(within("max_completion_tokens", n, 1..=usize::MAX)?),
             (None, Some(n)) => Some(within("max_tokens", n, 1..=usize::MAX)?),
             (None, None) => None,
         };
-        let request = Request {
-            max_tokens: most,
-            sampling: choose.sampling()?,
-            stop: stops(self.stop.clone())?,
-            stop_tokens: self.stop_token_ids.clone().unwrap_or_default(),
-            ignore_end: self.ignore_eos == Some(true),
-            ..Request::default()
-        };
+        let request = self.request(most, (self.logprobs == Some(true)).then_some(top))?;
         let choices = within("n", self.n.unwrap_or(1), 1..=MOST_CHOICES)?;
         Ok(Job { request, choices, timeout: app.config.request_timeout, constraint: None })
     }
@@ -338,7 +318,7 @@ pub async fn chat(State(app): State<Arc<App>>, caller: Caller, body: Json<ChatRe
     let head = Head { id: generate::name("chatcmpl-")?, created: now(), model: found.name.clone() };
     let deltas = dialogue::start(&caller, &found, job, talk).await?;
     let tokenizer = Arc::clone(&found.model.tokenizer);
-    let mut response = match streams {
+    let response = match streams {
         true => {
             let usage = request.stream_options.is_some_and(|o| o.include_usage);
             sse::response(chunks(head, deltas, tokenizer, choices, usage))
@@ -348,10 +328,7 @@ pub async fn chat(State(app): State<Arc<App>>, caller: Caller, body: Json<ChatRe
             axum::Json(whole(head, dialogue::whole(deltas, choices).await?, &tokenizer, asked)).into_response()
         }
     };
-    if let Some(header) = ignored.header() {
-        response.headers_mut().insert("x-alula-ignored", header);
-    }
-    Ok(response)
+    Ok(naming(&ignored, response))
 }
 
 impl ChatRequest {
@@ -366,6 +343,9 @@ impl ChatRequest {
                 return Err(ApiError::field("reasoning_effort", what));
             }
             extra.insert("reasoning_effort".to_owned(), effort.into());
+        }
+        if let Some(word) = self.verbosity.take() {
+            verbosity("verbosity", word, source, &mut extra)?;
         }
         let choice = self.tool_choice.take().map_or(Ok(ToolChoice::Auto), Choice::choice)?;
         Ok(Talk {

@@ -1,7 +1,8 @@
 //! `/v1/completions`.
 
 use super::chat::MOST_CHOICES;
-use super::fields::{Choose, OneOrMany, StreamOptions, Usage, stops, within};
+use super::fields::{StreamOptions, Usage, whole_option, with_sampling, within};
+use super::prompt::Prompt;
 use super::{FINGERPRINT, now};
 use crate::app::App;
 use crate::body::Json;
@@ -10,164 +11,56 @@ use crate::error::ApiError;
 use crate::generate::{self, Delta, Job, Total};
 use crate::models::Found;
 use crate::sse;
+use crate::turns::{aside, naming};
 use alula_engine::{Logprobs, Reason, Request};
 use alula_tokenizer::{Fim, Tokenizer};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
-use serde::de::{Error, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::{Arc, Mutex};
 use utoipa::ToSchema;
 
 /// Prompts of a request at most.
 const MOST_PROMPTS: usize = 128;
 
-/// What to continue.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct CompletionRequest {
-    /// The model; by default the first one.
-    pub model: Option<String>,
-    /// One or several texts, or their token ids.
-    #[schema(schema_with = crate::openapi::prompt)]
-    pub prompt: Prompt,
-    /// A text that comes behind what is written, where the model can.
-    pub suffix: Option<String>,
-    /// Put the prompt before the answer.
-    pub echo: Option<bool>,
-    /// Send the answer as it is written.
-    pub stream: Option<bool>,
-    /// What to send with it.
-    pub stream_options: Option<StreamOptions>,
-    /// How many answers to each prompt.
-    #[schema(minimum = 1, maximum = 128)]
-    pub n: Option<usize>,
-    /// Must equal `n`: all answers are given back.
-    pub best_of: Option<usize>,
-    /// Tokens of an answer at most; by default 16, as OpenAI has it.
-    pub max_tokens: Option<usize>,
-    /// 0 takes the likeliest token.
-    #[schema(minimum = 0, maximum = 2)]
-    pub temperature: Option<f32>,
-    /// The likeliest tokens that together have this probability.
-    #[schema(minimum = 0, maximum = 1)]
-    pub top_p: Option<f32>,
-    /// So many likeliest tokens; 0 or -1 keeps all.
-    #[schema(minimum = -1)]
-    pub top_k: Option<i64>,
-    /// Tokens of at least this part of the likeliest one's probability.
-    #[schema(minimum = 0, maximum = 1)]
-    pub min_p: Option<f32>,
-    /// Tokens of typical information up to this probability.
-    #[schema(exclusive_minimum = 0, maximum = 1)]
-    pub typical_p: Option<f32>,
-    /// Subtracted from the logits of tokens that occurred.
-    #[schema(minimum = -2, maximum = 2)]
-    pub presence_penalty: Option<f32>,
-    /// Subtracted from them for each time.
-    #[schema(minimum = -2, maximum = 2)]
-    pub frequency_penalty: Option<f32>,
-    /// Divides the logits of tokens that occurred.
-    #[schema(exclusive_minimum = 0)]
-    pub repetition_penalty: Option<f32>,
-    /// Same seed, same answer.
-    pub seed: Option<i64>,
-    /// Texts that end the answer.
-    #[schema(schema_with = crate::openapi::stop)]
-    pub stop: Option<OneOrMany<String>>,
-    /// Token ids that end the answer.
-    pub stop_token_ids: Option<Vec<u32>>,
-    /// Go on after the model's end token.
-    pub ignore_eos: Option<bool>,
-    /// Added to the logits of tokens, by id.
-    #[schema(schema_with = crate::openapi::logit_bias)]
-    pub logit_bias: Option<BTreeMap<String, f32>>,
-    /// Report log-probabilities, and those of so many of the likeliest tokens.
-    #[schema(minimum = 0, maximum = 20)]
-    pub logprobs: Option<usize>,
-    /// Who asks; not used.
-    pub user: Option<String>,
-}
-
-/// Texts, or token ids.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Prompt {
-    /// Texts.
-    Texts(Vec<String>),
-    /// Token ids.
-    Tokens(Vec<Vec<u32>>),
-}
-
-impl<'de> Deserialize<'de> for Prompt {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        /// An element of the array.
-        enum Element {
-            Text(String),
-            Token(u32),
-            Tokens(Vec<u32>),
-        }
-        struct E;
-        impl<'de> Visitor<'de> for E {
-            type Value = Element;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string, a token id or an array of token ids")
-            }
-            fn visit_str<X: Error>(self, text: &str) -> Result<Element, X> {
-                Ok(Element::Text(text.to_owned()))
-            }
-            fn visit_u64<X: Error>(self, id: u64) -> Result<Element, X> {
-                let id = u32::try_from(id).map_err(|_| X::custom(format!("{id} is no token id")))?;
-                Ok(Element::Token(id))
-            }
-            fn visit_i64<X: Error>(self, id: i64) -> Result<Element, X> {
-                Err(X::custom(format!("{id} is no token id")))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Element, A::Error> {
-                let mut ids = Vec::new();
-                while let Some(id) = seq.next_element()? {
-                    ids.push(id);
-                }
-                Ok(Element::Tokens(ids))
-            }
-        }
-        impl<'de> Deserialize<'de> for Element {
-            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                d.deserialize_any(E)
-            }
-        }
-        struct V;
-        impl<'de> Visitor<'de> for V {
-            type Value = Prompt;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string, an array of strings, an array of token ids, or an array of such arrays")
-            }
-            fn visit_str<X: Error>(self, text: &str) -> Result<Prompt, X> {
-                Ok(Prompt::Texts(vec![text.to_owned()]))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Prompt, A::Error> {
-                let mixed = || A::Error::custom("an array of one kind: strings, token ids, or arrays of token ids");
-                let (mut texts, mut flat, mut nested) = (Vec::new(), Vec::new(), Vec::new());
-                while let Some(element) = seq.next_element()? {
-                    match element {
-                        Element::Text(text) => texts.push(text),
-                        Element::Token(id) => flat.push(id),
-                        Element::Tokens(ids) => nested.push(ids),
-                    }
-                }
-                match (texts.is_empty(), flat.is_empty(), nested.is_empty()) {
-                    (false, true, true) => Ok(Prompt::Texts(texts)),
-                    (true, false, true) => Ok(Prompt::Tokens(vec![flat])),
-                    (true, true, false) => Ok(Prompt::Tokens(nested)),
-                    (true, true, true) => Err(A::Error::custom("an empty array; give at least one prompt")),
-                    _ => Err(mixed()),
-                }
-            }
-        }
-        d.deserialize_any(V)
+with_sampling! {
+    /// What to continue.
+    #[derive(Clone, Debug, Deserialize, ToSchema)]
+    #[serde(deny_unknown_fields)]
+    pub struct CompletionRequest {
+        /// The model; by default the first one.
+        pub model: Option<String>,
+        /// One or several texts, or their token ids.
+        #[schema(schema_with = crate::openapi::prompt)]
+        pub prompt: Prompt,
+        /// A text that comes behind what is written, where the model can.
+        pub suffix: Option<String>,
+        /// Put the prompt before the answer, with `logprobs` also its log-probabilities. These are computed anew even where the
+        /// prompt is in the cache.
+        pub echo: Option<bool>,
+        /// Send the answer as it is written.
+        pub stream: Option<bool>,
+        /// What to send with it.
+        pub stream_options: Option<StreamOptions>,
+        /// How many answers to each prompt.
+        #[schema(minimum = 1, maximum = 128)]
+        #[serde(default, deserialize_with = "whole_option")]
+        pub n: Option<usize>,
+        /// Must equal `n`: all answers are given back.
+        #[serde(default, deserialize_with = "whole_option")]
+        pub best_of: Option<usize>,
+        /// Tokens of an answer at most; by default 16, as OpenAI has it.
+        #[serde(default, deserialize_with = "whole_option")]
+        pub max_tokens: Option<usize>,
+        /// Report log-probabilities, and those of so many of the likeliest tokens.
+        #[schema(minimum = 0, maximum = 20)]
+        #[serde(default, deserialize_with = "whole_option")]
+        pub logprobs: Option<usize>,
+        /// Who asks; not used.
+        pub user: Option<String>,
     }
 }
 
@@ -193,25 +86,31 @@ pub struct CompletionChoice {
     finish_reason: Option<&'static str>,
 }
 
-/// Log-probabilities, a list for each fact.
+/// Log-probabilities, a list for each fact. The first token of a prompt has none.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
 pub struct CompletionLogprobs {
     tokens: Vec<String>,
-    token_logprobs: Vec<f32>,
-    top_logprobs: Vec<BTreeMap<String, f32>>,
+    token_logprobs: Vec<Option<f32>>,
+    top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
     text_offset: Vec<usize>,
 }
 
 impl CompletionLogprobs {
     /// One more token; `at` is where its text begins, in characters.
-    fn push(&mut self, tokenizer: &Tokenizer, token: u32, l: &Logprobs, at: usize) {
+    fn push(&mut self, tokenizer: &Tokenizer, token: u32, l: Option<&Logprobs>, at: usize) {
         let text = |id: u32| String::from_utf8_lossy(&tokenizer.token_bytes(id)).into_owned();
         let finite = |p: f32| if p.is_finite() { p } else { -9999.0 };
         self.tokens.push(text(token));
-        self.token_logprobs.push(finite(l.chosen));
-        // OpenAI puts the chosen token among the likeliest, even if it is none of them.
-        let all = l.top.iter().copied().chain([(token, l.chosen)]);
-        self.top_logprobs.push(all.map(|(id, p)| (text(id), finite(p))).collect());
+        self.token_logprobs.push(l.map(|l| finite(l.chosen)));
+        self.top_logprobs.push(l.map(|l| {
+            let mut top = BTreeMap::new();
+            // OpenAI puts the chosen token among the likeliest, even if it is none of them. Tokens may have the same text.
+            for (id, p) in l.top.iter().copied().chain([(token, l.chosen)]) {
+                let p = finite(p);
+                top.entry(text(id)).and_modify(|known: &mut f32| *known = known.max(p)).or_insert(p);
+            }
+            top
+        }));
         self.text_offset.push(at);
     }
 }
@@ -273,9 +172,6 @@ impl CompletionRequest {
         if self.best_of.is_some_and(|b| b != self.n.unwrap_or(1)) {
             return Err(only("best_of", "must equal `n`: all answers are given back"));
         }
-        if self.echo == Some(true) && self.logprobs.is_some() {
-            return Err(only("echo", "with `logprobs` is not supported: log-probabilities are of the answer alone"));
-        }
         if self.echo == Some(true) && self.suffix.is_some() {
             return Err(only("echo", "with `suffix` is not supported"));
         }
@@ -284,26 +180,9 @@ impl CompletionRequest {
 
     fn job(&self, app: &App) -> Result<Job, ApiError> {
         let logprobs = self.logprobs.map(|n| within("logprobs", n, 0..=20)).transpose()?;
-        let choose = Choose {
-            temperature: self.temperature,
-            top_p: self.top_p,
-            top_k: self.top_k,
-            min_p: self.min_p,
-            typical_p: self.typical_p,
-            presence_penalty: self.presence_penalty,
-            frequency_penalty: self.frequency_penalty,
-            repetition_penalty: self.repetition_penalty,
-            seed: self.seed,
-            logit_bias: self.logit_bias.as_ref(),
-            logprobs,
-        };
         let request = Request {
-            max_tokens: Some(self.max_tokens.unwrap_or(16)),
-            sampling: choose.sampling()?,
-            stop: stops(self.stop.clone())?,
-            stop_tokens: self.stop_token_ids.clone().unwrap_or_default(),
-            ignore_end: self.ignore_eos == Some(true),
-            ..Request::default()
+            prompt_logprobs: logprobs.filter(|_| self.echo == Some(true)),
+            ..self.request(Some(self.max_tokens.unwrap_or(16)), logprobs)?
         };
         let choices = within("n", self.n.unwrap_or(1), 1..=MOST_CHOICES)?;
         Ok(Job { request, choices, timeout: app.config.request_timeout, constraint: None })
@@ -337,19 +216,21 @@ pub async fn complete(
     let (echo, streams) = (request.echo == Some(true), request.stream == Some(true));
     let (with_usage, asked) = (request.stream_options.is_some_and(|o| o.include_usage), request.logprobs.is_some());
     let (of, n) = (found.clone(), job.choices);
-    let all = tokio::task::spawn_blocking(move || prompts(&request, &of)).await;
-    let all = all.map_err(|_| ApiError::internal("reading the prompt panicked"))??;
+    let all = aside(move || prompts(&request, &of)).await??;
     within("prompt", all.len().saturating_mul(n), 1..=MOST_PROMPTS)?;
-    let (mut parts, mut texts) = (Vec::new(), Vec::new());
+    let told = job.request.prompt_logprobs;
+    check_told(all.iter().map(|(ids, _)| ids.len()).sum::<usize>() * n, told)?;
+    let (mut parts, mut befores) = (Vec::new(), Vec::new());
     for (i, (ids, text)) in all.into_iter().enumerate() {
-        let prompt = ids.len();
+        let before =
+            if echo { Before::new(&found.model.tokenizer, text, &ids, told.is_some()) } else { Before::default() };
         let job = Job { request: Request { prompt: ids, ..job.request.clone() }, ..job.clone() };
         let answers = generate::start(&caller, &found, writer, job).await.map_err(|e| match e.param.as_deref() {
             Some("messages") => ApiError { param: Some("prompt".into()), ..e },
             _ => e,
         })?;
-        parts.push(answers.map(move |delta| (i, prompt, delta)).boxed());
-        texts.push(if echo { text } else { String::new() });
+        parts.push(answers.map(move |delta| (i, delta)).boxed());
+        befores.push(before);
     }
     let reply = Reply {
         id: generate::name("cmpl-")?,
@@ -358,21 +239,71 @@ pub async fn complete(
         tokenizer: Arc::clone(&found.model.tokenizer),
         asked,
         n,
-        texts,
+        befores,
     };
     let answers = stream::select_all(parts).boxed();
-    let mut response = match streams {
+    let response = match streams {
         true => sse::response(reply.chunks(answers, with_usage)),
         false => axum::Json(reply.whole(answers).await?).into_response(),
     };
-    if let Some(header) = ignored.header() {
-        response.headers_mut().insert("x-alula-ignored", header);
-    }
-    Ok(response)
+    Ok(naming(&ignored, response))
 }
 
-/// Prompt number, its tokens, what came.
-type Numbered = BoxStream<'static, (usize, usize, Result<Delta, ApiError>)>;
+/// Log-probabilities of prompts in a request at most: they are in memory until all are there.
+const MOST_TOLD: usize = 1 << 19;
+
+/// Refuses prompts of more log-probabilities than a request may have.
+fn check_told(tokens: usize, top: Option<usize>) -> Result<(), ApiError> {
+    let told = tokens.saturating_mul(top.map_or(0, |top| top + 1));
+    if told <= MOST_TOLD {
+        return Ok(());
+    }
+    let what = format!(
+        "`echo` with `logprobs` asks for {told} log-probabilities of prompts, and a request may have {MOST_TOLD}: send fewer \
+         prompts in each, or a smaller `logprobs`"
+    );
+    Err(ApiError::field("logprobs", what))
+}
+
+/// What is put before the answers to a prompt.
+#[derive(Clone, Default)]
+struct Before {
+    text: String,
+    /// The prompt's tokens and where their texts begin, in characters, if their log-probabilities are told.
+    tokens: Vec<(u32, usize)>,
+}
+
+impl Before {
+    fn new(tokenizer: &Tokenizer, text: String, ids: &[u32], told: bool) -> Before {
+        let (mut stream, mut at, most) = (tokenizer.stream_state(true), 0, text.chars().count());
+        let ids = if told { ids } else { &[] };
+        let tokens = ids.iter().map(|&id| {
+            let begin = at.min(most);
+            at += stream.push(tokenizer, id).chars().count();
+            (id, begin)
+        });
+        Before { tokens: tokens.collect(), text }
+    }
+
+    /// The log-probabilities of the tokens that begin with the second, behind `list`.
+    fn tell(&self, tokenizer: &Tokenizer, from: usize, logprobs: &[Logprobs], list: &mut CompletionLogprobs) {
+        for (&(token, at), l) in self.tokens.iter().skip(from).zip(logprobs) {
+            list.push(tokenizer, token, Some(l), at);
+        }
+    }
+
+    /// The list with the first token, which has none.
+    fn list(&self, tokenizer: &Tokenizer) -> CompletionLogprobs {
+        let mut list = CompletionLogprobs::default();
+        if let Some(&(token, at)) = self.tokens.first() {
+            list.push(tokenizer, token, None, at);
+        }
+        list
+    }
+}
+
+/// Prompt number, what came.
+type Numbered = BoxStream<'static, (usize, Result<Delta, ApiError>)>;
 
 /// What an answer is made with.
 struct Reply {
@@ -385,7 +316,7 @@ struct Reply {
     /// Answers to a prompt.
     n: usize,
     /// What is put before the answers to each prompt.
-    texts: Vec<String>,
+    befores: Vec<Before>,
 }
 
 impl Reply {
@@ -401,22 +332,26 @@ impl Reply {
         }
     }
 
-    /// The texts before answers, by choice.
-    fn befores(&self) -> impl Iterator<Item = &String> {
-        self.texts.iter().flat_map(|text| std::iter::repeat_n(text, self.n))
+    /// What is before answers, by choice.
+    fn befores(&self) -> impl Iterator<Item = &Before> {
+        self.befores.iter().flat_map(|before| std::iter::repeat_n(before, self.n))
     }
 
     async fn whole(self, mut answers: Numbered) -> Result<CompletionResponse, ApiError> {
-        let mut done: Vec<_> = self.befores().map(|text| (text.clone(), CompletionLogprobs::default(), None)).collect();
-        let mut totals = vec![Total::default(); self.texts.len()];
-        while let Some((i, _, delta)) = answers.next().await {
+        let mut done: Vec<_> = self.befores().map(|b| (b.text.clone(), b.list(&self.tokenizer), None)).collect();
+        let mut totals = vec![Total::default(); self.befores.len()];
+        while let Some((i, delta)) = answers.next().await {
             match delta? {
                 Delta::Token { choice, token, text, logprobs } => {
                     let (all, list, _) = &mut done[i * self.n + choice];
                     if let Some(l) = logprobs {
-                        list.push(&self.tokenizer, token, &l, all.chars().count());
+                        list.push(&self.tokenizer, token, Some(&l), all.chars().count());
                     }
                     all.push_str(&text);
+                }
+                Delta::Prompt { choice, logprobs } => {
+                    let list = &mut done[i * self.n + choice].1;
+                    self.befores[i].tell(&self.tokenizer, list.tokens.len(), &logprobs, list);
                 }
                 Delta::End { choice, reason, usage } => {
                     done[i * self.n + choice].2 = Some(finish(&reason));
@@ -444,30 +379,41 @@ impl Reply {
         let echoes: Vec<_> = self
             .befores()
             .enumerate()
-            .filter(|(_, text)| !text.is_empty())
-            .map(|(index, text)| {
-                let choice = CompletionChoice { index, text: text.clone(), logprobs: None, finish_reason: None };
+            .filter(|(_, before)| !before.text.is_empty() || !before.tokens.is_empty())
+            .map(|(index, before)| {
+                let logprobs = (!before.tokens.is_empty()).then(|| before.list(&self.tokenizer));
+                let choice = CompletionChoice { index, text: before.text.clone(), logprobs, finish_reason: None };
                 Ok(self.response(vec![choice], none))
             })
             .collect();
-        let mut lengths: Vec<usize> = self.befores().map(|text| text.chars().count()).collect();
-        let totals = Arc::new(Mutex::new(vec![Total::default(); self.texts.len()]));
+        let mut lengths: Vec<usize> = self.befores().map(|before| before.text.chars().count()).collect();
+        // Tokens of prompts that were told; the first one was.
+        let mut told = vec![1; lengths.len()];
+        let totals = Arc::new(Mutex::new(vec![Total::default(); self.befores.len()]));
         let (reply, sums) = (Arc::new(self), Arc::clone(&totals));
         let last = Arc::clone(&reply);
-        let middle = answers.filter_map(move |(i, _, delta)| {
+        let middle = answers.filter_map(move |(i, delta)| {
             let made = match delta {
                 Err(e) => Some(Err(e)),
                 Ok(Delta::Token { choice, token, text, logprobs }) => {
                     let index = i * reply.n + choice;
                     let logprobs = logprobs.map(|l| {
                         let mut list = CompletionLogprobs::default();
-                        list.push(&reply.tokenizer, token, &l, lengths[index]);
+                        list.push(&reply.tokenizer, token, Some(&l), lengths[index]);
                         list
                     });
                     lengths[index] += text.chars().count();
                     (!text.is_empty() || logprobs.is_some()).then(|| {
                         Ok(reply.response(vec![CompletionChoice { index, text, logprobs, finish_reason: None }], none))
                     })
+                }
+                Ok(Delta::Prompt { choice, logprobs }) => {
+                    let (index, mut list) = (i * reply.n + choice, CompletionLogprobs::default());
+                    reply.befores[i].tell(&reply.tokenizer, told[index], &logprobs, &mut list);
+                    told[index] += logprobs.len();
+                    let (text, finish_reason) = (String::new(), None);
+                    let choice = CompletionChoice { index, text, logprobs: Some(list), finish_reason };
+                    Some(Ok(reply.response(vec![choice], none)))
                 }
                 Ok(Delta::End { choice, reason, usage }) => {
                     if let Ok(mut totals) = sums.lock() {

@@ -1,13 +1,16 @@
 //! `/v1/embeddings`.
 
-use super::completions::Prompt;
-use super::fields::within;
+use super::fields::{whole_option, within};
+use super::prompt::Prompt;
 use crate::app::App;
 use crate::body::Json;
+use crate::caller::Caller;
 use crate::error::ApiError;
-use crate::models::{Found, Model};
-use crate::turns::{in_turn, within_time};
-use alula_engine::embed::{Embedder, Framed, Vector};
+use crate::models::{Found, Kind, Writer};
+use crate::turns::{aside, in_turn, naming, within_time};
+use crate::worker::Output;
+use alula_engine::Request;
+use alula_engine::embed::{Embedder, Framed, Recipe, Vector};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -37,8 +40,10 @@ pub struct EmbeddingRequest {
     /// How numbers are written; by default `float`.
     pub encoding_format: Option<EncodingFormat>,
     /// The first so many elements of each vector; by default all.
+    #[serde(default, deserialize_with = "whole_option")]
     pub dimensions: Option<usize>,
     /// Cuts longer texts off behind so many tokens; -1: behind as many as the model reads. Without it they are refused.
+    #[serde(default, deserialize_with = "whole_option")]
     pub truncate_prompt_tokens: Option<i64>,
     /// Who asks; not used.
     pub user: Option<String>,
@@ -155,40 +160,83 @@ impl Cut {
     }
 }
 
-impl Model {
-    /// What makes vectors.
-    ///
-    /// # Errors
-    /// It is a model of another kind.
-    pub fn embedder(&self, name: &str) -> Result<&Arc<Mutex<Embedder>>, ApiError> {
-        let what = match &self.kind {
-            crate::models::Kind::Embedder(embedder) => return Ok(embedder),
-            crate::models::Kind::Ranker(_) => "scores documents; use /v1/rerank, or a model that makes vectors",
-            crate::models::Kind::Writer(_) => {
-                "writes text; vectors need an encoder, or a decoder whose files say how its states are pooled"
-            }
+/// What makes vectors.
+#[derive(Clone, Copy)]
+enum Maker<'a> {
+    /// A model for it.
+    Embedder(&'a Arc<Mutex<Embedder>>),
+    /// The engine of a model that writes: it knows the states of the prompts' last tokens.
+    Writer(&'a Writer),
+}
+
+impl Maker<'_> {
+    fn of(found: &Found) -> Result<Maker<'_>, ApiError> {
+        let what = match &found.model.kind {
+            Kind::Embedder(embedder) => return Ok(Maker::Embedder(embedder)),
+            Kind::Writer(writer) if writer.recipe.is_some() => return Ok(Maker::Writer(writer)),
+            Kind::Writer(_) => "writes text, and its files do not say how its states are pooled",
+            Kind::Ranker(_) => "scores documents; use /v1/rerank, or a model that makes vectors",
         };
-        Err(ApiError::field("model", format!("the model `{name}` {what}")))
+        Err(ApiError::field("model", format!("the model `{}` {what}", found.name)))
+    }
+
+    /// How it makes them, tokens of a text at most, and elements of a vector.
+    async fn facts(self) -> Result<(Recipe, usize, usize), ApiError> {
+        match self {
+            Maker::Embedder(embedder) => {
+                let embedder = embedder.lock().await;
+                Ok((embedder.recipe().clone(), embedder.longest(), embedder.dimensions()))
+            }
+            Maker::Writer(writer) => {
+                let (recipe, width) = writer.recipe.clone().ok_or_else(|| ApiError::internal("no recipe"))?;
+                let longest = recipe.longest.min(writer.context);
+                Ok((recipe, longest, width))
+            }
+        }
     }
 }
 
-/// The vectors of texts, a turn of the model for some of them each time, and the number of their tokens. `field` is the
-/// one that they came in, `allow` what permits to cut them.
+/// The pooled states of texts that are tokens, out of the engine.
+async fn states(caller: &Caller, found: &Found, writer: &Writer, texts: &[Framed]) -> Result<Vec<Vec<f32>>, ApiError> {
+    let mut outputs = Vec::with_capacity(texts.len());
+    for text in texts {
+        let request = Request {
+            prompt: text.ids.clone(),
+            max_tokens: Some(0),
+            hidden: true,
+            adapters: found.adapters.clone(),
+            group: caller.group(),
+            priority: caller.priority(),
+            ..Request::default()
+        };
+        outputs.push(writer.worker.submit(request, None).await?);
+    }
+    let mut all = Vec::with_capacity(texts.len());
+    for mut outputs in outputs {
+        all.push(match outputs.recv().await {
+            Some(Output::Hidden(values)) if !values.is_empty() => values,
+            Some(Output::Failed(why)) => return Err(ApiError::unavailable(why)),
+            _ => return Err(ApiError::internal("the model gave no state")),
+        });
+    }
+    Ok(all)
+}
+
+/// The vectors of texts, a turn of the model for some of them each time, and the number of their tokens, which the caller is
+/// charged. `field` is the one that they came in, `allow` what permits to cut them.
 ///
 /// # Errors
 /// A text is too long or no text for this model, or the model fails.
 pub async fn vectors(
+    caller: &Caller,
     found: &Found,
     input: Prompt,
     cut: impl FnOnce(usize) -> Result<Cut, ApiError>,
     dimensions: Option<usize>,
     (field, allow): (&'static str, &'static str),
 ) -> Result<(Vec<Vector>, usize), ApiError> {
-    let embedder = found.model.embedder(&found.name)?;
-    let (longest, width) = {
-        let embedder = embedder.lock().await;
-        (embedder.longest(), embedder.dimensions())
-    };
+    let maker = Maker::of(found)?;
+    let (recipe, longest, width) = maker.facts().await?;
     let dimensions = within("dimensions", dimensions.unwrap_or(width), 1..=width)?;
     let cut = cut(longest)?;
     let vocab = found.model.tokenizer.vocab_size();
@@ -215,10 +263,11 @@ pub async fn vectors(
             let mut texts = texts.into_iter().enumerate().peekable();
             while texts.peek().is_some() {
                 let part: Vec<(usize, String)> = texts.by_ref().take(TEXTS).collect();
-                let part = in_turn(embedder, move |embedder| {
+                let (recipe, tokenizer) = (recipe.clone(), Arc::clone(&found.model.tokenizer));
+                let part = aside(move || {
                     let frame = |(i, text): (usize, String)| {
                         let path = if one { field.to_owned() } else { format!("{field}[{i}]") };
-                        let text = embedder.frame(&text, cut.longest(longest));
+                        let text = recipe.frame(&tokenizer, &text, cut.longest(longest));
                         let text = text.map_err(|e| ApiError::field(&path, format!("`{path}`: {e}")))?;
                         cut.check(&text, longest, &path, allow).map(|()| text)
                     };
@@ -230,15 +279,25 @@ pub async fn vectors(
         }
     };
     let tokens = framed.iter().map(|t| t.ids.len()).sum();
+    caller.charge(&found.name, tokens)?;
     let mut vectors = Vec::with_capacity(framed.len());
     let framed = Arc::new(framed);
     while vectors.len() < framed.len() {
-        let (of, range) = (Arc::clone(&framed), turn(&framed, vectors.len()));
-        let adapters = found.adapters.clone();
-        let made = in_turn(embedder, move |embedder| {
-            embedder.vectors(of.get(range).unwrap_or_default(), dimensions, &adapters)
-        });
-        vectors.extend(made.await?.map_err(|e| ApiError::internal(e.to_string()))?);
+        let range = turn(&framed, vectors.len());
+        match maker {
+            Maker::Embedder(embedder) => {
+                let (of, adapters) = (Arc::clone(&framed), found.adapters.clone());
+                let made = in_turn(embedder, move |embedder| {
+                    embedder.vectors(of.get(range).unwrap_or_default(), dimensions, &adapters)
+                });
+                vectors.extend(made.await?.map_err(|e| ApiError::internal(e.to_string()))?);
+            }
+            Maker::Writer(writer) => {
+                let texts = framed.get(range).unwrap_or_default();
+                let states = states(caller, found, writer, texts).await?;
+                vectors.extend(states.into_iter().zip(texts).map(|(v, text)| recipe.vector(v, dimensions, text)));
+            }
+        }
     }
     Ok((vectors, tokens))
 }
@@ -265,11 +324,15 @@ pub fn turn(framed: &[Framed], start: usize) -> Range<usize> {
     request_body = EmbeddingRequest,
     responses((status = 200, description = "The vectors, in the order of the texts", body = EmbeddingResponse))
 )]
-pub async fn embeddings(State(app): State<Arc<App>>, body: Json<EmbeddingRequest>) -> Result<Response, ApiError> {
+pub async fn embeddings(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    body: Json<EmbeddingRequest>,
+) -> Result<Response, ApiError> {
     let Json { value: request, ignored } = body;
     let found = app.models.find(request.model.as_deref()).await?;
     let cut = |longest| Cut::of(request.truncate_prompt_tokens, longest);
-    let made = vectors(&found, request.input, cut, request.dimensions, ("input", "`truncate_prompt_tokens`"));
+    let made = vectors(&caller, &found, request.input, cut, request.dimensions, ("input", "`truncate_prompt_tokens`"));
     let (vectors, tokens) = within_time(&app, made).await?;
     let format = request.encoding_format.unwrap_or_default();
     let data = vectors.into_iter().enumerate().map(|(index, vector)| {
@@ -285,9 +348,6 @@ pub async fn embeddings(State(app): State<Arc<App>>, body: Json<EmbeddingRequest
     let data = data.collect();
     let response =
         EmbeddingResponse { object: "list", data, model: found.name.clone(), usage: InputUsage::new(tokens) };
-    let mut response = axum::Json(response).into_response();
-    if let Some(header) = ignored.header() {
-        response.headers_mut().insert("x-alula-ignored", header);
-    }
-    Ok(response)
+    let response = axum::Json(response).into_response();
+    Ok(naming(&ignored, response))
 }

@@ -3,7 +3,7 @@
 use crate::error::ApiError;
 use crate::generate::Total;
 use alula_engine::Sampling;
-use serde::de::{Error, SeqAccess, Visitor, value::SeqAccessDeserializer};
+use serde::de::{Error, IntoDeserializer, SeqAccess, Unexpected, Visitor, value::SeqAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -59,6 +59,9 @@ pub struct StreamOptions {
     /// Send what it took before the end.
     #[serde(default)]
     pub include_usage: bool,
+    /// Only false: events are not padded.
+    #[serde(default)]
+    pub include_obfuscation: bool,
 }
 
 /// What a request took.
@@ -196,6 +199,84 @@ impl Choose<'_> {
     }
 }
 
+/// What a field holds that is refused, whatever it says.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Never(#[serde(with = "anything")] ());
+
+mod anything {
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(d: D) -> Result<(), D::Error> {
+        serde::de::Deserialize::deserialize(d).map(|serde::de::IgnoredAny| ())
+    }
+}
+
+/// Refuses fields of OpenAI's that have no meaning here, each with what helps instead.
+///
+/// # Errors
+/// One is there.
+pub fn refuse(fields: &[(&'static str, &Option<Never>, &str)]) -> Result<(), ApiError> {
+    match fields.iter().find(|(_, value, _)| value.is_some()) {
+        Some((name, _, instead)) => {
+            Err(ApiError::field(*name, format!("`{name}` is not supported: {instead}")).code("unsupported_field"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// How long prompts are kept: nothing is promised beyond the room that there is.
+///
+/// # Errors
+/// Something else is asked for.
+pub fn retention(word: Option<&str>) -> Result<(), ApiError> {
+    if word.is_some_and(|w| !matches!(w, "in_memory" | "in-memory")) {
+        let what = "`prompt_cache_retention` must be `in_memory`: prompts are kept as long as there is room";
+        return Err(ApiError::field("prompt_cache_retention", what));
+    }
+    Ok(())
+}
+
+/// Tells the template how long an answer is to be.
+///
+/// # Errors
+/// It has no word for it.
+pub fn verbosity(
+    field: &'static str,
+    word: String,
+    source: &str,
+    extra: &mut serde_json::Map<String, serde_json::Value>,
+) -> Result<(), ApiError> {
+    if !matches!(word.as_str(), "low" | "medium" | "high") {
+        return Err(ApiError::field(field, format!("`{field}` must be `low`, `medium` or `high`")));
+    }
+    if source.contains("verbosity") {
+        extra.insert("verbosity".to_owned(), word.into());
+    } else if word != "medium" {
+        let what = format!("`{field}`: this model's template has no word for it; leave it out");
+        return Err(ApiError::field(field, what));
+    }
+    Ok(())
+}
+
+/// Notes of a client at most, and how long their names and texts are at most.
+const METADATA: (usize, usize, usize) = (16, 64, 512);
+
+/// Checks a client's notes.
+///
+/// # Errors
+/// There are too many, or one is too long.
+pub fn notes(metadata: Option<&BTreeMap<String, String>>) -> Result<(), ApiError> {
+    let (most, key, value) = METADATA;
+    let Some(metadata) = metadata else { return Ok(()) };
+    if metadata.len() > most {
+        return Err(ApiError::field("metadata", format!("`metadata` has over {most} notes")));
+    }
+    if let Some((name, _)) = metadata.iter().find(|(k, v)| k.len() > key || v.len() > value) {
+        let path = format!("metadata.{}", alula_format::clip_to(name, 70));
+        let what = format!("`{path}` is too long: names have at most {key} bytes, texts {value}");
+        return Err(ApiError::field(path, what));
+    }
+    Ok(())
+}
+
 /// The range that a whole number must be in.
 ///
 /// # Errors
@@ -221,4 +302,127 @@ pub fn stops(stop: Option<OneOrMany<String>>) -> Result<Vec<String>, ApiError> {
         return Err(ApiError::field(format!("stop[{at}]"), format!("`stop[{at}]` is empty: leave it out")));
     }
     Ok(stop)
+}
+
+/// A request's struct with the fields that say how tokens are chosen. serde cannot flatten and refuse unknown fields at once.
+macro_rules! with_sampling {
+    ($(#[$meta:meta])* pub struct $name:ident { $($own:tt)* }) => {
+        $(#[$meta])*
+        pub struct $name {
+            $($own)*
+            /// 0 takes the likeliest token.
+            #[schema(minimum = 0, maximum = 2)]
+            pub temperature: Option<f32>,
+            /// The likeliest tokens that together have this probability.
+            #[schema(minimum = 0, maximum = 1)]
+            pub top_p: Option<f32>,
+            /// So many likeliest tokens; 0 or -1 keeps all.
+            #[schema(minimum = -1)]
+            #[serde(default, deserialize_with = "crate::openai::fields::whole_option")]
+            pub top_k: Option<i64>,
+            /// Tokens of at least this part of the likeliest one's probability.
+            #[schema(minimum = 0, maximum = 1)]
+            pub min_p: Option<f32>,
+            /// Tokens of typical information up to this probability.
+            #[schema(exclusive_minimum = 0, maximum = 1)]
+            pub typical_p: Option<f32>,
+            /// Subtracted from the logits of tokens that occurred.
+            #[schema(minimum = -2, maximum = 2)]
+            pub presence_penalty: Option<f32>,
+            /// Subtracted from them for each time.
+            #[schema(minimum = -2, maximum = 2)]
+            pub frequency_penalty: Option<f32>,
+            /// Divides the logits of tokens that occurred.
+            #[schema(exclusive_minimum = 0)]
+            pub repetition_penalty: Option<f32>,
+            /// Same seed, same answer.
+            #[serde(default, deserialize_with = "crate::openai::fields::whole_option")]
+            pub seed: Option<i64>,
+            /// Texts that end the answer.
+            #[schema(schema_with = crate::openapi::stop)]
+            pub stop: Option<$crate::openai::fields::OneOrMany<String>>,
+            /// Token ids that end the answer.
+            pub stop_token_ids: Option<Vec<u32>>,
+            /// Go on after the model's end token.
+            pub ignore_eos: Option<bool>,
+            /// Added to the logits of tokens, by id.
+            #[schema(schema_with = crate::openapi::logit_bias)]
+            pub logit_bias: Option<std::collections::BTreeMap<String, f32>>,
+        }
+
+        impl $name {
+            /// The engine's request without its prompt, for so many tokens and likeliest ones.
+            fn request(
+                &self,
+                max_tokens: Option<usize>,
+                logprobs: Option<usize>,
+            ) -> Result<alula_engine::Request, $crate::error::ApiError> {
+                let choose = $crate::openai::fields::Choose {
+                    temperature: self.temperature,
+                    top_p: self.top_p,
+                    top_k: self.top_k,
+                    min_p: self.min_p,
+                    typical_p: self.typical_p,
+                    presence_penalty: self.presence_penalty,
+                    frequency_penalty: self.frequency_penalty,
+                    repetition_penalty: self.repetition_penalty,
+                    seed: self.seed,
+                    logit_bias: self.logit_bias.as_ref(),
+                    logprobs,
+                };
+                Ok(alula_engine::Request {
+                    max_tokens,
+                    sampling: choose.sampling()?,
+                    stop: $crate::openai::fields::stops(self.stop.clone())?,
+                    stop_tokens: self.stop_token_ids.clone().unwrap_or_default(),
+                    ignore_end: self.ignore_eos == Some(true),
+                    ..alula_engine::Request::default()
+                })
+            }
+        }
+    };
+}
+pub(super) use with_sampling;
+
+/// A number without a fraction, which JSON may write with one that is zero.
+pub fn whole_number<T: TryFrom<i64>>(n: f64) -> Option<T> {
+    // Beyond 2^53 neighbours are missing, so nobody knows which one was meant.
+    let whole = n.fract() == 0.0 && n.abs() <= 9_007_199_254_740_992.0;
+    whole.then(|| T::try_from(n as i64).ok())?
+}
+
+/// A whole number or null; `16.0` is 16.
+///
+/// # Errors
+/// It is something else, or does not fit.
+pub fn whole_option<'de, D: Deserializer<'de>, T: TryFrom<i64> + Deserialize<'de>>(
+    d: D,
+) -> Result<Option<T>, D::Error> {
+    struct V<T>(PhantomData<T>);
+    impl<'de, T: TryFrom<i64> + Deserialize<'de>> Visitor<'de> for V<T> {
+        type Value = Option<T>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a whole number")
+        }
+        fn visit_none<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+        fn visit_some<D: Deserializer<'de>>(self, d: D) -> Result<Self::Value, D::Error> {
+            d.deserialize_any(self)
+        }
+        fn visit_u64<E: Error>(self, n: u64) -> Result<Self::Value, E> {
+            T::deserialize(n.into_deserializer()).map(Some)
+        }
+        fn visit_i64<E: Error>(self, n: i64) -> Result<Self::Value, E> {
+            T::deserialize(n.into_deserializer()).map(Some)
+        }
+        fn visit_f64<E: Error>(self, n: f64) -> Result<Self::Value, E> {
+            let wrong = || E::invalid_value(Unexpected::Float(n), &self);
+            whole_number(n).map(Some).ok_or_else(wrong)
+        }
+    }
+    d.deserialize_option(V(PhantomData))
 }

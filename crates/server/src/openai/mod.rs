@@ -6,6 +6,7 @@ pub mod embeddings;
 pub mod fields;
 pub mod list;
 pub mod messages;
+pub mod prompt;
 pub mod responses;
 pub mod tools;
 

@@ -33,6 +33,11 @@ pub(crate) fn golden(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(place(name).join("golden.json")).unwrap()).unwrap()
 }
 
+/// A model's tokenizer.
+pub(crate) fn tokenizer(name: &str) -> alula_tokenizer::Tokenizer {
+    Package::open(&place(name)).unwrap().tokenizer().unwrap()
+}
+
 fn load(name: &str, task: Task) -> Model {
     let package = Package::open(&place(name)).unwrap();
     let device = CpuDevice::new(Cpu::from_env().unwrap(), 1);
@@ -42,11 +47,14 @@ fn load(name: &str, task: Task) -> Model {
             let speech = Speech::new(&package, Arc::clone(&tokenizer)).unwrap();
             let shown = Writer::shown(&speech, &tokenizer);
             let words = Words::new(Arc::clone(&tokenizer), package.end_ids()).showing(shown);
-            let options = LoadOptions { context: Some(CONTEXT), sequences: 4, ..LoadOptions::default() };
+            let (context, cache) = (Some(CONTEXT), CacheType::F32);
+            let options = LoadOptions { context, sequences: 4, cache, ..LoadOptions::default() };
             let local = package.load(&device, options, &mut |_, _| {}).unwrap();
             let engine = Engine::new(local, Some(Arc::new(words)), Options { running: 4, ..Options::default() });
             let worker = Worker::start(name, engine).unwrap();
-            Kind::Writer(Box::new(Writer::new(worker, speech, CONTEXT, &tokenizer, &package.end_ids())))
+            let writer = Writer::new(worker, speech, CONTEXT, &tokenizer, &package.end_ids());
+            let (recipe, width) = (Recipe::of(&package).unwrap(), package.model.spec().width);
+            Kind::Writer(Box::new(writer.embedding(recipe, width)))
         }
         Task::Embed => {
             let recipe = Recipe::of(&package).unwrap();
@@ -67,12 +75,17 @@ fn load(name: &str, task: Task) -> Model {
 
 /// A server of these models.
 pub(crate) fn server(names: &[(&'static str, Task)]) -> Arc<App> {
+    configured(Config::default(), names)
+}
+
+/// The same, configured.
+pub(crate) fn configured(config: Config, names: &[(&'static str, Task)]) -> Arc<App> {
     let entries = names.iter().map(|&(name, task)| {
         let facts =
             Facts { context: CONTEXT, architecture: "llama".into(), parameters: 2_500_000, task, ..Facts::default() };
         Entry::new(name.to_owned(), Vec::new(), facts, Box::new(move || Ok(load(name, task))))
     });
-    let app = App::new(Config::default(), Models::new(entries.collect(), names.len()).unwrap());
+    let app = App::new(config, Models::new(entries.collect(), names.len()).unwrap());
     app.set_ready(true);
     Arc::new(app)
 }

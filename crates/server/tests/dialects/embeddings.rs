@@ -1,6 +1,8 @@
 //! `/v1/embeddings`, `/v1/rerank`, and what `/v1/models` says of models.
 
 use crate::common::*;
+use alula_server::Config;
+use alula_server::limits::Limits;
 use alula_server::models::Task;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -163,7 +165,6 @@ async fn models_say_what_they_are_for() {
     assert_eq!(tasks, ["generate", "embed", "rerank"]);
     let chat = json!([{"role": "user", "content": "a"}]);
     for (path, ask, says) in [
-        ("/v1/embeddings", json!({"model": "builtin", "input": "a"}), "writes text"),
         ("/v1/embeddings", json!({"model": "cross_bert", "input": "a"}), "/v1/rerank"),
         ("/v1/rerank", json!({"model": "cls", "query": "a", "documents": ["b"]}), "/v1/embeddings"),
         ("/v1/chat/completions", json!({"model": "cls", "messages": chat}), "/v1/embeddings"),
@@ -186,4 +187,74 @@ async fn models_are_loaded_and_let_go_by_name() {
     assert_eq!(good(&app, "/models/unload", &json!({"model": "cls"})).await["success"], true);
     assert_eq!(loaded().await, false);
     assert_eq!(post(&app, "/models/load", &json!({"model": "other"})).await.0, 404);
+}
+
+#[tokio::test]
+async fn a_model_that_writes_gives_the_vectors_that_it_would_give_alone() {
+    let (writes, embeds) = (writer(), server(&[("builtin", Task::Embed)]));
+    let long = "the bird flies over the sea and sings ".repeat(12);
+    let texts = json!(["Once upon a time", "", "a", long, "Once upon a time there was"]);
+    let ask = json!({"input": texts, "dimensions": 8});
+    let (got, want) = (good(&writes, "/v1/embeddings", &ask).await, good(&embeds, "/v1/embeddings", &ask).await);
+    assert_eq!(got, want, "to the bit");
+    let ask = json!({"input": texts});
+    let all = good(&writes, "/v1/embeddings", &ask).await;
+    assert_eq!(all, good(&embeds, "/v1/embeddings", &ask).await);
+    let vectors: Vec<Vec<f32>> = all["data"].as_array().unwrap().iter().map(|d| floats(&d["embedding"])).collect();
+    for vector in &vectors {
+        let length = vector.iter().map(|v| v * v).sum::<f32>();
+        assert!((length - 1.0).abs() < 1e-5 && vectors.iter().filter(|v| *v == vector).count() == 1);
+    }
+    // Beside answers, behind prompts that are in the cache, and where a text just fits.
+    let chat = json!({"messages": [{"role": "user", "content": "Once"}], "max_tokens": 40, "ignore_eos": true});
+    let (answer, again) =
+        tokio::join!(good(&writes, "/v1/chat/completions", &chat), good(&writes, "/v1/embeddings", &ask));
+    assert_eq!((&again, answer["usage"]["completion_tokens"].as_u64()), (&all, Some(40)));
+    for (tokens, status) in [(CONTEXT, 200), (CONTEXT + 1, 400)] {
+        let ask = json!({"input": vec![7; tokens]});
+        let (got, want) = (post(&writes, "/v1/embeddings", &ask).await, post(&embeds, "/v1/embeddings", &ask).await);
+        assert_eq!((got.0.as_u16(), got), (status, want));
+    }
+    let ollama = good(&writes, "/api/embed", &json!({"model": "builtin", "input": "a"})).await;
+    assert_eq!(floats(&ollama["embeddings"][0]), vectors[2]);
+}
+
+#[tokio::test]
+async fn tokens_that_are_only_read_are_charged_too() {
+    let ids = |n: usize| json!(vec![5; n]);
+    for (name, task, path, ask) in [
+        ("mean", Task::Embed, "/v1/embeddings", json!({"input": ids(20)})),
+        ("builtin", Task::Generate, "/v1/embeddings", json!({"input": ids(20)})),
+        ("mean", Task::Embed, "/api/embed", json!({"model": "mean", "input": "a bird flies over the sea"})),
+        ("mean", Task::Embed, "/api/embeddings", json!({"model": "mean", "prompt": "a bird flies over the sea"})),
+        (
+            "cross_bert",
+            Task::Rerank,
+            "/v1/rerank",
+            json!({"query": "a bird", "documents": ["the sea", "a bird flies"]}),
+        ),
+    ] {
+        let limits = Limits { tokens_per_minute: Some(25), ..Limits::default() };
+        let app = configured(Config { limits, ..Config::default() }, &[(name, task)]);
+        let (mut served, mut refused) = (0, None);
+        // More than the allowance is let through once, and then owed.
+        for _ in 0..30 {
+            let response = send(&app, "POST", path, ask.to_string()).await;
+            let left = response.headers().get("x-ratelimit-remaining-tokens").unwrap().to_str().unwrap().to_owned();
+            assert_eq!(response.headers()["x-ratelimit-limit-tokens"], "25");
+            match response.status().as_u16() {
+                200 => {
+                    assert_ne!(left, "25", "{path}");
+                    served += 1;
+                }
+                _ => {
+                    assert!(response.headers().contains_key("retry-after"));
+                    refused = Some((response.status().as_u16(), text(response).await));
+                    break;
+                }
+            }
+        }
+        let (status, body) = refused.unwrap_or_else(|| panic!("{path} is never refused"));
+        assert!(status == 429 && (1..25).contains(&served), "{path}: {served} served, then {status} {body}");
+    }
 }

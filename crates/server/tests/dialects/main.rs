@@ -4,3 +4,4 @@ mod anthropic;
 mod common;
 mod embeddings;
 mod ollama;
+mod openai;

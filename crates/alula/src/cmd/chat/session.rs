@@ -213,6 +213,7 @@ impl Session {
                         out.flush()?;
                         answer.push_str(&text);
                     }
+                    Event::Prompt { .. } | Event::Hidden { .. } => {}
                     Event::Finished { reason, usage, .. } => {
                         if !answer.ends_with('\n') {
                             writeln!(out)?;

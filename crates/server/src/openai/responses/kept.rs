@@ -5,6 +5,7 @@ use super::object::ResponseObject;
 use super::owner;
 use crate::app::App;
 use crate::error::ApiError;
+use crate::turns::aside;
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::{Extensions, StatusCode};
@@ -82,7 +83,7 @@ impl Keeper {
         }
         let (app, id) = (Arc::clone(&self.app), id.to_owned());
         // The disk may be slow.
-        let data = tokio::task::spawn_blocking(move || app.store.get(&id)).await.ok()??;
+        let data = aside(move || app.store.get(&id)).await.ok()??;
         let kept: Kept = serde_json::from_slice(&data).ok()?;
         (kept.owner == self.owner).then_some(kept)
     }
@@ -111,8 +112,7 @@ impl Keeper {
             let data = serde_json::to_vec(&kept).map_err(std::io::Error::from)?;
             app.store.put(&kept.response.id, data)
         };
-        let put = tokio::task::spawn_blocking(put).await;
-        put.map_err(|_| ApiError::internal("keeping the response panicked"))?.map_err(|e| {
+        aside(put).await?.map_err(|e| {
             let what = format!("the answer is written but cannot be kept: {e}; ask with `store` false");
             ApiError::status(StatusCode::INSUFFICIENT_STORAGE, "server_error", what).code("storage_full")
         })
@@ -182,10 +182,9 @@ pub async fn delete(
 ) -> Result<Json<DeletedResponse>, ApiError> {
     need(&Keeper::of(&app, &extensions), &id).await?;
     let name = id.clone();
-    let removed = tokio::task::spawn_blocking(move || app.store.remove(&name)).await;
-    match removed {
-        Ok(true) => Ok(Json(DeletedResponse { id, object: "response", deleted: true })),
-        _ => Err(none(&id)),
+    match aside(move || app.store.remove(&name)).await? {
+        true => Ok(Json(DeletedResponse { id, object: "response", deleted: true })),
+        false => Err(none(&id)),
     }
 }
 

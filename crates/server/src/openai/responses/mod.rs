@@ -18,6 +18,7 @@ use crate::generate;
 use crate::models::Found;
 use crate::openai::messages::for_template;
 use crate::sse;
+use crate::turns::naming;
 use axum::extract::State;
 use axum::http::Extensions;
 use axum::response::sse::Event;
@@ -112,17 +113,14 @@ pub async fn create(
     let deltas = dialogue::start(&caller, &found, job, talk).await.map_err(ours)?;
     let scribe = Scribe::new(response, Arc::clone(&found.model.tokenizer));
     let turn = Turn { deltas, scribe, keeper, items, own, writing, begun: false };
-    let mut response = match streams {
+    let response = match streams {
         true => {
             let events = turn.events().map(|e| Ok(sse(&e)));
             sse::of(events.chain(stream::once(async { Ok(Event::default().data("[DONE]")) })))
         }
         false => axum::Json(turn.whole().await?).into_response(),
     };
-    if let Some(header) = ignored.header() {
-        response.headers_mut().insert("x-alula-ignored", header);
-    }
-    Ok(response)
+    Ok(naming(&ignored, response))
 }
 
 fn sse(event: &ResponseEvent) -> Event {

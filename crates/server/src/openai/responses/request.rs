@@ -8,7 +8,7 @@ use crate::dialogue::{Form, ToolChoice};
 use crate::error::ApiError;
 use crate::generate::Job;
 use crate::models::Found;
-use crate::openai::fields::{Choose, OneOrMany, within};
+use crate::openai::fields::{Choose, Never, OneOrMany, notes, refuse, retention, verbosity, whole_option, within};
 use crate::openai::now;
 use crate::openai::tools::{FunctionDef, ToolDef, Word, tools};
 use alula_engine::Request;
@@ -19,8 +19,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use utoipa::ToSchema;
 
-/// Notes of a client at most, and how long their names and texts are at most.
-const METADATA: (usize, usize, usize) = (16, 64, 512);
 /// What brings log-probabilities.
 const LOGPROBS: &str = "message.output_text.logprobs";
 
@@ -55,22 +53,26 @@ pub struct CreateResponse {
     /// How much the model thinks.
     pub reasoning: Option<ReasoningConfig>,
     /// Tokens of the answer at most; by default what the context holds.
+    #[serde(default, deserialize_with = "whole_option")]
     pub max_output_tokens: Option<usize>,
     /// 0 takes the likeliest token.
     pub temperature: Option<f32>,
     /// The likeliest tokens that together have this probability.
     pub top_p: Option<f32>,
     /// Report so many of the likeliest tokens, with `include`.
+    #[serde(default, deserialize_with = "whole_option")]
     pub top_logprobs: Option<usize>,
     /// Subtracted from the logits of tokens that occurred.
     pub presence_penalty: Option<f32>,
     /// Subtracted from them for each time.
     pub frequency_penalty: Option<f32>,
     /// So many likeliest tokens; 0 or -1 keeps all.
+    #[serde(default, deserialize_with = "whole_option")]
     pub top_k: Option<i64>,
     /// Tokens of at least this part of the likeliest one's probability.
     pub min_p: Option<f32>,
     /// Same seed, same answer.
+    #[serde(default, deserialize_with = "whole_option")]
     pub seed: Option<i64>,
     /// Only `message.output_text.logprobs`, and `reasoning.encrypted_content`, of which there is none.
     pub include: Option<Vec<String>>,
@@ -82,6 +84,7 @@ pub struct CreateResponse {
     #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<Map<String, Value>>,
     /// Only null: calls are the client's matter.
+    #[serde(default, deserialize_with = "whole_option")]
     pub max_tool_calls: Option<usize>,
     /// Who asks; not used.
     pub user: Option<String>,
@@ -89,8 +92,16 @@ pub struct CreateResponse {
     pub safety_identifier: Option<String>,
     /// Which requests begin alike; found out without it.
     pub prompt_cache_key: Option<String>,
+    /// Only `in_memory`: what is computed is kept as long as there is room.
+    pub prompt_cache_retention: Option<String>,
     /// Only `auto` and `default`: there is one tier.
     pub service_tier: Option<String>,
+    #[schema(ignore)]
+    conversation: Option<Never>,
+    #[schema(ignore)]
+    prompt: Option<Never>,
+    #[schema(ignore)]
+    context_management: Option<Never>,
 }
 
 /// Options of a stream.
@@ -165,7 +176,7 @@ impl<'de> Deserialize<'de> for ResponseChoice {
 pub struct TextConfig {
     /// Its form.
     pub format: Option<TextFormat>,
-    /// Refused: no model here has a word for it.
+    /// How long the answer is, where the model's template has a word for it; `medium` anywhere.
     pub verbosity: Option<String>,
 }
 
@@ -223,7 +234,6 @@ impl CreateResponse {
     /// Refuses what is accepted by name only.
     fn check(&self) -> Result<(), ApiError> {
         let only = |name: &str, what: &str| ApiError::field(name, format!("`{name}` {what}"));
-        let text = self.text.as_ref();
         let reasoning = self.reasoning.as_ref();
         if self.background == Some(true) {
             return Err(only("background", "is not supported: an answer is written for a reader; leave it out"));
@@ -233,9 +243,6 @@ impl CreateResponse {
         }
         if self.max_tool_calls.is_some() {
             return Err(only("max_tool_calls", "is about tools of the server, which has none; leave it out"));
-        }
-        if text.is_some_and(|t| t.verbosity.is_some()) {
-            return Err(only("text.verbosity", "is not supported: no template has a word for it; leave it out"));
         }
         if reasoning.is_some_and(|r| r.summary.is_some()) {
             return Err(only("reasoning.summary", "is not supported: reasoning is given as it is; leave it out"));
@@ -259,16 +266,13 @@ impl CreateResponse {
                 return Err(only(&format!("include[{i}]"), &format!("is `{name}`; there is only `{LOGPROBS}`")));
             }
         }
-        let (most, key, value) = METADATA;
-        let notes = self.metadata.iter().flatten();
-        if self.metadata.as_ref().is_some_and(|m| m.len() > most) {
-            return Err(only("metadata", &format!("has over {most} notes")));
-        }
-        if let Some((name, _)) = notes.into_iter().find(|(k, v)| k.len() > key || v.len() > value) {
-            let path = format!("metadata.{}", alula_format::clip_to(name, 70));
-            return Err(only(&path, &format!("is too long: names have at most {key} bytes, texts {value}")));
-        }
-        Ok(())
+        retention(self.prompt_cache_retention.as_deref())?;
+        refuse(&[
+            ("conversation", &self.conversation, "keep the conversation with `previous_response_id`"),
+            ("prompt", &self.prompt, "no templates are kept here; send `instructions` and `input`"),
+            ("context_management", &self.context_management, "see `truncation`"),
+        ])?;
+        notes(self.metadata.as_ref())
     }
 
     /// Everything but the input. `store` is whether the server keeps responses.
@@ -294,9 +298,10 @@ impl CreateResponse {
         let request = Request { max_tokens: most, sampling: choose.sampling()?, ..Request::default() };
         let job = Job { request, choices: 1, timeout: app.config.request_timeout, constraint: None };
         let mut extra = self.chat_template_kwargs.take().unwrap_or_default();
+        let source = found.model.writer(&found.name)?.speech.source();
         let effort = self.reasoning.take().and_then(|r| r.effort);
         if let Some(effort) = &effort {
-            if !found.model.writer(&found.name)?.speech.source().contains("reasoning_effort") {
+            if !source.contains("reasoning_effort") {
                 let what = "`reasoning.effort`: this model's template has no word for it; leave it out, or see \
                             `chat_template_kwargs`";
                 return Err(ApiError::field("reasoning.effort", what));
@@ -336,8 +341,12 @@ impl CreateResponse {
                 return Err(ApiError::field("tool_choice.type", "`tool_choice.type` must be `function`"));
             }
         };
-        let format = self.text.take().and_then(|t| t.format);
-        let text = json!({"format": format.as_ref().map_or(json!({"type": "text"}), |f| json!(f))});
+        let TextConfig { format, verbosity: words } = self.text.take().unwrap_or_default();
+        let mut text = json!({"format": format.as_ref().map_or(json!({"type": "text"}), |f| json!(f))});
+        if let Some(word) = words {
+            text["verbosity"] = word.as_str().into();
+            verbosity("text.verbosity", word, source, &mut extra)?;
+        }
         let response = ResponseObject {
             id,
             object: "response".to_owned(),

@@ -1,0 +1,80 @@
+//! Log-probabilities of a prompt's tokens: as defined, whatever the steps, the company and the cache.
+
+use crate::toy::{Toy, alone, by_definition, finish, prompt_by_definition};
+use alula_device::{Cpu, CpuDevice, PAGE};
+use alula_engine::local::{LoadOptions, Package};
+use alula_engine::{Engine, Options, Reason, Request, Sampling};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+fn request(prompt: Vec<u32>, max_tokens: usize, top: Option<usize>) -> Request {
+    let sampling = Sampling { seed: Some(3), ..Sampling::default() };
+    let (max_tokens, ignore_end) = (Some(max_tokens), true);
+    Request { prompt, sampling, max_tokens, ignore_end, prompt_logprobs: top, ..Request::default() }
+}
+
+#[test]
+fn as_defined_in_steps_of_any_size() {
+    let prompt: Vec<u32> = (0..150).map(|i| i * 7 % 30).collect();
+    for (step_tokens, max_outputs) in [(512, 512), (512, 1), (512, 7), (3, 2), (1, 1)] {
+        for (n, most) in [(150, 0), (150, 5), (2, 1), (1, 0), (1, 2), (PAGE, 3), (PAGE + 1, 0)] {
+            let request = request(prompt[..n].to_vec(), most, Some(3));
+            let toy = Toy { max_outputs, ..Toy::new(9) };
+            let got = alone(toy, None, Options { step_tokens, running: 1, ..Options::default() }, &request);
+            assert_eq!(got.prompt, prompt_by_definition(&request.prompt, 3));
+            assert_eq!(got.tokens, by_definition(&request, 1000, &[]));
+            assert_eq!(got.reason, Some(Reason::Length));
+        }
+    }
+}
+
+#[test]
+fn others_failures_and_the_cache_change_nothing() {
+    // Fewer pages than all need, so that some give way; some find pages, and those that are asked for logits do not.
+    let alike: Vec<u32> = (0..200).map(|i| i % 5).collect();
+    let mut engine = Engine::new(
+        Toy { max_outputs: 9, fail_every: 7, ..Toy::new(5) },
+        None,
+        Options { step_tokens: 40, running: 4, ..Options::default() },
+    );
+    let ask = |i: usize| request(alike[..90 + 10 * i].to_vec(), [0, 70, 90][i % 3], (i % 2 == 0).then_some(i % 4));
+    let requests: Vec<Request> = (0..9).map(ask).collect();
+    for _ in 0..2 {
+        let ids: Vec<_> = requests.iter().map(|r| engine.submit(r.clone()).unwrap()).collect();
+        let mut answers = BTreeMap::new();
+        finish(&mut engine, &mut answers);
+        for (id, request) in ids.iter().zip(&requests) {
+            let want = request.prompt_logprobs.map_or(vec![], |top| prompt_by_definition(&request.prompt, top));
+            assert_eq!(answers[id].prompt, want);
+            assert_eq!(answers[id].tokens, by_definition(request, 1000, &[]));
+        }
+    }
+    let counters = engine.load().counters.scheduler;
+    assert!(counters.preemptions > 0 && counters.cached_tokens > 0, "{counters:?}");
+}
+
+#[test]
+fn a_model_gives_the_same_bits_in_any_pieces() {
+    let package = Package::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/parity/qwen3")).unwrap();
+    let device = CpuDevice::new(Cpu::from_env().unwrap(), 2);
+    let prompt: Vec<u32> = (0..90).map(|i| i * 13 % 50).collect();
+    let run = |step_tokens: usize, outputs: usize| {
+        let load = LoadOptions { context: Some(256), sequences: 2, step_tokens, outputs, ..LoadOptions::default() };
+        let local = package.load(&device, load, &mut |_, _| {}).unwrap();
+        let mut engine = Engine::new(local, None, Options { running: 2, ..Options::default() });
+        let turn = |engine: &mut Engine<_>| {
+            let id = engine.submit(request(prompt.clone(), 4, Some(5))).unwrap();
+            let mut answers = BTreeMap::new();
+            finish(engine, &mut answers);
+            answers.remove(&id).unwrap()
+        };
+        let first = turn(&mut engine);
+        assert_eq!(turn(&mut engine), first, "a prompt that is in the cache");
+        first
+    };
+    let whole = run(512, 128);
+    assert_eq!(whole.prompt.len(), prompt.len() - 1);
+    assert!(whole.prompt.iter().all(|l| l.chosen < 0.0 && l.top.len() == 5));
+    assert_eq!(run(512, 8), whole);
+    assert_eq!(run(16, 4), whole);
+}
