@@ -95,6 +95,13 @@ def chat_answers(client):
     assert ask(client, max_completion_tokens=4, extra_body={"ignore_eos": True}).choices[0].finish_reason == "length"
 
 
+def counting(chunks):
+    """Usage in every part, up to the whole."""
+    counts = [chunk.usage.completion_tokens for chunk in chunks]
+    assert counts == sorted(counts) and counts[0] <= 1 and counts[-2] == counts[-1] > 1, counts
+    assert len({chunk.usage.prompt_tokens for chunk in chunks}) == 1
+
+
 def chat_streams(client):
     for fields in [{}, {"temperature": 0}, {"n": 3}, {"stop": ["the", " a"]}, {"logprobs": True, "top_logprobs": 2}]:
         whole = ask(client, max_completion_tokens=30, **fields)
@@ -110,6 +117,9 @@ def chat_streams(client):
     _, chunks = joined(ask(client, stream=True, stream_options={"include_usage": True}, n=2))
     assert not chunks[-1].choices and chunks[-1].usage == ask(client, n=2).usage or (
         chunks[-1].usage.completion_tokens == ask(client, n=2).usage.completion_tokens)
+    each = {"include_usage": True, "continuous_usage_stats": True}
+    _, chunks = joined(ask(client, stream=True, stream_options=each, n=2))
+    counting(chunks)
     refused(lambda: ask(client, stream_options={"include_usage": True}), openai.BadRequestError, "stream_options")
     # The client's helper puts a stream together.
     with client.chat.completions.stream(model=MODEL, messages=SAY, seed=1, stop=".") as stream:
@@ -270,6 +280,7 @@ def completions(client):
     assert all(token in top for token, top in zip(logprobs.tokens, logprobs.top_logprobs))
     usage = complete(stream=True, stream_options={"include_usage": True})[-1].usage
     assert usage.completion_tokens == complete().usage.completion_tokens
+    counting(complete(stream=True, stream_options={"include_usage": True, "continuous_usage_stats": True}))
     bad = openai.BadRequestError
     refused(lambda: complete(suffix="the end"), bad, "suffix")
     refused(lambda: complete(best_of=2), bad, "best_of")

@@ -1,7 +1,7 @@
 //! `/v1/chat/completions`.
 
 use super::fields::{
-    Never, StreamOptions, Usage, notes, refuse, retention, verbosity, whole_option, with_sampling, within,
+    Never, StreamOptions, Tells, Usage, notes, refuse, retention, verbosity, whole_option, with_sampling, within,
 };
 use super::messages::{FunctionCall, Message, Role, ToolCall, for_template};
 use super::tools::{Choice, ResponseFormat, ToolDef, tools};
@@ -257,17 +257,11 @@ impl ChatRequest {
         if self.modalities.as_ref().is_some_and(|m| m.iter().any(|m| m != "text")) {
             return Err(only("modalities", "must be `text`: the model writes text only"));
         }
-        if self.stream_options.is_some() && self.stream != Some(true) {
-            return Err(only("stream_options", "needs `stream` to be true"));
-        }
         if self.top_logprobs.is_some() && self.logprobs != Some(true) {
             return Err(only("top_logprobs", "needs `logprobs` to be true"));
         }
         if self.max_tokens.is_some() && self.max_completion_tokens.is_some() {
             return Err(only("max_tokens", "and `max_completion_tokens` are the same; give one of them"));
-        }
-        if self.stream_options.is_some_and(|o| o.include_obfuscation) {
-            return Err(only("stream_options.include_obfuscation", "is not supported: events are not padded"));
         }
         retention(self.prompt_cache_retention.as_deref())?;
         refuse(&[
@@ -315,14 +309,12 @@ pub async fn chat(State(app): State<Arc<App>>, caller: Caller, body: Json<ChatRe
     let job = request.job(&app)?;
     let talk = request.talk(&found)?;
     let (choices, streams) = (job.choices, request.stream == Some(true));
+    let tells = StreamOptions::tells(request.stream_options, streams)?;
     let head = Head { id: generate::name("chatcmpl-")?, created: now(), model: found.name.clone() };
-    let deltas = dialogue::start(&caller, &found, job, talk).await?;
+    let (prompt, deltas) = dialogue::counted(&caller, &found, job, talk).await?;
     let tokenizer = Arc::clone(&found.model.tokenizer);
     let response = match streams {
-        true => {
-            let usage = request.stream_options.is_some_and(|o| o.include_usage);
-            sse::response(chunks(head, deltas, tokenizer, choices, usage))
-        }
+        true => sse::response(chunks(head, deltas, tokenizer, choices, (tells, prompt))),
         false => {
             let asked = request.logprobs == Some(true);
             axum::Json(whole(head, dialogue::whole(deltas, choices).await?, &tokenizer, asked)).into_response()
@@ -417,15 +409,16 @@ fn chunks(
     deltas: Deltas,
     tokenizer: Arc<Tokenizer>,
     choices: usize,
-    with_usage: bool,
+    (tells, prompt): (Tells, usize),
 ) -> impl futures_util::Stream<Item = Result<ChatChunk, ApiError>> + Send + 'static {
+    let so_far = move |written| (tells == Tells::Each).then(|| Usage::so_far(prompt, written));
     let chunk = move |choices: Vec<ChunkChoice>, usage: Option<Usage>| ChatChunk {
         id: head.id.clone(),
         object: "chat.completion.chunk",
         created: head.created,
         model: head.model.clone(),
         choices,
-        usage: with_usage.then_some(usage),
+        usage: (tells != Tells::Nothing).then_some(usage),
         system_fingerprint: FINGERPRINT,
         service_tier: "default",
     };
@@ -437,15 +430,17 @@ fn chunks(
         ..DeltaBody::default()
     };
     let first: Vec<_> =
-        (0..choices).map(|index| Ok(chunk(vec![choice(index, first.clone(), None, None)], None))).collect();
+        (0..choices).map(|index| Ok(chunk(vec![choice(index, first.clone(), None, None)], so_far(0)))).collect();
     let last = chunk.clone();
     let total = Arc::new(std::sync::Mutex::new(Total::default()));
-    let sum = Arc::clone(&total);
+    let (sum, mut written) = (Arc::clone(&total), 0);
     let middle = deltas.map(move |delta| {
         let Delta { choice: index, parts, token, end } = match delta {
             Ok(delta) => delta,
             Err(e) => return vec![Err(e)],
         };
+        written += usize::from(token.is_some());
+        let so_far = so_far(written);
         let mut logprobs = token.filter(|_| said(&parts)).and_then(|(token, l)| {
             let content = vec![token_logprob(&tokenizer, token, &l?)];
             Some(ChoiceLogprobs { content, refusal: None })
@@ -455,19 +450,19 @@ fn chunks(
             bodies.push(DeltaBody { content: Some(String::new()), ..DeltaBody::default() });
         }
         let mut out: Vec<_> =
-            bodies.into_iter().map(|body| Ok(chunk(vec![choice(index, body, logprobs.take(), None)], None))).collect();
+            bodies.into_iter().map(|body| Ok(chunk(vec![choice(index, body, logprobs.take(), None)], so_far))).collect();
         if let Some((finish, usage, reasoning)) = end {
             if let Ok(mut total) = sum.lock() {
                 total.add(&usage);
                 total.reasoning += reasoning;
             }
-            out.push(Ok(chunk(vec![choice(index, DeltaBody::default(), None, Some(finish.openai()))], None)));
+            out.push(Ok(chunk(vec![choice(index, DeltaBody::default(), None, Some(finish.openai()))], so_far)));
         }
         out
     });
     let usage = futures_util::stream::once(async move {
         let total = total.lock().map_or(Total::default(), |t| *t);
-        with_usage.then(|| Ok(last(Vec::new(), Some(Usage::of(&total)))))
+        (tells != Tells::Nothing).then(|| Ok(last(Vec::new(), Some(Usage::of(&total)))))
     });
     let middle = middle.flat_map(futures_util::stream::iter);
     futures_util::stream::iter(first).chain(middle).chain(usage.filter_map(std::future::ready))

@@ -1,7 +1,7 @@
 //! `/v1/completions`.
 
 use super::chat::MOST_CHOICES;
-use super::fields::{StreamOptions, Usage, whole_option, with_sampling, within};
+use super::fields::{StreamOptions, Tells, Usage, whole_option, with_sampling, within};
 use super::prompt::Prompt;
 use super::{FINGERPRINT, now};
 use crate::app::App;
@@ -166,9 +166,6 @@ fn prompts(request: &CompletionRequest, found: &Found) -> Result<Vec<(Vec<u32>, 
 impl CompletionRequest {
     fn check(&self) -> Result<(), ApiError> {
         let only = |name: &str, what: &str| ApiError::field(name, format!("`{name}` {what}"));
-        if self.stream_options.is_some() && self.stream != Some(true) {
-            return Err(only("stream_options", "needs `stream` to be true"));
-        }
         if self.best_of.is_some_and(|b| b != self.n.unwrap_or(1)) {
             return Err(only("best_of", "must equal `n`: all answers are given back"));
         }
@@ -214,12 +211,13 @@ pub async fn complete(
     let writer = found.model.writer(&found.name)?;
     let job = request.job(&app)?;
     let (echo, streams) = (request.echo == Some(true), request.stream == Some(true));
-    let (with_usage, asked) = (request.stream_options.is_some_and(|o| o.include_usage), request.logprobs.is_some());
+    let (tells, asked) = (StreamOptions::tells(request.stream_options, streams)?, request.logprobs.is_some());
     let (of, n) = (found.clone(), job.choices);
     let all = aside(move || prompts(&request, &of)).await??;
     within("prompt", all.len().saturating_mul(n), 1..=MOST_PROMPTS)?;
     let told = job.request.prompt_logprobs;
-    check_told(all.iter().map(|(ids, _)| ids.len()).sum::<usize>() * n, told)?;
+    let length = all.iter().map(|(ids, _)| ids.len()).sum::<usize>();
+    check_told(length * n, told)?;
     let (mut parts, mut befores) = (Vec::new(), Vec::new());
     for (i, (ids, text)) in all.into_iter().enumerate() {
         let before =
@@ -243,7 +241,7 @@ pub async fn complete(
     };
     let answers = stream::select_all(parts).boxed();
     let response = match streams {
-        true => sse::response(reply.chunks(answers, with_usage)),
+        true => sse::response(reply.chunks(answers, (tells, length))),
         false => axum::Json(reply.whole(answers).await?).into_response(),
     };
     Ok(naming(&ignored, response))
@@ -373,9 +371,11 @@ impl Reply {
     fn chunks(
         self,
         answers: Numbered,
-        with_usage: bool,
+        (tells, prompt): (Tells, usize),
     ) -> impl futures_util::Stream<Item = Result<CompletionResponse, ApiError>> + Send + 'static {
-        let none = with_usage.then_some(None);
+        let so_far = move |written| {
+            (tells != Tells::Nothing).then(|| (tells == Tells::Each).then(|| Usage::so_far(prompt, written)))
+        };
         let echoes: Vec<_> = self
             .befores()
             .enumerate()
@@ -383,7 +383,7 @@ impl Reply {
             .map(|(index, before)| {
                 let logprobs = (!before.tokens.is_empty()).then(|| before.list(&self.tokenizer));
                 let choice = CompletionChoice { index, text: before.text.clone(), logprobs, finish_reason: None };
-                Ok(self.response(vec![choice], none))
+                Ok(self.response(vec![choice], so_far(0)))
             })
             .collect();
         let mut lengths: Vec<usize> = self.befores().map(|before| before.text.chars().count()).collect();
@@ -391,8 +391,10 @@ impl Reply {
         let mut told = vec![1; lengths.len()];
         let totals = Arc::new(Mutex::new(vec![Total::default(); self.befores.len()]));
         let (reply, sums) = (Arc::new(self), Arc::clone(&totals));
-        let last = Arc::clone(&reply);
+        let (last, mut written) = (Arc::clone(&reply), 0);
         let middle = answers.filter_map(move |(i, delta)| {
+            written += usize::from(matches!(delta, Ok(Delta::Token { .. })));
+            let so_far = so_far(written);
             let made = match delta {
                 Err(e) => Some(Err(e)),
                 Ok(Delta::Token { choice, token, text, logprobs }) => {
@@ -404,7 +406,7 @@ impl Reply {
                     });
                     lengths[index] += text.chars().count();
                     (!text.is_empty() || logprobs.is_some()).then(|| {
-                        Ok(reply.response(vec![CompletionChoice { index, text, logprobs, finish_reason: None }], none))
+                        Ok(reply.response(vec![CompletionChoice { index, text, logprobs, finish_reason: None }], so_far))
                     })
                 }
                 Ok(Delta::Prompt { choice, logprobs }) => {
@@ -413,7 +415,7 @@ impl Reply {
                     told[index] += logprobs.len();
                     let (text, finish_reason) = (String::new(), None);
                     let choice = CompletionChoice { index, text, logprobs: Some(list), finish_reason };
-                    Some(Ok(reply.response(vec![choice], none)))
+                    Some(Ok(reply.response(vec![choice], so_far)))
                 }
                 Ok(Delta::End { choice, reason, usage }) => {
                     if let Ok(mut totals) = sums.lock() {
@@ -421,14 +423,14 @@ impl Reply {
                     }
                     let (index, finish_reason) = (i * reply.n + choice, Some(finish(&reason)));
                     let choice = CompletionChoice { index, text: String::new(), logprobs: None, finish_reason };
-                    Some(Ok(reply.response(vec![choice], none)))
+                    Some(Ok(reply.response(vec![choice], so_far)))
                 }
             };
             std::future::ready(made)
         });
         let usage = stream::once(async move {
             let totals = totals.lock().map_or(Vec::new(), |t| t.clone());
-            with_usage.then(|| Ok(last.response(Vec::new(), Some(Some(usage(&totals))))))
+            (tells != Tells::Nothing).then(|| Ok(last.response(Vec::new(), Some(Some(usage(&totals))))))
         });
         stream::iter(echoes).chain(middle).chain(usage.filter_map(std::future::ready))
     }

@@ -59,9 +59,46 @@ pub struct StreamOptions {
     /// Send what it took before the end.
     #[serde(default)]
     pub include_usage: bool,
+    /// Send with each part what it took so far; needs `include_usage`. As vLLM has it.
+    #[serde(default)]
+    pub continuous_usage_stats: bool,
     /// Only false: events are not padded.
     #[serde(default)]
     pub include_obfuscation: bool,
+}
+
+/// When a stream tells what it took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tells {
+    /// Never.
+    Nothing,
+    /// Before the end.
+    Last,
+    /// With every part.
+    Each,
+}
+
+impl StreamOptions {
+    /// What these ask for.
+    ///
+    /// # Errors
+    /// They are there without a stream, do not fit each other, or ask for padding.
+    pub fn tells(options: Option<StreamOptions>, streams: bool) -> Result<Tells, ApiError> {
+        let wrong = |name: &str, what: &str| Err(ApiError::field(name, format!("`{name}` {what}")));
+        match options {
+            None => Ok(Tells::Nothing),
+            Some(_) if !streams => wrong("stream_options", "needs `stream` to be true"),
+            Some(o) if o.include_obfuscation => {
+                wrong("stream_options.include_obfuscation", "is not supported: events are not padded")
+            }
+            Some(o) if o.continuous_usage_stats && !o.include_usage => {
+                wrong("stream_options.continuous_usage_stats", "needs `include_usage` to be true")
+            }
+            Some(o) if o.continuous_usage_stats => Ok(Tells::Each),
+            Some(o) if o.include_usage => Ok(Tells::Last),
+            Some(_) => Ok(Tells::Nothing),
+        }
+    }
 }
 
 /// What a request took.
@@ -73,10 +110,12 @@ pub struct Usage {
     pub completion_tokens: usize,
     /// All of them.
     pub total_tokens: usize,
-    /// More on the prompt's.
-    pub prompt_tokens_details: PromptDetails,
-    /// More on the answers'.
-    pub completion_tokens_details: CompletionDetails,
+    /// More on the prompt's; known at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens_details: Option<PromptDetails>,
+    /// More on the answers'; known at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completion_tokens_details: Option<CompletionDetails>,
 }
 
 /// More on a prompt's tokens.
@@ -105,9 +144,16 @@ impl Usage {
             prompt_tokens: prompt,
             completion_tokens: generated,
             total_tokens: prompt + generated,
-            prompt_tokens_details: PromptDetails { cached_tokens: cached },
-            completion_tokens_details: CompletionDetails { reasoning_tokens: reasoning },
+            prompt_tokens_details: Some(PromptDetails { cached_tokens: cached }),
+            completion_tokens_details: Some(CompletionDetails { reasoning_tokens: reasoning }),
         }
+    }
+
+    /// While answers are being written.
+    pub fn so_far(prompt: usize, generated: usize) -> Usage {
+        let (prompt_tokens_details, completion_tokens_details) = (None, None);
+        let (prompt_tokens, completion_tokens, total_tokens) = (prompt, generated, prompt + generated);
+        Usage { prompt_tokens, completion_tokens, total_tokens, prompt_tokens_details, completion_tokens_details }
     }
 }
 
