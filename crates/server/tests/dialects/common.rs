@@ -97,8 +97,28 @@ pub(crate) fn writer() -> Arc<App> {
 
 /// Asks for something.
 pub(crate) async fn send(app: &Arc<App>, method: &str, path: &str, body: impl Into<Body>) -> Response {
-    let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
+    send_with(app, method, path, &[], body).await
+}
+
+/// The same with headers.
+pub(crate) async fn send_with(
+    app: &Arc<App>,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Body>,
+) -> Response {
+    let mut request = Request::builder().method(method).uri(path).header("content-type", "application/json");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
     routes::router(Arc::clone(app)).oneshot(request.body(body.into()).unwrap()).await.unwrap()
+}
+
+/// The JSON in events, without the last one of OpenAI's, which has none.
+pub(crate) fn events(text: &str) -> Vec<Value> {
+    let data = text.lines().filter_map(|l| l.strip_prefix("data: ")).filter(|d| *d != "[DONE]");
+    data.map(|d| serde_json::from_str(d).unwrap()).collect()
 }
 
 /// The text of a response.

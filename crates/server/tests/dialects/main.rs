@@ -5,3 +5,5 @@ mod common;
 mod embeddings;
 mod ollama;
 mod openai;
+mod responses;
+mod resume;

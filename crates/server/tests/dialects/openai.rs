@@ -193,7 +193,7 @@ async fn an_echo_has_the_log_probabilities_of_the_prompt() {
         let more = json!({"stream": true, "max_tokens": most, "ignore_eos": true});
         let response = send(&app, "POST", "/v1/completions", ask(json!(ids), more).to_string()).await;
         assert_eq!(response.status(), 200);
-        let events = text_of_events(&self::text(response).await);
+        let events = events(&crate::common::text(response).await);
         let (mut streamed, mut told) = (String::new(), Vec::new());
         for event in &events {
             let choice = &event["choices"][0];
@@ -213,12 +213,6 @@ async fn an_echo_has_the_log_probabilities_of_the_prompt() {
 
 fn all_text(answer: &Value) -> String {
     answer["choices"][0]["text"].as_str().unwrap().to_owned()
-}
-
-/// The JSON in events, without the last one, which has none.
-fn text_of_events(text: &str) -> Vec<Value> {
-    let data = text.lines().filter_map(|l| l.strip_prefix("data: ")).filter(|d| *d != "[DONE]");
-    data.map(|d| serde_json::from_str(d).unwrap()).collect()
 }
 
 #[tokio::test]

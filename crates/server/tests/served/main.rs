@@ -3,3 +3,4 @@
 mod chaos;
 mod common;
 mod prefix;
+mod sockets;
