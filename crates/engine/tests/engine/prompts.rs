@@ -37,7 +37,8 @@ fn others_failures_and_the_cache_change_nothing() {
         None,
         Options { step_tokens: 40, running: 4, ..Options::default() },
     );
-    let ask = |i: usize| request(alike[..90 + 10 * i].to_vec(), [0, 70, 90][i % 3], (i % 2 == 0).then_some(i % 4));
+    let ask =
+        |i: usize| request(alike[..90 + 10 * i].to_vec(), [0, 70, 90][i % 3], i.is_multiple_of(2).then_some(i % 4));
     let requests: Vec<Request> = (0..9).map(ask).collect();
     for _ in 0..2 {
         let ids: Vec<_> = requests.iter().map(|r| engine.submit(r.clone()).unwrap()).collect();

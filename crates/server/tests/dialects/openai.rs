@@ -27,8 +27,11 @@ fn is(text: &str, name: &str, values: &[Value]) -> bool {
     object.len() == 1 && object.get(name).is_some_and(|v| values.contains(v))
 }
 
+/// Whether a text has a form.
+type Holds<'a> = &'a dyn Fn(&str) -> bool;
+
 /// Checks whole answers, and counts those with calls and those without.
-fn sorted(answer: &Value, holds: &dyn Fn(&str) -> bool) -> [usize; 2] {
+fn sorted(answer: &Value, holds: Holds<'_>) -> [usize; 2] {
     let mut counts = [0, 0];
     for choice in answer["choices"].as_array().unwrap() {
         let message = &choice["message"];
@@ -69,7 +72,7 @@ async fn forms_hold_beside_tools() {
     let json_schema = json!({"type": "json_schema", "json_schema": {"name": "s", "strict": true, "schema": schema()}});
     let lark = "start: (\"a\" | \"b\") \"/\" N\nN: /[0-9]/";
     let is_letter = |text: &str| text.len() == 3 && text.starts_with(['a', 'b']) && text.as_bytes()[1] == b'/';
-    let forms: [(Value, &dyn Fn(&str) -> bool); 3] = [
+    let forms: [(Value, Holds<'_>); 3] = [
         (json_schema, &is_ok),
         (json!({"type": "regex", "regex": "(a|b)/[0-9]"}), &is_letter),
         (json!({"type": "lark", "lark": lark}), &is_letter),
