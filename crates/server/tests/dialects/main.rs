@@ -1,6 +1,8 @@
 //! Embeddings, rerank, Anthropic's and Ollama's dialects, each against small real models in this process.
 
 mod anthropic;
+#[path = "../common/mod.rs"]
+mod base;
 mod common;
 mod embeddings;
 mod ollama;

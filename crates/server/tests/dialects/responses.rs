@@ -84,7 +84,6 @@ async fn what_is_not_to_be_kept_is_not() {
 async fn responses_are_their_owners() {
     let config = Config { api_keys: vec!["one".into(), "two".into()], ..Config::default() };
     let app = configured(config, &[("builtin", Task::Generate)]);
-    app.reload(&app.config).unwrap();
     let by = |key: &'static str, method: &'static str, path: String, body: Value| {
         let app = Arc::clone(&app);
         async move {

@@ -97,7 +97,6 @@ async fn no_event_is_lost_or_repeated_wherever_it_is_cut() {
 async fn a_stream_is_its_owners_and_can_be_ended() {
     let config = Config { api_keys: vec!["one".into(), "two".into()], ..Config::default() };
     let app = configured(config, &[("builtin", Task::Generate)]);
-    app.reload(&app.config).unwrap();
     let (path, ask) = &requests()[0];
     let (one, two) = (("authorization", "Bearer one"), ("authorization", "Bearer two"));
     let (_, name) = cut(&app, path, ask, &[ASK, one], 1).await;
