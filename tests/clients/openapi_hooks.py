@@ -6,7 +6,7 @@ from schemathesis.generation import GenerationMode
 COUNT = {"sent": 0}
 # A call to one of these fits only some models.
 MODELS_OWN = ["reasoning_effort", "tools", "tool_choice", "parallel_tool_calls", "chat_template_kwargs", "logit_bias",
-              "stop_token_ids", "model", "suffix"]
+              "stop_token_ids", "model", "suffix", "verbosity", "prompt_cache_retention"]
 
 
 @schemathesis.hook
@@ -53,8 +53,6 @@ def mend(path, body):
         body["messages"] = messages(body["messages"])
     if path == "/v1/completions":
         body.pop("best_of", None)
-        if body.get("logprobs") is not None:
-            body.pop("echo", None)
         if not isinstance(body.get("prompt"), str):
             body["prompt"] = ["A", "B"]
         elif not body["prompt"]:

@@ -508,3 +508,22 @@ pub async fn whole(mut deltas: Deltas, choices: usize) -> Result<Vec<Whole>, Api
         false => Err(ApiError::internal("an answer has no end")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expressions_stand_between_slashes() {
+        for (pattern, written) in [
+            ("a/b", r"/a\/b/"),
+            (r"a\/b", r"/a\/b/"),
+            (r"\\/", r"/\\\//"),
+            ("a\nb", r"/a\nb/"),
+            ("a\\\nb", r"/a\nb/"),
+            (r"[/\]]", r"/[\/\]]/"),
+        ] {
+            assert_eq!(expression(pattern), written);
+        }
+    }
+}

@@ -339,10 +339,11 @@ impl ChatRequest {
         if let Some(word) = self.verbosity.take() {
             verbosity("verbosity", word, source, &mut extra)?;
         }
-        let choice = self.tool_choice.take().map_or(Ok(ToolChoice::Auto), Choice::choice)?;
+        let mut tools = tools(self.tools.take().unwrap_or_default())?;
+        let choice = self.tool_choice.take().map_or(Ok(ToolChoice::Auto), |choice| choice.choice(&mut tools))?;
         Ok(Talk {
             messages: for_template(std::mem::take(&mut self.messages), source.contains("developer"))?,
-            tools: tools(self.tools.take().unwrap_or_default())?,
+            tools,
             choice,
             parallel: self.parallel_tool_calls.unwrap_or(true),
             form: self.response_format.take().map_or(Ok(Form::Text), ResponseFormat::form)?,

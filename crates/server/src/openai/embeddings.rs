@@ -280,6 +280,19 @@ pub async fn vectors(
     };
     let tokens = framed.iter().map(|t| t.ids.len()).sum();
     caller.charge(&found.name, tokens)?;
+    let vectors = compute(caller, found, maker, &recipe, framed, dimensions).await;
+    Ok((vectors.inspect_err(|_| caller.refund(tokens))?, tokens))
+}
+
+/// The vectors of texts that are tokens, a turn after the other.
+async fn compute(
+    caller: &Caller,
+    found: &Found,
+    maker: Maker<'_>,
+    recipe: &Recipe,
+    framed: Vec<Framed>,
+    dimensions: usize,
+) -> Result<Vec<Vector>, ApiError> {
     let mut vectors = Vec::with_capacity(framed.len());
     let framed = Arc::new(framed);
     while vectors.len() < framed.len() {
@@ -299,7 +312,7 @@ pub async fn vectors(
             }
         }
     }
-    Ok((vectors, tokens))
+    Ok(vectors)
 }
 
 /// The texts of the turn that begins with this one.

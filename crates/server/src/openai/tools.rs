@@ -3,7 +3,7 @@
 use crate::dialogue::{Form, ToolChoice};
 use crate::error::ApiError;
 use serde::de::{Error, MapAccess, Visitor, value::MapAccessDeserializer};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use std::fmt;
 use utoipa::ToSchema;
@@ -80,7 +80,7 @@ pub fn tools(list: Vec<ToolDef>) -> Result<Vec<alula_dialog::Tool>, ApiError> {
     Ok(tools)
 }
 
-/// `none`, `auto`, `required`, or a function's name.
+/// `none`, `auto`, `required`, a function's name, or those that are allowed.
 #[derive(Clone, Debug, PartialEq, Eq, ToSchema)]
 #[serde(untagged)]
 pub enum Choice {
@@ -88,10 +88,61 @@ pub enum Choice {
     Word(Word),
     /// A function.
     Function(ChosenFunction),
+    /// Some functions.
+    Allowed(AllowedFunctions),
+}
+
+/// Only some of the functions may be called.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AllowedFunctions {
+    /// `allowed_tools`.
+    #[schema(pattern = "^allowed_tools$")]
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Which.
+    pub allowed_tools: AllowedList,
+}
+
+/// Functions that may be called.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AllowedList {
+    /// `auto` or `required`.
+    pub mode: Word,
+    /// The functions.
+    #[schema(min_items = 1)]
+    pub tools: Vec<ChosenFunction>,
+}
+
+/// Leaves only some of the tools, and says whether one of them must be called. `path` is where their names are.
+///
+/// # Errors
+/// One is not there, there is none, or the mode is no mode.
+pub fn allow(
+    tools: &mut Vec<alula_dialog::Tool>,
+    mode: Word,
+    names: &[String],
+    path: &str,
+) -> Result<ToolChoice, ApiError> {
+    let unknown = names.iter().position(|name| !tools.iter().any(|t| t.name == *name));
+    if let Some(at) = unknown {
+        let (path, name) = (format!("{path}.tools[{at}]"), alula_format::clip_to(&names[at], 64));
+        return Err(ApiError::field(&path, format!("`{path}` is `{name}`, which is none of the `tools`")));
+    }
+    if names.is_empty() {
+        return Err(ApiError::field(path, format!("`{path}.tools` is empty; give `none` to allow no calls")));
+    }
+    tools.retain(|t| names.contains(&t.name));
+    match mode {
+        Word::Auto => Ok(ToolChoice::Auto),
+        Word::Required => Ok(ToolChoice::Required),
+        Word::None => Err(ApiError::field(path, format!("`{path}.mode` must be `auto` or `required`"))),
+    }
 }
 
 /// Which calls are wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Word {
     /// No calls.
@@ -124,6 +175,14 @@ pub struct ChosenName {
 
 impl<'de> Deserialize<'de> for Choice {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Either {
+            #[serde(rename = "type")]
+            kind: String,
+            function: Option<ChosenName>,
+            allowed_tools: Option<AllowedList>,
+        }
         struct V;
         impl<'de> Visitor<'de> for V {
             type Value = Choice;
@@ -134,7 +193,15 @@ impl<'de> Deserialize<'de> for Choice {
                 Word::deserialize(serde::de::value::StrDeserializer::new(word)).map(Choice::Word)
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Choice, A::Error> {
-                ChosenFunction::deserialize(MapAccessDeserializer::new(map)).map(Choice::Function)
+                let chosen = Either::deserialize(MapAccessDeserializer::new(map))?;
+                match (chosen.function, chosen.allowed_tools) {
+                    (Some(function), None) => Ok(Choice::Function(ChosenFunction { kind: chosen.kind, function })),
+                    (None, Some(allowed_tools)) => {
+                        Ok(Choice::Allowed(AllowedFunctions { kind: chosen.kind, allowed_tools }))
+                    }
+                    (Some(_), Some(_)) => Err(A::Error::custom("give `function` or `allowed_tools`, not both")),
+                    (None, None) => Err(A::Error::missing_field("function")),
+                }
             }
         }
         d.deserialize_any(V)
@@ -142,12 +209,19 @@ impl<'de> Deserialize<'de> for Choice {
 }
 
 impl Choice {
-    /// In the words of dialogues.
+    /// In the words of dialogues, for these tools, of which it may leave some only.
     ///
     /// # Errors
     /// It chooses something else than a function.
-    pub fn choice(self) -> Result<ToolChoice, ApiError> {
+    pub fn choice(self, tools: &mut Vec<alula_dialog::Tool>) -> Result<ToolChoice, ApiError> {
         match self {
+            Choice::Allowed(AllowedFunctions { kind, allowed_tools: AllowedList { mode, tools: list } }) => {
+                if kind != "allowed_tools" {
+                    return Err(ApiError::field("tool_choice.type", "`tool_choice.type` must be `allowed_tools`"));
+                }
+                let names: Vec<String> = list.into_iter().map(|f| f.function.name).collect();
+                allow(tools, mode, &names, "tool_choice.allowed_tools")
+            }
             Choice::Word(Word::None) => Ok(ToolChoice::None),
             Choice::Word(Word::Auto) => Ok(ToolChoice::Auto),
             Choice::Word(Word::Required) => Ok(ToolChoice::Required),

@@ -27,8 +27,11 @@ fn is(text: &str, name: &str, values: &[Value]) -> bool {
     object.len() == 1 && object.get(name).is_some_and(|v| values.contains(v))
 }
 
+/// Whether a text has a form.
+type Holds<'a> = &'a dyn Fn(&str) -> bool;
+
 /// Checks whole answers, and counts those with calls and those without.
-fn sorted(answer: &Value, holds: &dyn Fn(&str) -> bool) -> [usize; 2] {
+fn sorted(answer: &Value, holds: Holds<'_>) -> [usize; 2] {
     let mut counts = [0, 0];
     for choice in answer["choices"].as_array().unwrap() {
         let message = &choice["message"];
@@ -69,7 +72,7 @@ async fn forms_hold_beside_tools() {
     let json_schema = json!({"type": "json_schema", "json_schema": {"name": "s", "strict": true, "schema": schema()}});
     let lark = "start: (\"a\" | \"b\") \"/\" N\nN: /[0-9]/";
     let is_letter = |text: &str| text.len() == 3 && text.starts_with(['a', 'b']) && text.as_bytes()[1] == b'/';
-    let forms: [(Value, &dyn Fn(&str) -> bool); 3] = [
+    let forms: [(Value, Holds<'_>); 3] = [
         (json_schema, &is_ok),
         (json!({"type": "regex", "regex": "(a|b)/[0-9]"}), &is_letter),
         (json!({"type": "lark", "lark": lark}), &is_letter),
@@ -130,6 +133,12 @@ async fn forms_hold_beside_tools_in_other_dialects() {
         let item = good(&app, "/v1/responses", &forced).await["output"][0].take();
         assert_eq!(item["type"], "function_call");
         assert!(is(item["arguments"].as_str().unwrap(), "n", &[json!(1), json!(2)]), "{item}");
+        let tool = json!([{"name": "count", "input_schema": tools()[0]["function"]["parameters"]}]);
+        let config = json!({"format": {"type": "json_schema", "schema": schema()}});
+        let ask = json!({"model": "builtin", "max_tokens": 120, "messages": [{"role": "user", "content": format!("Once {seed}")}],
+            "tools": tool, "output_config": config});
+        let block = good(&app, "/v1/messages", &ask).await["content"][0].take();
+        assert!(is(block["text"].as_str().unwrap(), "ok", &[json!(true), json!(false)]), "{block}");
         let ask = json!({"model": "builtin", "stream": false, "messages": [{"role": "user", "content": "Once"}], "tools": tools(),
             "format": schema(), "options": {"temperature": 1.5, "seed": seed, "num_predict": 120}});
         let message = good(&app, "/api/chat", &ask).await["message"].take();
@@ -193,7 +202,7 @@ async fn an_echo_has_the_log_probabilities_of_the_prompt() {
         let more = json!({"stream": true, "max_tokens": most, "ignore_eos": true});
         let response = send(&app, "POST", "/v1/completions", ask(json!(ids), more).to_string()).await;
         assert_eq!(response.status(), 200);
-        let events = text_of_events(&self::text(response).await);
+        let events = events(&crate::common::text(response).await);
         let (mut streamed, mut told) = (String::new(), Vec::new());
         for event in &events {
             let choice = &event["choices"][0];
@@ -213,12 +222,6 @@ async fn an_echo_has_the_log_probabilities_of_the_prompt() {
 
 fn all_text(answer: &Value) -> String {
     answer["choices"][0]["text"].as_str().unwrap().to_owned()
-}
-
-/// The JSON in events, without the last one, which has none.
-fn text_of_events(text: &str) -> Vec<Value> {
-    let data = text.lines().filter_map(|l| l.strip_prefix("data: ")).filter(|d| *d != "[DONE]");
-    data.map(|d| serde_json::from_str(d).unwrap()).collect()
 }
 
 #[tokio::test]
@@ -303,4 +306,40 @@ async fn fields_work_or_are_refused_by_name() {
         refuse(&app, "/v1/responses", json!({"input": "Once", field: value}), field).await;
     }
     refuse(&app, "/v1/responses", json!({"input": "Once", "text": {"verbosity": "low"}}), "text.verbosity").await;
+}
+
+#[tokio::test]
+async fn some_of_the_tools_may_be_allowed() {
+    let app = writer();
+    let mut list = tools();
+    let mut other = list[0].clone();
+    other["function"]["name"] = json!("other");
+    list.as_array_mut().unwrap().insert(0, other);
+    let named = |name: &str| json!({"type": "function", "function": {"name": name}});
+    let choice = |mode: &str, name: &str| json!({"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [named(name)]}});
+    let ask =
+        |choice: Value| chat(&json!({"tools": list, "tool_choice": choice, "n": 8, "parallel_tool_calls": false}));
+    let answer = good(&app, "/v1/chat/completions", &ask(choice("required", "count"))).await;
+    assert_eq!(sorted(&answer, &|_| false), [8, 0], "all calls are of the tool that is allowed");
+    good(&app, "/v1/chat/completions", &ask(choice("auto", "count"))).await;
+    let none = json!({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}});
+    for (choice, param) in [
+        (choice("required", "third"), "tool_choice.allowed_tools.tools[0]"),
+        (choice("none", "count"), "tool_choice.allowed_tools"),
+        (none, "tool_choice.allowed_tools"),
+        (json!({"type": "function", "allowed_tools": {"mode": "auto", "tools": [named("count")]}}), "tool_choice.type"),
+    ] {
+        let (status, e) = post(&app, "/v1/chat/completions", &ask(choice)).await;
+        assert_eq!((status.as_u16(), &e["error"]["param"]), (400, &json!(param)), "{e}");
+    }
+    let flat: Vec<Value> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| json!({"type": "function", "name": t["function"]["name"], "parameters": t["function"]["parameters"]}))
+        .collect();
+    let choice = json!({"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "count"}]});
+    let ask = json!({"input": "Once", "tools": flat, "tool_choice": choice, "parallel_tool_calls": false});
+    let response = good(&app, "/v1/responses", &ask).await;
+    assert_eq!((&response["output"][0]["name"], &response["tool_choice"]), (&json!("count"), &choice));
 }

@@ -1,11 +1,7 @@
 //! The built-in model behind a server of its own.
 
-use alula_device::{Cpu, CpuDevice};
-use alula_engine::local::{LoadOptions, Package, Words};
-use alula_engine::speech::Speech;
-use alula_engine::{Engine, Options};
-use alula_server::models::{Entry, Facts, Kind, Model, Models, Writer};
-use alula_server::worker::Worker;
+use crate::base::{Size, entry};
+use alula_server::models::{Models, Task};
 use alula_server::{App, Config, Server};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -19,25 +15,6 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-static MODEL: &[u8] = include_bytes!("../../../alula/assets/builtin.gguf");
-/// Tokens of a sequence at most.
-pub(crate) const CONTEXT: usize = 512;
-
-/// The built-in model, loaded for so many requests at a time.
-pub(crate) fn model(running: usize, pages: Option<usize>) -> Model {
-    let package = Package::from_bytes(MODEL, "builtin").unwrap();
-    let tokenizer = Arc::new(package.tokenizer().unwrap());
-    let speech = Speech::new(&package, Arc::clone(&tokenizer)).unwrap();
-    let words = Arc::new(Words::new(Arc::clone(&tokenizer), package.end_ids()));
-    let options = LoadOptions { sequences: running, outputs: 2 * running, pages, ..LoadOptions::default() };
-    let device = CpuDevice::new(Cpu::from_env().unwrap(), 1);
-    let local = package.load(&device, options, &mut |_, _| {}).unwrap();
-    let engine = Engine::new(local, Some(words), Options { running, ..Options::default() });
-    let worker = Worker::start("builtin", engine).unwrap();
-    let writer = Writer::new(worker, speech, CONTEXT, &tokenizer, &package.end_ids());
-    Model { tokenizer, kind: Kind::Writer(Box::new(writer)) }
-}
-
 /// A server that runs.
 pub(crate) struct Served {
     pub(crate) address: SocketAddr,
@@ -49,9 +26,9 @@ pub(crate) struct Served {
 impl Served {
     /// Starts one on a free port.
     pub(crate) async fn start(config: Config, running: usize, pages: Option<usize>) -> Served {
-        let facts = Facts { context: CONTEXT, ..Facts::default() };
-        let load = Box::new(move || Ok(model(running, pages)));
-        let models = Models::new(vec![Entry::new("builtin".into(), Vec::new(), facts, load)], 1).unwrap();
+        let size = Size { running, pages, ..Size::default() };
+        let entries = vec![entry("builtin", "builtin", Task::Generate, size)];
+        let models = Models::new(entries, 1).unwrap();
         let server = Server::bind(App::new(Config { port: 0, ..config }, models)).await.unwrap();
         let (app, address) = (server.app(), server.address().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();

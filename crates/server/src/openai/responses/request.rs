@@ -10,7 +10,7 @@ use crate::generate::Job;
 use crate::models::Found;
 use crate::openai::fields::{Choose, Never, OneOrMany, notes, refuse, retention, verbosity, whole_option, within};
 use crate::openai::now;
-use crate::openai::tools::{FunctionDef, ToolDef, Word, tools};
+use crate::openai::tools::{FunctionDef, ToolDef, Word, allow, tools};
 use alula_engine::Request;
 use serde::de::{Error, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -130,7 +130,7 @@ pub struct ResponseTool {
     pub strict: Option<bool>,
 }
 
-/// `none`, `auto`, `required`, or a function.
+/// `none`, `auto`, `required`, a function, or those that are allowed.
 #[derive(Clone, Debug, ToSchema)]
 #[serde(untagged)]
 pub enum ResponseChoice {
@@ -138,10 +138,25 @@ pub enum ResponseChoice {
     Word(Word),
     /// A function.
     Function(ResponseFunction),
+    /// Some functions.
+    Allowed(AllowedTools),
+}
+
+/// Only some of the functions may be called.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AllowedTools {
+    /// `allowed_tools`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `auto` or `required`.
+    pub mode: Word,
+    /// The functions.
+    pub tools: Vec<ResponseFunction>,
 }
 
 /// A call of one function is wanted.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResponseFunction {
     /// `function`.
@@ -153,6 +168,15 @@ pub struct ResponseFunction {
 
 impl<'de> Deserialize<'de> for ResponseChoice {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Either {
+            #[serde(rename = "type")]
+            kind: String,
+            name: Option<String>,
+            mode: Option<Word>,
+            tools: Option<Vec<ResponseFunction>>,
+        }
         struct V;
         impl<'de> Visitor<'de> for V {
             type Value = ResponseChoice;
@@ -163,7 +187,20 @@ impl<'de> Deserialize<'de> for ResponseChoice {
                 Word::deserialize(serde::de::value::StrDeserializer::new(word)).map(ResponseChoice::Word)
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ResponseChoice, A::Error> {
-                ResponseFunction::deserialize(MapAccessDeserializer::new(map)).map(ResponseChoice::Function)
+                let chosen = Either::deserialize(MapAccessDeserializer::new(map))?;
+                match (chosen.name, chosen.mode, chosen.tools) {
+                    (Some(name), None, None) => {
+                        Ok(ResponseChoice::Function(ResponseFunction { kind: chosen.kind, name }))
+                    }
+                    (None, Some(mode), Some(tools)) => {
+                        Ok(ResponseChoice::Allowed(AllowedTools { kind: chosen.kind, mode, tools }))
+                    }
+                    (None, mode, tools) if mode.is_some() || tools.is_some() => {
+                        Err(A::Error::missing_field(if mode.is_none() { "mode" } else { "tools" }))
+                    }
+                    (None, ..) => Err(A::Error::missing_field("name")),
+                    _ => Err(A::Error::custom("give `name`, or `mode` and `tools`")),
+                }
             }
         }
         d.deserialize_any(V)
@@ -328,7 +365,7 @@ impl CreateResponse {
             let ResponseTool { kind, description, parameters, strict, .. } = t;
             Ok(ToolDef { kind, function: FunctionDef { name, description, parameters, strict } })
         });
-        let tools = tools(list.collect::<Result<_, ApiError>>()?).map_err(flat)?;
+        let mut tools = tools(list.collect::<Result<_, ApiError>>()?).map_err(flat)?;
         let (choice, choice_echo) = match self.tool_choice.take() {
             None | Some(ResponseChoice::Word(Word::Auto)) => (ToolChoice::Auto, json!("auto")),
             Some(ResponseChoice::Word(Word::None)) => (ToolChoice::None, json!("none")),
@@ -336,6 +373,13 @@ impl CreateResponse {
             Some(ResponseChoice::Function(f)) if f.kind == "function" => {
                 let echo = json!({"type": "function", "name": f.name});
                 (ToolChoice::Named(f.name), echo)
+            }
+            Some(ResponseChoice::Allowed(allowed)) if allowed.kind == "allowed_tools" => {
+                let names: Vec<String> = allowed.tools.iter().map(|f| f.name.clone()).collect();
+                (allow(&mut tools, allowed.mode, &names, "tool_choice")?, json!(allowed))
+            }
+            Some(ResponseChoice::Allowed(_)) => {
+                return Err(ApiError::field("tool_choice.type", "`tool_choice.type` must be `allowed_tools`"));
             }
             Some(ResponseChoice::Function(_)) => {
                 return Err(ApiError::field("tool_choice.type", "`tool_choice.type` must be `function`"));
