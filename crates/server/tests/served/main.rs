@@ -2,4 +2,5 @@
 
 mod chaos;
 mod common;
+mod models;
 mod prefix;
