@@ -136,6 +136,10 @@ fn check(app: &App, request: &Request, row: Option<(&str, Scope)>, cors: bool) -
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         return Err(ApiError::status(status, "invalid_request_error", what));
     }
+    // What stands before this server may have read the other one (RFC 9112, 3.2).
+    if request.headers().get_all(header::HOST).iter().count() > 1 {
+        return Err(ApiError::invalid("the request has more than one `Host`; send one"));
+    }
     let keys = app.keys();
     if !keys.needed() {
         local(app, request.headers(), request.uri(), cors)?;
