@@ -285,6 +285,7 @@ impl<R: Runner> Engine<R> {
             Refused::Full { waiting, tokens, most, most_tokens } => {
                 RequestError::Full { waiting, tokens, most, most_tokens }
             }
+            Refused::Share { waiting, tokens } => RequestError::Share { waiting, tokens },
         })?;
         let max_tokens = max_tokens.unwrap_or(usize::MAX);
         let active = Active {

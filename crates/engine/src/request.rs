@@ -170,6 +170,16 @@ pub enum RequestError {
         /// Tokens that they may have.
         most_tokens: usize,
     },
+    /// Too many of its group wait.
+    #[error(
+        "{waiting} of your requests, of {tokens} tokens, wait already, and others must find room too: try again later"
+    )]
+    Share {
+        /// Requests of the group that wait.
+        waiting: usize,
+        /// Their tokens.
+        tokens: usize,
+    },
     /// Stop strings where there is no text.
     #[error("stop strings need a tokenizer, and this model has none: use stop tokens")]
     StopWithoutText,

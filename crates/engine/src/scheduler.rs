@@ -133,6 +133,16 @@ pub enum Refused {
         /// Tokens that they may have.
         most_tokens: usize,
     },
+    /// Too many of its group wait, and others must find room too.
+    #[error(
+        "{waiting} requests of {tokens} tokens of one group wait already, and may take no more of the queue; try again later"
+    )]
+    Share {
+        /// Requests of the group that wait.
+        waiting: usize,
+        /// Their tokens.
+        tokens: usize,
+    },
 }
 
 /// What happened so far.
@@ -257,6 +267,15 @@ impl Scheduler {
         let too_many = waiting >= most.saturating_add(places);
         if too_many || (waiting > 0 && held.saturating_add(tokens.len()) > most_tokens) {
             return Err(Refused::Full { waiting, tokens: held, most, most_tokens });
+        }
+        // A group leaves as much room as it takes (Choudhury and Hahne's dynamic thresholds), so one that asks without end
+        // cannot keep the others out. Group 0 is everybody who has no name.
+        let own: Vec<usize> =
+            self.waiting.iter().filter(|e| group != 0 && e.group == group).map(|e| e.tokens.len()).collect();
+        let (ours, our_tokens) = (own.len(), own.iter().sum::<usize>());
+        let crowd = waiting + ours.saturating_sub(places) >= most.saturating_add(places);
+        if ours > 0 && (crowd || held.saturating_add(our_tokens).saturating_add(tokens.len()) > most_tokens) {
+            return Err(Refused::Share { waiting: ours, tokens: our_tokens });
         }
         let id = Id(self.next);
         self.next += 1;

@@ -16,6 +16,8 @@ use std::sync::Arc;
 
 /// Unknown fields that are left out at most.
 const MOST_IGNORED: usize = 64;
+/// Of a field's name that was left out, in bytes.
+const LONGEST_NAME: usize = 80;
 
 /// A request's body.
 #[derive(Clone, Debug)]
@@ -33,7 +35,8 @@ pub struct Ignored(Vec<String>);
 impl Ignored {
     /// As a header, if there are any.
     pub fn header(&self) -> Option<HeaderValue> {
-        let names: Vec<&str> = self.0.iter().map(String::as_str).filter(|n| n.is_ascii()).collect();
+        let name = |n: &String| alula_format::clip_to(n, LONGEST_NAME).to_string().escape_default().to_string();
+        let names: Vec<String> = self.0.iter().map(name).collect();
         (!names.is_empty()).then(|| HeaderValue::from_str(&names.join(", ")).ok())?
     }
 }

@@ -11,6 +11,7 @@ use alula_engine::speech::{Conversation, SpeechError};
 use alula_engine::{Constraint, Logprobs, Reason, Usage};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 
 /// Which calls are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -145,9 +146,7 @@ pub async fn start(caller: &Caller, found: &Found, job: Job, talk: Talk) -> Resu
 /// As [`start`].
 pub async fn counted(caller: &Caller, found: &Found, mut job: Job, talk: Talk) -> Result<(usize, Deltas), ApiError> {
     let writer = found.model.writer(&found.name)?;
-    let (of, told) = (found.clone(), talk);
-    // Templates, tokenizers and grammars may take a while; other connections must not wait for them.
-    let Prepared { prompt, opening, constraint, tools } = aside(move || prepare(&of, told)).await??;
+    let Prepared { prompt, opening, constraint, tools } = prepared(found, talk).await?;
     let (length, asked) = (prompt.len(), job.request.stop.len());
     job.request.prompt = prompt;
     job.request.stop.extend(writer.speech.stop());
@@ -188,8 +187,23 @@ pub async fn counted(caller: &Caller, found: &Found, mut job: Job, talk: Talk) -
 /// # Errors
 /// As [`start`], before the engine.
 pub async fn prompt(found: &Found, talk: Talk) -> Result<Vec<u32>, ApiError> {
+    Ok(prepared(found, talk).await?.prompt)
+}
+
+/// Prepares beside other connections: templates, tokenizers and grammars may take a while. Of those with grammars only a few
+/// are prepared at a time; each goes on to its end, also when who asked has gone away.
+async fn prepared(found: &Found, talk: Talk) -> Result<Prepared, ApiError> {
+    let writer = found.model.writer(&found.name)?;
+    let place = match talk.form != Form::Text || !talk.tools.is_empty() {
+        true => Arc::clone(&writer.grammars).acquire_owned().await.ok(),
+        false => None,
+    };
     let of = found.clone();
-    Ok(aside(move || prepare(&of, talk)).await??.prompt)
+    let prepare = move || {
+        let _place = place;
+        prepare(&of, talk)
+    };
+    aside(prepare).await?
 }
 
 /// Ends a stream behind its first error.

@@ -136,7 +136,7 @@ impl From<RequestError> for ApiError {
         let message = e.to_string();
         match e {
             RequestError::PromptTooLong { .. } => ApiError::field("messages", message).code("context_length_exceeded"),
-            RequestError::Full { .. } => ApiError::busy(message, Duration::from_secs(1)),
+            RequestError::Full { .. } | RequestError::Share { .. } => ApiError::busy(message, Duration::from_secs(1)),
             RequestError::PromptToken { .. } | RequestError::EmptyPrompt => ApiError::field("prompt", message),
             RequestError::Sampling(ArgumentError::Range { name, .. }) => ApiError::field(name, message),
             RequestError::Sampling(ArgumentError::BiasToken { id, .. } | ArgumentError::BiasValue { id, .. }) => {

@@ -136,6 +136,10 @@ fn check(app: &App, request: &Request, row: Option<(&str, Scope)>, cors: bool) -
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         return Err(ApiError::status(status, "invalid_request_error", what));
     }
+    // What stands before this server may have read the other one (RFC 9112, 3.2).
+    if request.headers().get_all(header::HOST).iter().count() > 1 {
+        return Err(ApiError::invalid("the request has more than one `Host`; send one"));
+    }
     let keys = app.keys();
     if !keys.needed() {
         local(app, request.headers(), request.uri(), cors)?;
@@ -213,7 +217,11 @@ fn local(app: &App, headers: &HeaderMap, uri: &Uri, cors: bool) -> Result<(), Ap
 fn loopback(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => return rest.split_once(']').is_some_and(|(ip, port)| ip == "::1" && is_port(port)),
-        None => host.split_once(':').map_or(host, |(name, _)| name),
+        None => match host.split_once(':') {
+            Some((_, port)) if !port.is_empty() && port.parse::<u16>().is_err() => return false,
+            Some((name, _)) => name,
+            None => host,
+        },
     };
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
     name == "localhost" || name.ends_with(".localhost") || name.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
@@ -279,6 +287,7 @@ mod tests {
             "10.0.0.1",
             "[::2]:80",
             "[::1]x",
+            "localhost:evil",
             "0.0.0.0",
         ] {
             assert!(!loopback(host), "{host}");

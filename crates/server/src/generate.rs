@@ -115,7 +115,8 @@ fn answer(
             }
             Ok(Some(Output::End { reason: Reason::Constraint(why), .. })) => {
                 let what = format!("the answer cannot be held to its grammar: {why}");
-                Some((Err(ApiError::internal(what).code("constraint_failed")), None))
+                // Who asked wrote the grammar.
+                Some((Err(ApiError::invalid(what).code("constraint_failed")), None))
             }
             Ok(Some(Output::End { reason, usage })) => Some((Ok(Delta::End { choice, reason, usage }), None)),
             Ok(Some(Output::Failed(why))) => Some((Err(ApiError::unavailable(why)), None)),

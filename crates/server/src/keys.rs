@@ -32,6 +32,9 @@ pub enum KeyError {
     /// There is one of that name.
     #[error("there is a key called `{0}` already; choose another name, or remove it with `alula key rm {0}`")]
     Exists(String),
+    /// A name that lists, logs and metrics cannot show.
+    #[error("a key's name has 1 to 100 bytes and no control characters, and `{}` has not", .0.escape_debug())]
+    Name(String),
     /// There is none of that name.
     #[error("there is no key called `{0}`")]
     Missing(String),
@@ -95,6 +98,9 @@ impl KeyFile {
             if file.keys[..i].iter().any(|other| other.name == entry.name) {
                 return wrong("is there twice");
             }
+            if let Some(other) = file.keys[..i].iter().find(|other| other.sha256.eq_ignore_ascii_case(&entry.sha256)) {
+                return wrong(&format!("has the same `sha256` as `{}`", other.name));
+            }
         }
         Ok(file)
     }
@@ -123,11 +129,30 @@ impl KeyFile {
         })
     }
 
+    /// Reads a file, or begins one, changes it and writes it, while nobody else who does so is between.
+    ///
+    /// # Errors
+    /// It is wrong, cannot be written, or `change` says so; then it is as it was.
+    pub fn edit<T>(path: &Path, change: impl FnOnce(&mut KeyFile) -> Result<T, KeyError>) -> Result<T, KeyError> {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let fail = |e| KeyError::File(path.display().to_string(), e);
+        // The file itself is replaced, so the lock is its folder's. It ends with this handle.
+        let lock = File::open(folder).map_err(fail)?;
+        lock.lock().map_err(fail)?;
+        let mut file = KeyFile::open(path)?;
+        let done = change(&mut file)?;
+        file.write(path)?;
+        Ok(done)
+    }
+
     /// Makes a key and returns it; only its hash is kept.
     ///
     /// # Errors
-    /// There is one of that name.
+    /// There is one of that name, or the name cannot be shown.
     pub fn create(&mut self, entry: Entry) -> Result<String, KeyError> {
+        if !(1..=100).contains(&entry.name.len()) || entry.name.chars().any(char::is_control) {
+            return Err(KeyError::Name(entry.name));
+        }
         if self.keys.iter().any(|k| k.name == entry.name) {
             return Err(KeyError::Exists(entry.name));
         }
@@ -327,6 +352,36 @@ mod tests {
         assert_eq!(fewer.changes(&keys), ["key `a` removed"]);
         std::fs::write(&path, "[[key]]\nname = 'x'\nsha256 = '12'\nscopes = []\ncreated = 0\n").unwrap();
         assert!(KeyFile::read(&path).unwrap_err().to_string().contains("64 hexadecimal digits"));
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn nobodys_change_is_lost_and_names_can_be_shown() {
+        let folder = std::env::temp_dir().join(format!("alula-keys-{:016x}", getrandom::u64().unwrap()));
+        std::fs::create_dir(&folder).unwrap();
+        let path = folder.join("keys.toml");
+        let keys: Vec<String> = std::thread::scope(|scope| {
+            let make = |i| {
+                let path = &path;
+                scope.spawn(move || KeyFile::edit(path, |f| f.create(entry(&format!("k{i}")))).unwrap())
+            };
+            let threads: Vec<_> = (0..16).map(make).collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        let all = Keys::new(Some(KeyFile::read(&path).unwrap()), &[], Limits::default(), &Keys::default());
+        assert!(keys.iter().all(|key| all.find(key).is_some()) && all.all().len() == 16);
+        for name in ["", "a\nb", &"x".repeat(101)] {
+            assert!(matches!(KeyFile::default().create(entry(name)), Err(KeyError::Name(_))), "{name}");
+        }
+        let text = std::fs::read_to_string(&path)
+            .unwrap()
+            .split("[[key]]")
+            .nth(1)
+            .unwrap()
+            .replace("name = \"k", "name = \"l");
+        let twice = std::fs::read_to_string(&path).unwrap() + "[[key]]" + &text;
+        std::fs::write(&path, twice).unwrap();
+        assert!(KeyFile::read(&path).unwrap_err().to_string().contains("the same `sha256`"));
         std::fs::remove_dir_all(&folder).unwrap();
     }
 

@@ -98,15 +98,26 @@ impl Log {
 
     pub(crate) fn request(&self, line: &Line<'_>) {
         let level = match line.status {
+            // That it does not serve yet, or no more, is no failure.
+            503 if QUIET.contains(&line.route) => Level::Debug,
             500.. => Level::Error,
             400.. => Level::Warn,
             _ if QUIET.contains(&line.route) => Level::Debug,
             _ => Level::Info,
         };
+        self.write(level, &fields(line, self.config.content));
+    }
+
+    /// Says what the server could not do for itself. Nothing that a user wrote belongs there.
+    pub(crate) fn warn(&self, what: &str) {
+        self.write(Level::Warn, &[("message", what.into())]);
+    }
+
+    fn write(&self, level: Level, fields: &[(&'static str, Value)]) {
         let Some(queue) = self.queue.as_ref().filter(|_| level <= self.config.level) else { return };
         let text = match self.config.format {
-            Format::Json => json(level, &fields(line, self.config.content)),
-            _ => text(level, &fields(line, self.config.content)),
+            Format::Json => json(level, fields),
+            _ => text(level, fields),
         };
         if queue.try_send(text).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);

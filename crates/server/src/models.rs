@@ -11,10 +11,15 @@ use alula_engine::speech::Speech;
 use alula_tokenizer::Tokenizer;
 use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use utoipa::ToSchema;
+
+/// How often it is looked whether a model that must go is still needed.
+const LOOK: Duration = Duration::from_millis(5);
+/// So many looks before one that is busy must go.
+const PATIENCE: usize = 4;
 
 /// Why a model is not there.
 pub type LoadError = Box<dyn std::error::Error + Send + Sync>;
@@ -83,6 +88,8 @@ pub struct Writer {
     pub context: usize,
     /// How it writes calls and reasoning.
     pub format: Format,
+    /// Places for those whose grammars are made ready: that takes processors and memory, which answers need too.
+    pub grammars: Arc<Semaphore>,
     /// Tokens that end its text.
     ends: Vec<u32>,
     /// Its tokens as grammars see them, made when somebody first asks for a grammar.
@@ -96,7 +103,9 @@ impl Writer {
     pub fn new(worker: Worker, speech: Speech, context: usize, tokenizer: &Tokenizer, ends: &[u32]) -> Writer {
         let format = Format::of(speech.source());
         let ends = tokenizer.end_ids().iter().chain(ends).copied().collect();
-        Writer { worker, speech, context, format, ends, vocabulary: OnceLock::new(), recipe: None }
+        let places = std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2));
+        let grammars = Arc::new(Semaphore::new(places));
+        Writer { worker, speech, context, format, grammars, ends, vocabulary: OnceLock::new(), recipe: None }
     }
 
     /// The same that makes vectors of so many elements too, if these are the states of last tokens: others its engine does not
@@ -144,6 +153,13 @@ fn wrong(name: &str, what: &str) -> ApiError {
     ApiError::field("model", format!("the model `{name}` {what}"))
 }
 
+/// A model, if it is loaded. Nobody waits while it is locked.
+type Slot = std::sync::Mutex<Option<Arc<Model>>>;
+
+fn open(slot: &Slot) -> std::sync::MutexGuard<'_, Option<Arc<Model>>> {
+    slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// A model by name.
 pub struct Entry {
     /// What requests call it.
@@ -153,9 +169,9 @@ pub struct Entry {
     /// What is known of it.
     pub facts: Facts,
     load: Arc<Load>,
-    slot: std::sync::Mutex<Option<Arc<Model>>>,
+    slot: Arc<Slot>,
     /// Held while it is loaded.
-    loading: Mutex<()>,
+    loading: Arc<Mutex<()>>,
     /// Milliseconds since the registry was made.
     used: AtomicU64,
     /// What will let go of it later.
@@ -170,16 +186,15 @@ impl Entry {
             adapters,
             facts,
             load: Arc::new(load),
-            slot: std::sync::Mutex::default(),
-            loading: Mutex::new(()),
+            slot: Arc::default(),
+            loading: Arc::default(),
             used: AtomicU64::new(0),
             timer: std::sync::Mutex::new(None),
         }
     }
 
-    /// The model, if it is loaded. Nobody waits while it is locked.
     fn slot(&self) -> std::sync::MutexGuard<'_, Option<Arc<Model>>> {
-        self.slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        open(&self.slot)
     }
 }
 
@@ -200,8 +215,10 @@ pub struct Models {
     began: Instant,
     /// Models that are loaded at a time at most.
     most: usize,
-    /// Held while room is made for one that is loaded.
-    door: Mutex<()>,
+    /// Held while room is made for one that is loaded, until it is.
+    door: Arc<Mutex<()>>,
+    /// Those that were let go while somebody had them.
+    leaving: std::sync::Mutex<Vec<Weak<Model>>>,
 }
 
 impl Models {
@@ -221,7 +238,13 @@ impl Models {
                 names.push(name);
             }
         }
-        Ok(Models { entries, began: Instant::now(), most: most.max(1), door: Mutex::new(()) })
+        Ok(Models {
+            entries,
+            began: Instant::now(),
+            most: most.max(1),
+            door: Arc::default(),
+            leaving: Default::default(),
+        })
     }
 
     /// All of them.
@@ -298,7 +321,7 @@ impl Models {
             while let Some(app) = of.upgrade() {
                 let Ok((entry, _)) = app.models.entry(Some(&name)) else { return };
                 let over = app.models.used(entry) > since || !app.models.loaded(entry);
-                if over || idle(entry) && unload(entry) {
+                if over || idle(entry) && app.models.release(entry) {
                     return;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -322,30 +345,54 @@ impl Models {
         if let Some(model) = there() {
             return Ok(model);
         }
-        let _loading = entry.loading.lock().await;
+        let loading = Arc::clone(&entry.loading).lock_owned().await;
         if let Some(model) = there() {
             return Ok(model);
         }
-        let _door = self.door.lock().await;
-        self.make_room(entry);
-        let load = Arc::clone(&entry.load);
-        let loaded = tokio::task::spawn_blocking(move || load()).await;
+        let door = Arc::clone(&self.door).lock_owned().await;
+        self.make_room(entry).await;
+        let (load, slot) = (Arc::clone(&entry.load), Arc::clone(&entry.slot));
+        // It is loaded to its end even if who asked goes away, or each who comes and goes would start another load.
+        let load = move || {
+            let _held = (loading, door);
+            let model = Arc::new(load()?);
+            Ok::<_, LoadError>(Arc::clone(open(&slot).insert(model)))
+        };
+        let loaded = tokio::task::spawn_blocking(load).await;
         let loaded = loaded.map_err(|_| ApiError::internal(format!("loading the model `{}` panicked", entry.name)))?;
-        let model =
-            loaded.map_err(|e| ApiError::internal(format!("the model `{}` cannot be loaded: {e}", entry.name)))?;
+        let model = loaded.map_err(|_| {
+            ApiError::internal(format!("the model `{}` cannot be loaded; the server says why", entry.name))
+        })?;
         entry.used.store(now(), Ordering::Relaxed);
-        Ok(Arc::clone(entry.slot().insert(Arc::new(model))))
+        Ok(model)
     }
 
-    /// Lets go of those that were not used for longest until there is room for one more.
-    fn make_room(&self, but: &Entry) {
-        let mut loaded: Vec<&Entry> =
-            self.entries.iter().filter(|e| !std::ptr::eq(*e, but) && self.loaded(e)).collect();
-        loaded.sort_by_key(|e| e.used.load(Ordering::Relaxed));
-        let over = (loaded.len() + 1).saturating_sub(self.most);
-        for entry in loaded.into_iter().filter(|e| idle(e)).take(over) {
-            unload(entry);
+    /// Lets go of those that were not used for longest, and waits until there is room for one more. One that is busy is let
+    /// go only if no other becomes idle, and those who ask for it then wait until it is loaded again.
+    async fn make_room(&self, but: &Entry) {
+        for turn in 0.. {
+            let mut loaded: Vec<&Entry> =
+                self.entries.iter().filter(|e| !std::ptr::eq(*e, but) && self.loaded(e)).collect();
+            let leaving = self.leaving().len();
+            let over = (loaded.len() + leaving + 1).saturating_sub(self.most);
+            if over == 0 {
+                return;
+            }
+            loaded.sort_by_key(|e| (!idle(e), e.used.load(Ordering::Relaxed)));
+            // All who waited for a model have it a moment after it is loaded; it should not go before.
+            let ripe = loaded.into_iter().filter(|e| turn >= PATIENCE || idle(e));
+            for entry in ripe.take(over.saturating_sub(leaving)) {
+                self.release(entry);
+            }
+            tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Those that were let go and that somebody has still.
+    fn leaving(&self) -> Vec<Arc<Model>> {
+        let mut leaving = self.leaving.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        leaving.retain(|model| model.strong_count() > 0);
+        leaving.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Lets go of those that nobody used for so long.
@@ -354,20 +401,24 @@ impl Models {
         for entry in &self.entries {
             let used = Duration::from_millis(entry.used.load(Ordering::Relaxed));
             if now.saturating_sub(used) >= idle_for && idle(entry) {
-                unload(entry);
+                self.release(entry);
             }
         }
     }
 
     /// Lets go of a model; requests that have it finish first. False if it was not loaded.
     pub fn release(&self, entry: &Entry) -> bool {
-        unload(entry)
+        let Some(model) = entry.slot().take() else { return false };
+        let mut leaving = self.leaving.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        leaving.push(Arc::downgrade(&model));
+        true
     }
 
     /// Ends every answer that is under way, and says why.
     pub fn stop(&self, why: &str) {
-        for entry in &self.entries {
-            if let Some(Kind::Writer(writer)) = entry.slot().as_ref().map(|m| &m.kind) {
+        let loaded = self.entries.iter().filter_map(|e| self.peek(e));
+        for model in loaded.chain(self.leaving()) {
+            if let Kind::Writer(writer) = &model.kind {
                 writer.worker.stop(why);
             }
         }
@@ -385,8 +436,4 @@ impl Models {
 /// Whether it is loaded and nobody has it.
 fn idle(entry: &Entry) -> bool {
     entry.slot().as_ref().is_some_and(|m| Arc::strong_count(m) == 1)
-}
-
-fn unload(entry: &Entry) -> bool {
-    entry.slot().take().is_some()
 }

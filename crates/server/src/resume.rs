@@ -266,7 +266,7 @@ pub async fn layer(State(app): State<Arc<App>>, request: Request, next: Next) ->
 
 async fn with(app: Arc<App>, request: Request, next: Next) -> Result<Response, ApiError> {
     let owner = owner(request.extensions());
-    if request.method() == Method::POST && request.headers().contains_key(LAST) {
+    if request.method() == Method::POST && request.headers().get(LAST).is_some_and(|v| !v.is_empty()) {
         return app.streams.take_up(last(request.headers())?, &owner);
     }
     match request.headers().get(ASK).map(HeaderValue::as_bytes) {

@@ -1,7 +1,8 @@
 //! What is kept between requests: records by name, in memory or as files of a directory, within limits.
 //!
 //! A file is written under another name, synced and renamed, so it is there whole or not at all. Over the limits, records
-//! that were not used for longest go first.
+//! that were not used for longest go first. Files that are not the store's, which their names say, are left alone: whoever
+//! names a directory that holds something else must not lose it.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -12,8 +13,12 @@ use std::time::{Duration, SystemTime};
 
 /// Records at most.
 const MOST: usize = 10_000;
-/// The end of a file's name.
-const END: &str = "json";
+/// The end of a record's file name.
+const END: &str = ".kept.json";
+/// The end of the name of a file that is being written.
+const PART: &str = ".kept.part";
+/// A file that was being written so long ago belongs to nobody; a younger one may be another server's.
+const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// Records by name.
 #[derive(Debug)]
@@ -73,20 +78,18 @@ impl Store {
         fs::create_dir_all(directory)?;
         let mut found = Vec::new();
         for file in fs::read_dir(directory)? {
-            let path = file?.path();
-            let Some(name) = path.file_stem().and_then(|n| n.to_str()).filter(|n| plain(n)) else { continue };
-            match path.extension().and_then(|e| e.to_str()) {
-                Some(END) => {}
+            let file = file?;
+            // Another server may have taken it away since.
+            let Some(facts) = file.metadata().ok().filter(fs::Metadata::is_file) else { continue };
+            let name = file.file_name();
+            let Some(name) = name.to_str() else { continue };
+            let written = facts.modified()?;
+            if let Some(name) = name.strip_suffix(END).filter(|n| plain(n)) {
+                found.push((written, name.to_owned(), usize::try_from(facts.len()).unwrap_or(usize::MAX)));
+            } else if name.ends_with(PART) && written.elapsed().is_ok_and(|age| age > ABANDONED) {
                 // A write that was interrupted.
-                Some("part") => {
-                    fs::remove_file(&path)?;
-                    continue;
-                }
-                _ => continue,
+                _ = fs::remove_file(file.path());
             }
-            let facts = fs::metadata(&path)?;
-            let size = usize::try_from(facts.len()).unwrap_or(usize::MAX);
-            found.push((facts.modified()?, name.to_owned(), size));
         }
         found.sort();
         let mut index = self.index();
@@ -108,7 +111,7 @@ impl Store {
     }
 
     fn path(&self, name: &str) -> Option<PathBuf> {
-        self.directory.as_ref().map(|d| d.join(format!("{name}.{END}")))
+        self.directory.as_ref().map(|d| d.join(format!("{name}{END}")))
     }
 
     /// Keeps a record. May wait for the disk.
@@ -214,10 +217,12 @@ fn plain(name: &str) -> bool {
 
 /// Writes a file whole or not at all. Only its owner may read it.
 fn write(path: &Path, data: &[u8]) -> io::Result<()> {
-    let part = path.with_extension("part");
+    // Nobody else writes under this name, not even another server with the same directory.
+    let random = getrandom::u64().map_err(io::Error::other)?;
+    let part = path.with_file_name(format!("{random:016x}{PART}"));
     let written = (|| {
         let mut options = File::options();
-        options.write(true).create(true).truncate(true);
+        options.write(true).create_new(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let mut file = options.open(&part)?;
@@ -270,15 +275,35 @@ mod tests {
         store.open().unwrap();
         store.put("a", b"one".to_vec()).unwrap();
         store.put("a", b"two".to_vec()).unwrap();
-        fs::write(path.join("b.part"), "half").unwrap();
+        let (old, young) = (path.join("1.kept.part"), path.join("2.kept.part"));
+        for part in [&old, &young] {
+            fs::write(part, "half").unwrap();
+        }
+        File::options().write(true).open(&old).unwrap().set_modified(SystemTime::now() - 2 * ABANDONED).unwrap();
         let store = Store::new(Some(path.clone()), 100, LONG);
         store.open().unwrap();
         assert_eq!(&*store.get("a").unwrap(), b"two");
-        assert!(!path.join("b.part").exists());
+        assert!(!old.exists() && young.exists());
         // Smaller limits hold at once.
         let store = Store::new(Some(path.clone()), 2, LONG);
         store.open().unwrap();
-        assert!(store.get("a").is_none() && !path.join("a.json").exists());
+        assert!(store.get("a").is_none() && !path.join("a.kept.json").exists());
+        fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn what_is_not_the_stores_is_left_alone() {
+        let path = directory("foreign");
+        fs::create_dir_all(path.join("a.kept.json")).unwrap();
+        for name in ["config.json", "tokenizer.json", "film.part", "a b.kept.json"] {
+            fs::write(path.join(name), "mine").unwrap();
+            let file = File::options().write(true).open(path.join(name)).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        }
+        let store = Store::new(Some(path.clone()), 1, LONG);
+        store.open().unwrap();
+        assert!(store.get("config").is_none() && !store.remove("config"));
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 5);
         fs::remove_dir_all(path).unwrap();
     }
 
@@ -288,10 +313,12 @@ mod tests {
         let store = Store::new(Some(path.clone()), 100, LONG);
         store.open().unwrap();
         store.put("a", b"one".to_vec()).unwrap();
-        // The part is a directory: no file can be written there.
-        fs::create_dir(path.join("a.part")).unwrap();
-        assert!(matches!(store.put("a", b"two".to_vec()), Err(StoreError::Io(_))));
+        // A directory stands where the file should be.
+        fs::create_dir_all(path.join("b.kept.json")).unwrap();
+        assert!(matches!(store.put("b", b"two".to_vec()), Err(StoreError::Io(_))));
         assert_eq!(&*store.get("a").unwrap(), b"one");
+        assert!(store.get("b").is_none());
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 2, "nothing half written is left");
         fs::remove_dir_all(path).unwrap();
     }
 }

@@ -161,6 +161,7 @@ async fn without_keys_only_this_machine_is_served() {
         (vec![("host", "127.0.0.1")], 200),
         (vec![("host", "[::1]:1")], 200),
         (vec![("host", "evil.example")], 403),
+        (vec![("host", "localhost"), ("host", "evil.example")], 400),
         (vec![("host", "127.0.0.1.evil.example:8080")], 403),
         (vec![("host", "localhost:8080"), ("origin", "http://localhost:8080")], 200),
         (vec![("host", "localhost:8080"), ("origin", "http://evil.example")], 403),

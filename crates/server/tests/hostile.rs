@@ -198,3 +198,28 @@ async fn who_does_not_read_is_dropped() {
     closed(&app, quiet).await;
     well(address).await;
 }
+
+#[tokio::test]
+async fn connections_outlive_refusals_or_say_that_they_end() {
+    let (address, _app, _stop) = listen(config(), Vec::new()).await;
+    for (length, stays) in [(10, true), (40_000, true), (200_000, false)] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!(
+            "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // The body comes when its refusal may already be on its way.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        _ = stream.write_all(&vec![b'x'; length]).await;
+        let mut answer = vec![0; 4096];
+        let n = stream.read(&mut answer).await.unwrap();
+        let text = String::from_utf8_lossy(&answer[..n]).to_lowercase();
+        assert!(text.starts_with("http/1.1 415"), "{text}");
+        assert_eq!(text.contains("connection: close"), !stays, "{text}");
+        if stays {
+            stream.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+            let n = stream.read(&mut answer).await.unwrap();
+            assert_eq!(status(&answer[..n]), 200);
+        }
+    }
+}

@@ -99,9 +99,10 @@ pub fn text(matches: &ArgMatches) -> String {
             matches.get_raw(id).into_iter().flatten().map(|v| v.to_string_lossy().into_owned()).collect();
         let many =
             matches!(arg.get_action(), ArgAction::Append) || arg.get_num_args().is_some_and(|n| n.max_values() > 1);
+        // `007` and `1.50` may be names: a number must be written as it was.
         let value = |s: &String| match (s.parse::<i64>(), s.parse::<f64>()) {
-            (Ok(n), _) => Value::Integer(n),
-            (_, Ok(x)) if x.is_finite() => Value::Float(x),
+            (Ok(n), _) if n.to_string() == *s => Value::Integer(n),
+            (_, Ok(x)) if x.is_finite() && Value::Float(x).to_string() == *s => Value::Float(x),
             _ => Value::String(s.clone()),
         };
         out += &match raw.as_slice() {
@@ -162,12 +163,25 @@ mod tests {
 
     #[test]
     fn what_is_printed_can_be_read() {
-        let args =
-            ["alula", "serve", "m", "--port", "7", "--api-key", "hush", "--cors-origin", "http://a", "--lenient"];
+        let args = [
+            "alula",
+            "serve",
+            "m",
+            "007",
+            "1.50",
+            "--port",
+            "7",
+            "--api-key",
+            "hush",
+            "--cors-origin",
+            "http://a",
+            "--lenient",
+        ];
         let matches = super::super::command().try_get_matches_from(args).unwrap();
         let text = text(matches.subcommand_matches("serve").unwrap());
         assert!(!text.contains("hush") && text.contains("api_key is set"), "{text}");
         let serve = read_text(&text, &[]).unwrap();
         assert_eq!((serve.port, serve.lenient, serve.cors_origin), (7, true, vec!["http://a".to_owned()]));
+        assert_eq!(serve.models, ["m", "007", "1.50"]);
     }
 }

@@ -1,7 +1,7 @@
 //! Flags of `alula serve`.
 
 use super::key::LimitArgs;
-use super::values::{bytes, seconds};
+use super::values::{bytes, origin, seconds};
 use super::{LoadArgs, LoraArgs};
 use alula_server::log::{Format, Level};
 use clap::{Args, ValueEnum};
@@ -54,7 +54,7 @@ pub struct Serve {
     #[command(flatten)]
     pub limits: LimitArgs,
     /// Let pages of this origin ask, like `https://chat.example`; `*` is any (repeatable)
-    #[arg(long, env = "ALULA_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
+    #[arg(long, env = "ALULA_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
     pub cors_origin: Vec<String>,
     /// Certificates for TLS, the server's first (PEM)
     #[arg(long, env = "ALULA_TLS_CERT", value_name = "FILE", requires = "tls_key")]
@@ -77,7 +77,7 @@ pub struct Serve {
     /// Count requests and tokens of each key in /metrics
     #[arg(long, env = "ALULA_METRICS_PER_KEY")]
     pub metrics_per_key: bool,
-    /// Requests that wait at most, for each model
+    /// Requests that wait at most, for each model; one key leaves as much room as it takes
     #[arg(long, env = "ALULA_MAX_QUEUE", value_name = "N", default_value_t = 256)]
     pub max_queue: usize,
     /// Prompt tokens that wait at most, for each model; one request alone may have more
@@ -121,9 +121,12 @@ pub struct Serve {
     /// Time that a client may leave what it is sent unread
     #[arg(long, env = "ALULA_WRITE_TIMEOUT", value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub write_timeout: Duration,
+    /// Time that an answer is still written for a client who left and may take it up again
+    #[arg(long, env = "ALULA_RESUME_GRACE", value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    pub resume_grace: Duration,
     /// Connections at most; more wait
-    #[arg(long, env = "ALULA_MAX_CONNECTIONS", value_name = "N", default_value_t = 1024)]
-    pub max_connections: usize,
+    #[arg(long, env = "ALULA_MAX_CONNECTIONS", value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: u32,
     /// Time for an answer
     #[arg(long, env = "ALULA_REQUEST_TIMEOUT", value_name = "SECONDS", default_value = "3600", value_parser = seconds)]
     pub request_timeout: Duration,

@@ -45,6 +45,20 @@ pub(super) fn seconds(text: &str) -> Result<std::time::Duration, String> {
     }
 }
 
+/// An origin as browsers write it (RFC 6454, 6.2), or `*`.
+pub(super) fn origin(text: &str) -> Result<String, String> {
+    let fits = |(scheme, host): (&str, &str)| {
+        let plain = |c: char| c.is_ascii_graphic() && !c.is_ascii_uppercase() && !"/?#@\\".contains(c);
+        let scheme_fits =
+            !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_lowercase() || "+-.0123456789".contains(c));
+        scheme_fits && !host.is_empty() && host.chars().all(plain)
+    };
+    match text == "*" || text == "null" || text.split_once("://").is_some_and(fits) {
+        true => Ok(text.to_owned()),
+        false => Err("give an origin as browsers send it, like https://chat.example or http://localhost:3000: in small letters, without a path or a last `/`".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +70,27 @@ mod tests {
         }
         for bad in ["", "GB", "-1GB", "1 XB", "1e3", "0", "1..2", "9999999999GB", "nan"] {
             assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn origins_are_as_browsers_send_them() {
+        for good in
+            ["*", "https://chat.example", "http://localhost:3000", "http://[::1]:8080", "chrome-extension://abc"]
+        {
+            assert_eq!(origin(good).as_deref(), Ok(good));
+        }
+        for bad in [
+            "",
+            "chat.example",
+            "https://chat.example/",
+            "https://Chat.example",
+            "https://",
+            "://x",
+            "https://a b",
+            "https://a/b",
+        ] {
+            assert!(origin(bad).is_err(), "{bad}");
         }
     }
 }

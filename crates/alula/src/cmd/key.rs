@@ -10,7 +10,6 @@ use std::time::{Duration, UNIX_EPOCH};
 pub fn key(a: Key) -> Result<(), Fail> {
     match a {
         Key::Create(a) => {
-            let mut file = KeyFile::open(&a.file.keys)?;
             let entry = Entry {
                 name: a.name,
                 sha256: String::new(),
@@ -20,8 +19,7 @@ pub fn key(a: Key) -> Result<(), Fail> {
                 priority: a.priority,
                 limits: a.limits.limits(),
             };
-            let key = file.create(entry)?;
-            file.write(&a.file.keys)?;
+            let key = KeyFile::edit(&a.file.keys, |file| file.create(entry))?;
             say("alula: this is the only time that the key is shown; only its hash is kept");
             writeln!(stdout(), "{key}")?;
         }
@@ -39,9 +37,9 @@ pub fn key(a: Key) -> Result<(), Fail> {
             }
         }
         Key::Rm { file, name } => {
-            let mut keys = KeyFile::read(&file.keys)?;
-            keys.remove(&name)?;
-            keys.write(&file.keys)?;
+            // One that is not there has no key to remove.
+            _ = KeyFile::read(&file.keys)?;
+            KeyFile::edit(&file.keys, |keys| keys.remove(&name))?;
         }
     }
     Ok(())

@@ -24,6 +24,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 const STEP: usize = 512;
 /// Rows of a step with guesses.
 const GUESSES: usize = 16;
+/// How long answers have to say that they end, when all must end at once.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// `alula serve [[NAME=]MODEL…]`.
 pub fn serve(a: Box<Serve>) -> Result<(), Fail> {
@@ -42,7 +44,10 @@ pub fn serve(a: Box<Serve>) -> Result<(), Fail> {
     app.reload(&app.config)?;
     app.store.open().map_err(|e| format!("--store {}: {e}", a.store.as_deref().unwrap_or(Path::new("")).display()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(run(app, a.idle_timeout))
+    let ended = runtime.block_on(run(app, a.idle_timeout));
+    // A model that is being loaded is not waited for.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Listens, loads, serves, ends.
@@ -50,19 +55,32 @@ async fn run(app: App, idle: Option<Duration>) -> Result<(), Fail> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let hangup = signal(SignalKind::hangup())?;
     let place = app.config.address();
-    let server =
-        Server::bind(app).await.map_err(|e| format!("cannot listen on {place}: {e}; choose another --port"))?;
+    let server = Server::bind(app).await.map_err(|e| {
+        let what = if e.kind() == std::io::ErrorKind::AddrInUse { "; choose another --port" } else { "" };
+        format!("cannot listen on {place}: {e}{what}")
+    })?;
     let (app, address) = (server.app(), server.address()?);
-    let stop = async move {
+    let (told, asked) = tokio::sync::oneshot::channel();
+    let (again, mut twice) = tokio::sync::mpsc::channel::<()>(1);
+    tokio::spawn(async move {
         let name = tokio::select! { _ = term.recv() => "SIGTERM", _ = int.recv() => "SIGINT" };
-        say(format_args!("alula: {name}: answers under way may end, new ones are refused"));
-    };
+        say(format_args!("alula: {name}: answers under way may end, new ones are refused; once more ends all at once"));
+        _ = told.send(());
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        drop(again);
+    });
     tokio::spawn(reload(Arc::clone(&app), hangup));
-    let serving = tokio::spawn(server.run(Box::pin(stop)));
+    let mut serving = tokio::spawn(server.run(Box::pin(async move { _ = asked.await })));
     // Who asks is answered while models load; they are loaded in the order that they were given in.
     let most = app.models.most();
     for entry in app.models.entries().iter().take(most) {
-        app.models.ready(entry).await?;
+        tokio::select! {
+            ready = app.models.ready(entry) => {
+                ready?;
+            }
+            over = &mut serving => return Ok(over?),
+            _ = twice.recv() => return Ok(()),
+        }
     }
     app.set_ready(true);
     let name = app.models.entries().first().map_or("", |e| &e.name);
@@ -82,7 +100,13 @@ async fn run(app: App, idle: Option<Duration>) -> Result<(), Fail> {
             }
         });
     }
-    serving.await?;
+    tokio::select! {
+        over = serving => over?,
+        _ = twice.recv() => {
+            app.models.stop("the server is shutting down");
+            tokio::time::sleep(LAST_WORDS).await;
+        }
+    }
     Ok(())
 }
 
@@ -123,7 +147,8 @@ fn config(a: &Serve) -> Config {
         header_timeout: a.header_timeout,
         max_header: size(a.max_header),
         write_timeout: a.write_timeout,
-        max_connections: a.max_connections,
+        resume_grace: a.resume_grace,
+        max_connections: size(a.max_connections.into()),
         request_timeout: a.request_timeout,
         drain_timeout: a.drain_timeout,
         store: a.store.clone(),
@@ -170,7 +195,9 @@ fn entry(name: String, place: Place, a: &Arc<Serve>) -> Result<Entry, Fail> {
     };
     let adapters = adapters.names().map(|(name, scale)| (name.to_owned(), scale)).collect();
     let args = Arc::clone(a);
-    let load = move || load(&place, &args);
+    let called = name.clone();
+    // Clients are not told where files lie.
+    let load = move || load(&place, &args).inspect_err(|e| eprintln!("alula: {called} cannot be loaded: {e}"));
     Ok(Entry::new(name, adapters, facts, Box::new(load)))
 }
 

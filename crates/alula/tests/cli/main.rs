@@ -9,4 +9,5 @@ mod errors;
 mod files;
 mod lora;
 mod run;
+mod serve;
 mod terminal;

@@ -139,6 +139,25 @@ fn the_queue_is_bounded() {
 }
 
 #[test]
+fn a_group_leaves_room_for_others() {
+    let limits = Limits { tokens: 8, running: 2, pages: 9, waiting: 8, waiting_tokens: 1000, ..Limits::default() };
+    let flood = |s: &mut Scheduler, group, tokens| {
+        let ask = || Ask { tokens: vec![0; tokens], longest: 100, group, ..Ask::default() };
+        (0..20).find_map(|n| s.admit(ask()).err().map(|e| (n, e))).unwrap()
+    };
+    let mut s = Scheduler::new(limits);
+    assert_eq!(flood(&mut s, 1, 1), (6, Refused::Share { waiting: 6, tokens: 6 }), "two run at once, four wait");
+    run(&mut s);
+    assert_eq!(flood(&mut s, 1, 1).0, 0, "those that run do not wait");
+    assert_eq!(flood(&mut s, 2, 1), (2, Refused::Share { waiting: 2, tokens: 2 }));
+    assert_eq!(flood(&mut s, 3, 1).0, 1, "the third finds room too");
+    assert!(matches!(flood(&mut s, 0, 1), (1, Refused::Full { waiting: 8, .. })), "who has no name may take the rest");
+    let mut s = Scheduler::new(limits);
+    assert_eq!(flood(&mut s, 1, 99), (5, Refused::Share { waiting: 5, tokens: 495 }), "tokens likewise");
+    assert_eq!(flood(&mut s, 2, 99).0, 3);
+}
+
+#[test]
 fn newcomers_leave_a_page_to_each_that_runs() {
     let mut s = scheduler(1000, 9, 3);
     ask(&mut s, 1, 10).unwrap();

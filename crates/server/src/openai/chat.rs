@@ -450,8 +450,10 @@ fn chunks(
         if bodies.is_empty() && logprobs.is_some() {
             bodies.push(DeltaBody { content: Some(String::new()), ..DeltaBody::default() });
         }
-        let mut out: Vec<_> =
-            bodies.into_iter().map(|body| Ok(chunk(vec![choice(index, body, logprobs.take(), None)], so_far))).collect();
+        let mut out: Vec<_> = bodies
+            .into_iter()
+            .map(|body| Ok(chunk(vec![choice(index, body, logprobs.take(), None)], so_far)))
+            .collect();
         if let Some((finish, usage, reasoning)) = end {
             if let Ok(mut total) = sum.lock() {
                 total.add(&usage);

@@ -214,7 +214,11 @@ pub async fn complete(
     let (tells, asked) = (StreamOptions::tells(request.stream_options, streams)?, request.logprobs.is_some());
     let (of, n) = (found.clone(), job.choices);
     let all = aside(move || prompts(&request, &of)).await??;
-    within("prompt", all.len().saturating_mul(n), 1..=MOST_PROMPTS)?;
+    let answers = all.len().saturating_mul(n);
+    if !(1..=MOST_PROMPTS).contains(&answers) {
+        let what = format!("`prompt` and `n` ask for {answers} answers; between 1 and {MOST_PROMPTS} are given");
+        return Err(ApiError::field("prompt", what));
+    }
     let told = job.request.prompt_logprobs;
     let length = all.iter().map(|(ids, _)| ids.len()).sum::<usize>();
     check_told(length * n, told)?;
@@ -406,7 +410,8 @@ impl Reply {
                     });
                     lengths[index] += text.chars().count();
                     (!text.is_empty() || logprobs.is_some()).then(|| {
-                        Ok(reply.response(vec![CompletionChoice { index, text, logprobs, finish_reason: None }], so_far))
+                        Ok(reply
+                            .response(vec![CompletionChoice { index, text, logprobs, finish_reason: None }], so_far))
                     })
                 }
                 Ok(Delta::Prompt { choice, logprobs }) => {

@@ -331,8 +331,11 @@ pub fn within(name: &str, value: usize, range: std::ops::RangeInclusive<usize>) 
     if range.contains(&value) {
         return Ok(value);
     }
-    let (low, high) = (range.start(), range.end());
-    Err(ApiError::field(name, format!("`{name}` is {value} but must be between {low} and {high}")))
+    let must = match (range.start(), *range.end()) {
+        (low, usize::MAX) => format!("at least {low}"),
+        (low, high) => format!("between {low} and {high}"),
+    };
+    Err(ApiError::field(name, format!("`{name}` is {value} but must be {must}")))
 }
 
 /// Stop strings, at most 16, none empty.

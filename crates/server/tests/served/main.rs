@@ -4,5 +4,6 @@
 mod base;
 mod chaos;
 mod common;
+mod models;
 mod prefix;
 mod sockets;

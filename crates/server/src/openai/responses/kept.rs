@@ -110,7 +110,8 @@ impl Keeper {
         let app = Arc::clone(&self.app);
         let put = move || {
             let data = serde_json::to_vec(&kept).map_err(std::io::Error::from)?;
-            app.store.put(&kept.response.id, data)
+            let put = app.store.put(&kept.response.id, data);
+            put.inspect_err(|e| app.log.warn(&format!("the response {} is not kept: {e}", kept.response.id)))
         };
         aside(put).await?.map_err(|e| {
             let what = format!("the answer is written but cannot be kept: {e}; ask with `store` false");

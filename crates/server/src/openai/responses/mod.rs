@@ -112,7 +112,8 @@ pub async fn create(
     let writing = Writing::new(&app, &id, keeper.owner());
     let deltas = dialogue::start(&caller, &found, job, talk).await.map_err(ours)?;
     let scribe = Scribe::new(response, Arc::clone(&found.model.tokenizer));
-    let turn = Turn { deltas, scribe, keeper, items, own, writing, begun: false };
+    let must = request.store == Some(true);
+    let turn = Turn { deltas, scribe, keeper, items, own, writing, begun: false, must };
     let response = match streams {
         true => {
             let events = turn.events().map(|e| Ok(sse(&e)));
@@ -243,6 +244,8 @@ struct Turn {
     own: usize,
     writing: Writing,
     begun: bool,
+    /// The request says that it is to be kept; otherwise it is answered also where it cannot be.
+    must: bool,
 }
 
 impl Turn {
@@ -269,6 +272,8 @@ impl Turn {
             if let Err(e) = self.keep().await {
                 events.pop();
                 events.extend(self.scribe.retract(&e));
+            } else if let Some(response) = events.last_mut().and_then(|e| e.body.ends()) {
+                response.store = self.scribe.response.store;
             }
         }
         Some(events)
@@ -276,7 +281,12 @@ impl Turn {
 
     async fn keep(&mut self) -> Result<(), ApiError> {
         let (items, response) = (std::mem::take(&mut self.items), self.scribe.response.clone());
-        self.keeper.put(Kept { owner: String::new(), own: self.own, items, response }).await
+        let stored = self.keeper.put(Kept { owner: String::new(), own: self.own, items, response }).await;
+        if stored.is_err() && !self.must {
+            self.scribe.response.store = false;
+            return Ok(());
+        }
+        stored
     }
 
     fn events(self) -> BoxStream<'static, ResponseEvent> {

@@ -311,6 +311,14 @@ pub enum EventBody {
 }
 
 impl EventBody {
+    /// The response of an event that is the last one.
+    pub fn ends(&mut self) -> Option<&mut ResponseObject> {
+        match self {
+            EventBody::Completed { response } | EventBody::Incomplete { response } => Some(response),
+            _ => None,
+        }
+    }
+
     /// The event's name.
     pub fn name(&self) -> &'static str {
         match self {
