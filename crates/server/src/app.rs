@@ -10,6 +10,7 @@ use crate::openai::responses::Active;
 use crate::resume::Streams;
 use crate::store::Store;
 use crate::tls::TlsError;
+use crate::trace::Traces;
 use rustls::ServerConfig;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -25,6 +26,8 @@ pub struct App {
     pub metrics: Metrics,
     /// What it writes down.
     pub log: Log,
+    /// Where spans of requests go.
+    pub traces: Traces,
     /// What a signal can change.
     rules: RwLock<Rules>,
     /// What those without a key have used.
@@ -78,6 +81,7 @@ impl App {
             models,
             metrics: Metrics::default(),
             log,
+            traces: Traces::default(),
             rules,
             anonymous: Arc::default(),
             store,

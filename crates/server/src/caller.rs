@@ -11,6 +11,7 @@ use crate::keys::Key;
 use crate::limits::{Account, Limits, Place};
 use crate::log::Line;
 use crate::metrics::{ModelStats, reason_name};
+use crate::trace;
 use alula_engine::Usage;
 use axum::extract::FromRequestParts;
 use axum::http::{Method, StatusCode, request::Parts};
@@ -35,6 +36,7 @@ struct Visit {
     key: Option<Arc<Key>>,
     account: Arc<Account>,
     limits: Limits,
+    span: Option<trace::Place>,
     /// Given back when the request is over.
     _place: Option<Place>,
     noted: Mutex<Noted>,
@@ -65,6 +67,7 @@ impl Caller {
         route: &'static str,
         key: Option<Arc<Key>>,
         limited: bool,
+        span: Option<trace::Place>,
     ) -> Result<Caller, (ApiError, Caller)> {
         let (account, limits) = match &key {
             Some(key) => (Arc::clone(&key.account), key.entry.limits),
@@ -76,8 +79,19 @@ impl Caller {
             None => (None, None),
         };
         let (app, arrived, noted) = (Arc::clone(app), Instant::now(), Mutex::default());
-        let caller =
-            Caller(Arc::new(Visit { app, id, method, route, arrived, key, account, limits, _place: place, noted }));
+        let caller = Caller(Arc::new(Visit {
+            app,
+            id,
+            method,
+            route,
+            arrived,
+            key,
+            account,
+            limits,
+            span,
+            _place: place,
+            noted,
+        }));
         match refused {
             Some(e) => Err((e, caller)),
             None => Ok(caller),
@@ -203,7 +217,7 @@ impl Drop for Visit {
         let status = noted.status.map_or(499, |s| s.as_u16());
         let seconds = self.arrived.elapsed().as_secs_f64();
         self.app.metrics.request(self.route, status, seconds);
-        self.app.log.request(&Line {
+        let line = Line {
             id: &self.id,
             key: self.key.as_ref().map(|k| k.entry.name.as_str()),
             method: self.method.as_str(),
@@ -211,7 +225,11 @@ impl Drop for Visit {
             status,
             seconds,
             noted,
-        });
+        };
+        self.app.log.request(&line);
+        if let Some(span) = self.span {
+            self.app.traces.request(span, &line);
+        }
     }
 }
 

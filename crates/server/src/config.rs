@@ -35,6 +35,9 @@ pub struct Config {
     pub log: LogConfig,
     /// Whether metrics have a line for each key.
     pub metrics_per_key: bool,
+    /// Where spans of requests are sent (OTLP over HTTP); without, they are not made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otlp_endpoint: Option<String>,
     /// Ignore unknown fields of requests, and say so in a header.
     pub lenient: bool,
     /// Bytes of a body at most.
@@ -86,6 +89,7 @@ impl Default for Config {
             tls: None,
             log: LogConfig { format: crate::log::Format::Off, ..LogConfig::default() },
             metrics_per_key: false,
+            otlp_endpoint: None,
             lenient: false,
             max_body: 8 << 20,
             body_timeout: Duration::from_secs(30),

@@ -50,8 +50,9 @@ pub async fn gate(State(app): State<Arc<App>>, mut request: Request, next: Next)
                 Ok(key) => (key, None),
                 Err(e) => (None, Some(e)),
             };
+            let span = app.traces.place(request.headers());
             let limited = refused.is_none() && row.is_some_and(|r| r.1 == Scope::Infer);
-            let (caller, refused) = match Caller::new(&app, id, request.method().clone(), route, key, limited) {
+            let (caller, refused) = match Caller::new(&app, id, request.method().clone(), route, key, limited, span) {
                 Ok(caller) => (caller, refused),
                 Err((e, caller)) => (caller, Some(e)),
             };

@@ -35,6 +35,7 @@ pub mod store;
 pub mod strict;
 pub mod tls;
 pub mod tokenize;
+pub mod trace;
 pub mod turns;
 pub mod worker;
 pub mod ws;

@@ -3,6 +3,7 @@
 use crate::app::App;
 use crate::patience::Patience;
 use crate::routes;
+use crate::trace::Traces;
 use axum::Router;
 use futures_util::future::BoxFuture;
 use hyper::server::conn::http1;
@@ -29,9 +30,10 @@ impl Server {
     /// Takes the address that the settings say.
     ///
     /// # Errors
-    /// It is taken, or not of this machine, or its keys and certificates cannot be read, or everybody could come in.
-    pub async fn bind(app: App) -> std::io::Result<Server> {
+    /// It is taken, or not of this machine, spans cannot be sent where they should go, its keys and certificates cannot be read, or everybody could come in.
+    pub async fn bind(mut app: App) -> std::io::Result<Server> {
         app.reload(&app.config).map_err(std::io::Error::other)?;
+        app.traces = Traces::new(app.config.otlp_endpoint.as_deref())?;
         let listener = TcpListener::bind(app.config.address()).await?;
         Ok(Server { app: Arc::new(app), listener })
     }
@@ -103,6 +105,7 @@ impl Server {
             app.models.stop("the server is shutting down");
             _ = tokio::time::timeout(LAST_WORDS, ended).await;
         }
+        app.traces.end().await;
     }
 }
 

@@ -77,6 +77,9 @@ pub struct Serve {
     /// Count requests and tokens of each key in /metrics
     #[arg(long, env = "ALULA_METRICS_PER_KEY")]
     pub metrics_per_key: bool,
+    /// Send a span of each request to this OpenTelemetry collector: `http://HOST:4318`
+    #[arg(long, env = "ALULA_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
     /// Requests that wait at most, for each model; one key leaves as much room as it takes
     #[arg(long, env = "ALULA_MAX_QUEUE", value_name = "N", default_value_t = 256)]
     pub max_queue: usize,

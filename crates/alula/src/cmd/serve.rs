@@ -141,6 +141,7 @@ fn config(a: &Serve) -> Config {
         tls: tls.map(|(cert, key)| TlsConfig { cert, key, client_ca: a.tls_client_ca.clone() }),
         log: LogConfig { format: a.log_format.into(), level: a.log_level.into(), content: a.log_content },
         metrics_per_key: a.metrics_per_key,
+        otlp_endpoint: a.otlp_endpoint.clone(),
         lenient: a.lenient,
         max_body: size(a.max_body),
         body_timeout: a.body_timeout,

@@ -306,6 +306,13 @@ fn process(t: &mut Text, app: &App) {
     t.line("alula_build_info", concat!("version=\"", env!("CARGO_PKG_VERSION"), "\""), 1.0);
     t.head("alula_ready", "1 if requests are welcome", "gauge");
     _ = writeln!(t.0, "alula_ready {}", u8::from(app.ready()));
+    for (name, help, n) in [
+        ("alula_log_lines_dropped_total", "Log lines that nobody took", app.log.dropped()),
+        ("alula_spans_dropped_total", "Spans that no collector took", app.traces.dropped()),
+    ] {
+        t.head(name, help, "counter");
+        _ = writeln!(t.0, "{name} {n}");
+    }
     t.head("process_start_time_seconds", "When the process began, in seconds since 1970", "gauge");
     _ = writeln!(t.0, "process_start_time_seconds {}", app.metrics.began);
     // Linux: the second number is resident pages.
