@@ -17,11 +17,13 @@ import json
 import math
 import os
 import random
+import re
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -97,6 +99,18 @@ class Server:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def written(self):
+        """Tokens that Alula has written so far."""
+        text = urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=30).read().decode()
+        return sum(float(n) for n in re.findall(r"^alula_generated_tokens_total{.*} (\S+)$", text, re.M))
+
+    def pace(self, seconds, out):
+        """Tokens a second while all places are taken: without the first quarter of the time and the last two seconds."""
+        time.sleep(seconds / 4)
+        began, before = time.monotonic(), self.written()
+        time.sleep(seconds * 3 / 4 - 2)
+        out.append((self.written() - before) / (time.monotonic() - began))
+
     def load(self, args, data, profile, constraint):
         """What guidellm measured."""
         with tempfile.TemporaryDirectory() as folder:
@@ -121,6 +135,7 @@ class Figures:
         times = [r["info"]["timings"] for r in done]
         tokens = [r["output_metrics"]["text_tokens"] for r in done]
         self.done, self.refused = len(done), len(requests["errored"])
+        self.errors = sorted({str(r["info"].get("error")).split("\n")[0] for r in requests["errored"]})
         begin = min(t["request_start"] for t in times)
         self.span = max(t["request_end"] for t in times) - begin
         self.rate = sum(tokens) / self.span
@@ -167,7 +182,7 @@ def compare(args, folder):
                 figures = server.load(args, data, f"kind=concurrent,streams={args.streams}", count)
             seen[name].append(figures)
             print(f"round {round} {name}: {figures.rate:.1f} tokens/s, first token p95 {figures.first[1]:.0f} ms, "
-                  f"{figures.done} answered, {figures.refused} not", file=sys.stderr)
+                  f"{figures.done} answered, {figures.refused} not {figures.errors[:3] or ''}", file=sys.stderr)
     print(f"| {args.streams} clients, {args.requests} requests | alula | llama-server | ratio |\n|---|---|---|---|")
     for name, of, less in ROWS:
         ours, theirs = ([of(f) for f in seen[who]] for who in ("alula", "llama-server"))
@@ -175,25 +190,29 @@ def compare(args, folder):
 
 
 def overload(args, folder):
-    """As many arrivals as are served, then ten times as many; what finds no place is refused."""
-    extra = ["--max-queue", args.queue]
+    """As many clients as there are places, then ten times as many requests as were served; what finds no place is refused.
+
+    Who is in the middle of an answer when the time is over counts in the pace of tokens, which the server tells."""
     rows = []
     for round in range(args.rounds):
-        data = requests(round, args.requests, folder)
-        with Server("alula", args, extra) as server:
-            count = f"kind=max_requests,count={args.requests}"
-            full = server.load(args, data, f"kind=concurrent,streams={args.slots + args.queue}", count)
-        many = requests(100 + round, 10 * args.requests, folder)
-        with Server("alula", args, extra) as server:
-            rate = 10 * full.arrivals
-            seconds = f"kind=max_duration,seconds={full.span:.0f}"
-            over = server.load(args, many, f"kind=poisson,rate={rate:.3f}", seconds)
-        rows.append((full, over))
-        print(f"round {round}: {full.rate:.1f} then {over.rate:.1f} tokens/s, first token p95 {full.first[1]:.0f} then "
-              f"{over.first[1]:.0f} ms, {over.done} answered, {over.refused} refused", file=sys.stderr)
+        many, rate = requests(100 + round, 4000, folder), None
+        for times in (1, 10):
+            profile = f"kind=poisson,rate={rate:.3f}" if rate else f"kind=concurrent,streams={args.slots + args.queue}"
+            with Server("alula", args, ["--max-queue", args.queue]) as server:
+                paces = []
+                watch = threading.Thread(target=server.pace, args=(args.seconds, paces))
+                # guidellm begins a few seconds late, each time.
+                watch.start()
+                figures = server.load(args, many, profile, f"kind=max_duration,seconds={args.seconds}")
+                watch.join()
+            rate = 10 * figures.arrivals
+            figures.rate = paces[0]
+            rows.append(figures)
+            print(f"round {round}, {times} times: {figures.rate:.1f} tokens/s, first token p95 {figures.first[1]:.0f} ms, "
+                  f"{figures.done} answered, {figures.refused} refused", file=sys.stderr)
     print("| | all that it can do | ten times as much | ratio |\n|---|---|---|---|")
     for name, of, _ in ROWS:
-        full, over = ([of(pair[i]) for pair in rows] for i in (0, 1))
+        full, over = [of(f) for f in rows[::2]], [of(f) for f in rows[1::2]]
         print(f"| {name} | {spread(full)} | {spread(over)} | {statistics.median(over) / statistics.median(full):.2f} |")
 
 
@@ -217,6 +236,7 @@ def main():
     p.add_argument("--streams", type=int, default=16)
     p.add_argument("--slots", type=int, default=16)
     p.add_argument("--queue", type=int, default=4, help="requests that may wait, with --overload")
+    p.add_argument("--seconds", type=int, default=120, help="of each load, with --overload")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--requests", type=int, default=64)
     p.add_argument("--rounds", type=int, default=3)

@@ -29,8 +29,20 @@ pub fn response<T: Serialize>(stream: impl Stream<Item = Result<T, ApiError>> + 
 }
 
 fn json<T: Serialize>(value: &T) -> Event {
-    // serde_json escapes line ends, so the data is one line.
-    Event::default().data(serde_json::to_string(value).unwrap_or_default())
+    Event::default().data(line(value))
+}
+
+/// JSON on one line, whatever a client takes for a line: Unicode has more ends of lines than JSON escapes, and Python's
+/// `splitlines`, with which clients take streams apart, knows them all.
+pub fn line<T: Serialize>(value: &T) -> String {
+    let mut text = serde_json::to_string(value).unwrap_or_default();
+    for (end, escape) in [('\u{85}', "\\u0085"), ('\u{2028}', "\\u2028"), ('\u{2029}', "\\u2029")] {
+        if text.contains(end) {
+            // They stand nowhere but in strings.
+            text = text.replace(end, escape);
+        }
+    }
+    text
 }
 
 /// A response of such events.
@@ -40,4 +52,15 @@ pub fn of(events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_line_is_one_for_everybody() {
+        let text = "a\u{85}b\u{2028}c\u{2029}d\n\u{b}\u{1c}é\\u2028";
+        let line = super::line(&text);
+        assert!(!line.contains(['\u{85}', '\u{2028}', '\u{2029}', '\n', '\u{b}', '\u{1c}']), "{line}");
+        assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
+    }
 }

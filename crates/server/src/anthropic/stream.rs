@@ -111,7 +111,7 @@ impl StreamEvent {
 
     fn sse(&self) -> Event {
         // serde_json escapes line ends, so the data is one line.
-        Event::default().event(self.name()).data(serde_json::to_string(self).unwrap_or_default())
+        Event::default().event(self.name()).data(crate::sse::line(self))
     }
 }
 

@@ -209,7 +209,7 @@ impl Place {
 
 /// A value on a line of its own.
 fn line<T: Serialize>(value: &T) -> Bytes {
-    let mut text = serde_json::to_vec(value).unwrap_or_default();
+    let mut text = crate::sse::line(value).into_bytes();
     text.push(b'\n');
     text.into()
 }

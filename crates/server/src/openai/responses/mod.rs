@@ -125,7 +125,7 @@ pub async fn create(
 }
 
 fn sse(event: &ResponseEvent) -> Event {
-    Event::default().event(event.body.name()).data(serde_json::to_string(event).unwrap_or_default())
+    Event::default().event(event.body.name()).data(crate::sse::line(event))
 }
 
 /// All items that the model reads, and the place of the first one of this request.
