@@ -105,11 +105,13 @@ class Server:
         return sum(float(n) for n in re.findall(r"^alula_generated_tokens_total{.*} (\S+)$", text, re.M))
 
     def pace(self, seconds, out):
-        """Tokens a second while all places are taken: without the first quarter of the time and the last two seconds."""
+        """Tokens a second while all places are taken, without the first quarter of the time and the last two seconds; and a
+        second of the server's processor time, which the load's own does not shorten."""
         time.sleep(seconds / 4)
-        began, before = time.monotonic(), self.written()
+        began, spent, before = time.monotonic(), self.seconds(), self.written()
         time.sleep(seconds * 3 / 4 - 2)
-        out.append((self.written() - before) / (time.monotonic() - began))
+        written = self.written() - before
+        out.extend([written / (time.monotonic() - began), written / (self.seconds() - spent)])
 
     def load(self, args, data, profile, constraint):
         """What guidellm measured."""
@@ -192,7 +194,8 @@ def compare(args, folder):
 def overload(args, folder):
     """As many clients as there are places, then ten times as many requests as were served; what finds no place is refused.
 
-    Who is in the middle of an answer when the time is over counts in the pace of tokens, which the server tells."""
+    Who is in the middle of an answer when the time is over counts in the pace of tokens, which the server tells. The load takes
+    processor time of the same machine, the more the more it sends."""
     rows = []
     for round in range(args.rounds):
         many, rate = requests(100 + round, 4000, folder), None
@@ -206,12 +209,12 @@ def overload(args, folder):
                 figures = server.load(args, many, profile, f"kind=max_duration,seconds={args.seconds}")
                 watch.join()
             rate = 10 * figures.arrivals
-            figures.rate = paces[0]
+            figures.rate, figures.work = paces
             rows.append(figures)
             print(f"round {round}, {times} times: {figures.rate:.1f} tokens/s, first token p95 {figures.first[1]:.0f} ms, "
                   f"{figures.done} answered, {figures.refused} refused", file=sys.stderr)
     print("| | all that it can do | ten times as much | ratio |\n|---|---|---|---|")
-    for name, of, _ in ROWS:
+    for name, of, _ in [*ROWS, ("output tokens a second of the server's processor time", lambda f: f.work, False)]:
         full, over = [of(f) for f in rows[::2]], [of(f) for f in rows[1::2]]
         print(f"| {name} | {spread(full)} | {spread(over)} | {statistics.median(over) / statistics.median(full):.2f} |")
 

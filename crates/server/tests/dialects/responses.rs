@@ -212,3 +212,18 @@ async fn a_response_that_is_written_can_be_cancelled() {
     let id = last["response"]["id"].as_str().unwrap();
     assert_eq!(status(&app, "POST", &format!("{PATH}/{id}/cancel")).await, 400, "it is over");
 }
+
+#[tokio::test]
+async fn what_finds_no_room_is_answered_unless_it_had_to_be_kept() {
+    let app = configured(Config { store_size: 64, ..Config::default() }, &[("builtin", Task::Generate)]);
+    let whole = good(&app, PATH, &ask(&json!({}))).await;
+    assert_eq!((whole["store"].as_bool(), said(&whole).is_empty()), (Some(false), false));
+    assert_eq!(status(&app, "GET", &format!("{PATH}/{}", whole["id"].as_str().unwrap())).await, 404);
+    let stream = text(send(&app, "POST", PATH, ask(&json!({"stream": true})).to_string()).await).await;
+    let last = events(&stream).pop().unwrap();
+    assert_eq!((&last["type"], &last["response"]["store"]), (&json!("response.incomplete"), &json!(false)));
+    let (code, refused) = post(&app, PATH, &ask(&json!({"store": true}))).await;
+    assert_eq!((code.as_u16(), &refused["error"]["code"]), (507, &json!("storage_full")));
+    let stream = text(send(&app, "POST", PATH, ask(&json!({"stream": true, "store": true})).to_string()).await).await;
+    assert_eq!(events(&stream).pop().unwrap()["type"], "response.failed");
+}
