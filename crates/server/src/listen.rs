@@ -3,7 +3,6 @@
 use crate::app::App;
 use crate::patience::Patience;
 use crate::routes;
-use crate::trace::Traces;
 use axum::Router;
 use futures_util::future::BoxFuture;
 use hyper::server::conn::http1;
@@ -30,10 +29,9 @@ impl Server {
     /// Takes the address that the settings say.
     ///
     /// # Errors
-    /// It is taken, or not of this machine, spans cannot be sent where they should go, its keys and certificates cannot be read, or everybody could come in.
-    pub async fn bind(mut app: App) -> std::io::Result<Server> {
+    /// It is taken, or not of this machine, or its keys and certificates cannot be read, or everybody could come in.
+    pub async fn bind(app: App) -> std::io::Result<Server> {
         app.reload(&app.config).map_err(std::io::Error::other)?;
-        app.traces = Traces::new(app.config.otlp_endpoint.as_deref())?;
         let listener = TcpListener::bind(app.config.address()).await?;
         Ok(Server { app: Arc::new(app), listener })
     }

@@ -3,6 +3,7 @@
 mod common;
 
 use alula_server::models::{Models, Task};
+use alula_server::trace::Traces;
 use alula_server::{App, Config, Server};
 use common::{Size, entry};
 use serde_json::Value;
@@ -52,7 +53,9 @@ async fn traced(
 ) -> (std::net::SocketAddr, tokio::sync::oneshot::Sender<()>, tokio::task::JoinHandle<()>) {
     let config = Config { port: 0, otlp_endpoint: Some(endpoint), ..Config::default() };
     let entries = vec![entry("builtin", "builtin", Task::Generate, Size::default())];
-    let server = Server::bind(App::new(config, Models::new(entries, 1).unwrap())).await.unwrap();
+    let mut app = App::new(config, Models::new(entries, 1).unwrap());
+    app.traces = Traces::new(app.config.otlp_endpoint.as_deref()).unwrap();
+    let server = Server::bind(app).await.unwrap();
     let address = server.address().unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     (address, stop, tokio::spawn(server.run(Box::pin(async move { _ = stopped.await }))))

@@ -13,6 +13,7 @@ use alula_model::Head;
 use alula_server::log::LogConfig;
 use alula_server::models::{Entry, Facts, Kind, Model, Models, Task, Writer};
 use alula_server::tls::TlsConfig;
+use alula_server::trace::Traces;
 use alula_server::worker::Worker;
 use alula_server::{App, Config, Server};
 use std::path::Path;
@@ -40,7 +41,8 @@ pub fn serve(a: Box<Serve>) -> Result<(), Fail> {
     }
     let most = a.max_loaded.map_or(named.len(), usize::from);
     let entries = named.into_iter().map(|(name, place)| entry(name, place, &a)).collect::<Result<_, _>>()?;
-    let app = App::new(config, Models::new(entries, most)?);
+    let mut app = App::new(config, Models::new(entries, most)?);
+    app.traces = Traces::new(app.config.otlp_endpoint.as_deref())?;
     app.reload(&app.config)?;
     app.store.open().map_err(|e| format!("--store {}: {e}", a.store.as_deref().unwrap_or(Path::new("")).display()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
