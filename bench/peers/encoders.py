@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Texts a second of a sentence-embedding model: Alula and onnxruntime in turns, on the same texts and threads.
+"""Texts a second of a sentence-embedding model: Alula, onnxruntime and candle in turns, on the same texts and threads.
 
-    python3 bench/peers/encoders.py ALULA MODEL [--threads 2] [--runs 5]
+    python3 bench/peers/encoders.py ALULA MODEL [--threads 2] [--runs 5] [--candle target/peers/candle/release/alula-peer-candle]
 
 MODEL is a folder of sentence-transformers (BERT, mean, length 1). It is exported by torch to ONNX beside nothing that it has,
-in a temporary folder, and optimised by onnxruntime's own transformer optimiser (fused attention, norms and GELU). onnxruntime
-gets texts sorted by length in padded batches, of the size that is fastest for it of 1, 8 and 32; Alula gets them as they come.
-Both tokenise the texts in the time that is measured; loading is not counted. Medians of runs in turns. Vectors are compared,
-so that both do the same. Needs onnxruntime, onnx, onnxscript, torch, transformers, tokenizers, numpy.
+in a temporary folder, and optimised by onnxruntime's own transformer optimiser (fused attention, norms and GELU). Peers get
+texts sorted by length in padded batches, of the size that is fastest for each of 1, 8 and 32; Alula gets them as they come.
+Alula and onnxruntime tokenise the texts in the time that is measured, candle gets ids (`run.py --build` makes it); loading is
+not counted. Medians of runs in turns. Vectors are compared, so that all do the same. Needs onnxruntime, onnx, onnxscript,
+torch, transformers, tokenizers, numpy.
 """
 import argparse, json, os, random, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -65,6 +66,12 @@ class Onnx:
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.tokenizer, self.size = tokenizer, size
 
+    def timed(self, all_texts):
+        """(texts a second, vectors)."""
+        start = time.perf_counter()
+        vectors = self.embed(all_texts)
+        return len(all_texts) / (time.perf_counter() - start), vectors
+
     def embed(self, all_texts):
         encoded = self.tokenizer.encode_batch(all_texts)
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
@@ -83,6 +90,18 @@ class Onnx:
         return out
 
 
+class Candle:
+    def __init__(self, binary, model, tokenizer, threads, size):
+        self.command, self.tokenizer, self.size = [binary, model, size, threads], tokenizer, size
+
+    def timed(self, all_texts):
+        """(texts a second, vectors)."""
+        ids = json.dumps([e.ids for e in self.tokenizer.encode_batch(all_texts)])
+        ran = subprocess.run([str(c) for c in self.command], input=ids, capture_output=True, text=True, check=True)
+        said = json.loads(ran.stdout)
+        return len(all_texts) / said["seconds"], [np.array(v) / np.linalg.norm(v) for v in said["vectors"]]
+
+
 def alula(binary, model, threads, all_texts, *flags):
     """(texts a second, vectors)."""
     env = {**os.environ, "ALULA_MODELS": tempfile.gettempdir() + "/alula-encoders"}
@@ -94,6 +113,7 @@ def alula(binary, model, threads, all_texts, *flags):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("alula"), p.add_argument("model", type=Path), p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--candle", type=Path)
     p.add_argument("--runs", type=int, default=5), p.add_argument("--texts", type=int, default=256), p.add_argument("--flag", action="append", default=[])
     a = p.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
@@ -105,27 +125,27 @@ def main():
         path = export(a.model, Path(folder))
         for tokens in (30, 200):
             all_texts = texts(tokenizer, tokens, a.texts * 30 // tokens)
-
-            def timed(peer):
-                start = time.perf_counter()
-                vectors = peer.embed(all_texts)
-                return len(all_texts) / (time.perf_counter() - start), vectors
-
-            peers = {size: Onnx(path, tokenizer, a.threads, size) for size in (1, 8, 32)}
-            for peer in peers.values():
-                peer.embed(all_texts[:32])
-            size = max(peers, key=lambda s: timed(peers[s])[0])
+            peers = {"onnxruntime": [Onnx(path, tokenizer, a.threads, size) for size in (1, 8, 32)]}
+            if a.candle:
+                peers["candle"] = [Candle(a.candle, a.model, tokenizer, a.threads, size) for size in (1, 8, 32)]
+            for sizes in peers.values():
+                sizes[0].timed(all_texts[:32])
+            peers = {name: max(sizes, key=lambda p: p.timed(all_texts)[0]) for name, sizes in peers.items()}
             alula(a.alula, a.model, a.threads, all_texts, *a.flag)
-            theirs, ours = [], []
+            speeds = {name: [] for name in ["Alula", *peers]}
+            least = 1
             for _ in range(a.runs):
-                speed, want = timed(peers[size])
-                theirs.append(speed)
-                speed, got = alula(a.alula, a.model, a.threads, all_texts, *a.flag)
-                ours.append(speed)
-            least = min(float(np.dot(g, w) / np.linalg.norm(g)) for g, w in zip(got, want))
-            m, t = statistics.median(ours), statistics.median(theirs)
-            print(f"{tokens} tokens, {len(all_texts)} texts: Alula {m:.1f} ({min(ours):.1f} to {max(ours):.1f}) texts/s, onnxruntime {t:.1f} ({min(theirs):.1f} to "
-                  f"{max(theirs):.1f}) in batches of {size}; ratio {m / t:.2f}; least cosine {least:.7f}", flush=True)
+                speed, ours = alula(a.alula, a.model, a.threads, all_texts, *a.flag)
+                speeds["Alula"].append(speed)
+                for name, peer in peers.items():
+                    speed, theirs = peer.timed(all_texts)
+                    speeds[name].append(speed)
+                    least = min([least, *(float(np.dot(v, w) / np.linalg.norm(v)) for v, w in zip(ours, theirs))])
+            middle = {name: statistics.median(s) for name, s in speeds.items()}
+            print(f"{tokens} tokens, {len(all_texts)} texts, least cosine {least:.7f}", flush=True)
+            for name, s in speeds.items():
+                batch = f", batches of {peers[name].size}" if name in peers else ""
+                print(f"  {name}: {middle[name]:.1f} ({min(s):.1f} to {max(s):.1f}) texts/s{batch}; ratio {middle['Alula'] / middle[name]:.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -44,14 +44,14 @@ def build():
         subprocess.run([PEERS / "guidellm/bin/pip", "install", "-q", "guidellm==0.8.1"], check=True)
 
 
-def requests(seed, count, folder):
-    """Prompts and lengths of answers, as guidellm reads them."""
+def requests(seed, count, folder, sizes=None):
+    """Prompts and lengths of answers, as guidellm reads them: mixed, or all of the given sizes."""
     draw = random.Random(seed)
     path = Path(folder) / f"requests-{seed}.jsonl"
     with open(path, "w") as f:
         for i in range(count):
-            words = int(math.exp(draw.uniform(math.log(32), math.log(1024))))
-            answer = int(math.exp(draw.uniform(math.log(16), math.log(192))))
+            mixed = (int(math.exp(draw.uniform(math.log(a), math.log(b)))) for a, b in [(32, 1024), (16, 192)])
+            words, answer = sizes or mixed
             prompt = f"Case {seed}.{i}: " + " ".join(draw.choice(WORDS) for _ in range(words))
             f.write(json.dumps({"prompt": prompt, "prompt_tokens_count": words, "output_tokens_count": answer}) + "\n")
     return path
@@ -113,12 +113,12 @@ class Server:
         written = self.written() - before
         out.extend([written / (time.monotonic() - began), written / (self.seconds() - spent)])
 
-    def load(self, args, data, profile, constraint):
+    def load(self, args, data, profile, constraint, before=()):
         """What guidellm measured."""
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "report.json"
             backend = f"kind=openai_http,target=http://127.0.0.1:{self.port},model=m,request_format=/v1/completions"
-            command = [args.guidellm, "run", "--backend", backend, "--profile", profile, "--disable-console"]
+            command = [*before, args.guidellm, "run", "--backend", backend, "--profile", profile, "--disable-console"]
             command += ["--constraint", constraint, "--data", f"kind=json_file,path={data}", "--output", f"kind=json,path={out}"]
             run = subprocess.run([str(c) for c in command], env=ENV, capture_output=True, text=True)
             if run.returncode or not out.exists():
@@ -194,11 +194,12 @@ def compare(args, folder):
 def overload(args, folder):
     """As many clients as there are places, then ten times as many requests as were served; what finds no place is refused.
 
-    Who is in the middle of an answer when the time is over counts in the pace of tokens, which the server tells. The load takes
-    processor time of the same machine, the more the more it sends."""
+    All requests are of one size: in mixed ones, of which a minute answers few, chance moves the pace by more than what is looked
+    for. Who is in the middle of an answer when the time is over counts in the pace of tokens, which the server tells. The load
+    takes processor time of the same machine, the more the more it sends, so it has the lowest priority here."""
     rows = []
     for round in range(args.rounds):
-        many, rate = requests(100 + round, 4000, folder), None
+        many, rate = requests(100 + round, 10_000, folder, (200, 64)), None
         for times in (1, 10):
             profile = f"kind=poisson,rate={rate:.3f}" if rate else f"kind=concurrent,streams={args.slots + args.queue}"
             with Server("alula", args, ["--max-queue", args.queue]) as server:
@@ -206,7 +207,7 @@ def overload(args, folder):
                 watch = threading.Thread(target=server.pace, args=(args.seconds, paces))
                 # guidellm begins a few seconds late, each time.
                 watch.start()
-                figures = server.load(args, many, profile, f"kind=max_duration,seconds={args.seconds}")
+                figures = server.load(args, many, profile, f"kind=max_duration,seconds={args.seconds}", ["nice", "-n", "19"])
                 watch.join()
             rate = 10 * figures.arrivals
             figures.rate, figures.work = paces

@@ -1,17 +1,30 @@
-//! candle's quantised Llama on a GGUF file: tokens per second of one prompt and of decoding from an empty cache, as JSON.
+//! candle on a model: tokens per second of a quantised Llama's prompt and of decoding from an empty cache; or the vectors of a
+//! BERT, mean over tokens, and the seconds that they took.
 //!
 //!     alula-peer-candle MODEL.gguf PROMPT GEN THREADS
+//!     alula-peer-candle FOLDER BATCH THREADS < IDS           (IDS: a list of lists of ids, JSON)
+
+mod bert;
 
 use candle_core::{Device, Tensor, quantized::gguf_file::Content};
 use candle_transformers::models::quantized_llama::ModelWeights;
-use std::time::Instant;
+use std::{error::Error, time::Instant};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [file, numbers @ ..] = &args[..] else { return Err("usage: MODEL.gguf PROMPT GEN THREADS".into()) };
+    let usage = "usage: MODEL.gguf PROMPT GEN THREADS, or FOLDER BATCH THREADS";
+    let [file, numbers @ ..] = &args[..] else { return Err(usage.into()) };
     let numbers: Vec<usize> = numbers.iter().map(|n| n.parse()).collect::<Result<_, _>>()?;
-    let [prompt, generate, threads] = numbers[..] else { return Err("usage: MODEL.gguf PROMPT GEN THREADS".into()) };
+    let threads = numbers.last().copied().ok_or(usage)?;
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    match numbers[..] {
+        [batch, _] => bert::embed(file.as_ref(), batch),
+        [prompt, generate, _] => llama(file, prompt, generate),
+        _ => Err(usage.into()),
+    }
+}
+
+fn llama(file: &str, prompt: usize, generate: usize) -> Result<(), Box<dyn Error>> {
     let mut reader = std::io::BufReader::new(std::fs::File::open(file)?);
     let content = Content::read(&mut reader)?;
     let vocab = content.tensor_infos.get("token_embd.weight").ok_or("no token_embd.weight")?.shape.dims()[0];
