@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::torn::Guard;
 use memmap2::{Mmap, UncheckedAdvice};
 
 /// Shared, read-only bytes. Cheap to clone; the last clone frees or unmaps them.
@@ -22,6 +23,8 @@ enum Kind {
 }
 
 struct Mapped {
+    /// Before the mapping, so that it ends before it.
+    guard: Guard,
     map: Mmap,
     file: File,
     stamp: Stamp,
@@ -74,10 +77,11 @@ impl Storage {
             return Ok(Storage(Kind::Static(&[]))); // an empty mapping is an error on some systems
         }
         // SAFETY: `Mmap::map` asks that the file does not change while mapped. The mapping is private to reading and
-        // read-only; a model file is not written while it is served. If someone truncates it all the same, the
-        // process gets SIGBUS, as with every program that maps its weights.
+        // read-only; a model file is not written while it is served. If someone does so all the same, what is read is
+        // bytes all the same, of which `is_unwritten` says that they are not the file's; what was cut off reads as zeros.
         let map = unsafe { Mmap::map(&file)? };
-        Ok(Storage(Kind::Mapped(Arc::new(Mapped { map, file, stamp }))))
+        let guard = Guard::new(map.as_ptr_range());
+        Ok(Storage(Kind::Mapped(Arc::new(Mapped { guard, map, file, stamp }))))
     }
 
     /// Tells the operating system that the bytes of `range` will not be read again soon, so that weights that were
@@ -107,7 +111,9 @@ impl Storage {
     /// Whether nothing was written to the mapped file since it was mapped. True for memory that is no mapped file.
     pub fn is_unchanged(&self) -> bool {
         match &self.0 {
-            Kind::Mapped(m) => m.file.metadata().and_then(|now| Stamp::of(&now)).is_ok_and(|now| now == m.stamp),
+            Kind::Mapped(m) => {
+                !m.guard.torn() && m.file.metadata().and_then(|now| Stamp::of(&now)).is_ok_and(|now| now == m.stamp)
+            }
             _ => true,
         }
     }
@@ -118,7 +124,7 @@ impl Storage {
         match &self.0 {
             Kind::Mapped(m) => {
                 let same = |now: Stamp| Stamp { changed: m.stamp.changed, ..now } == m.stamp;
-                m.file.metadata().and_then(|now| Stamp::of(&now)).is_ok_and(same)
+                !m.guard.torn() && m.file.metadata().and_then(|now| Stamp::of(&now)).is_ok_and(same)
             }
             _ => true,
         }
