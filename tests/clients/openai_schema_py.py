@@ -1,9 +1,11 @@
 """Bodies against the schemas that OpenAI publishes (`openai_schemas.json`, made by tools/openai_schemas.py): what is sent keeps to
-the schema of requests, and what comes back, whole, in events and as errors, to that of answers.
+the schema of requests, and what comes back, whole, in events and as errors, to that of answers. Whole answers keep to the server's
+own document too.
 
     v/bin/python tests/clients/openai_schema_py.py target/debug/alula
 """
 
+import itertools
 import json
 import pathlib
 import sys
@@ -49,6 +51,25 @@ RESPONSES = [
 CHECKED = 0
 
 
+def own(document):
+    """A check of answers against the server's own document."""
+    def check(response):
+        global CHECKED
+        if response.headers.get("content-type") != "application/json" or response.url.path == "/openapi.json":
+            return
+        parts = response.url.path.split("/")
+        fits = lambda path: all(a == b or a.startswith("{") for a, b in itertools.zip_longest(path.split("/"), parts, fillvalue=""))
+        routes = [path for path in document["paths"] if fits(path)]
+        if not routes and response.status_code == 404:
+            return
+        answers = document["paths"][min(routes, key=lambda p: p.count("{"))][response.request.method.lower()]["responses"]
+        schema = answers[str(response.status_code)]["content"]["application/json"]["schema"]
+        response.read()
+        jsonschema.validators.Draft202012Validator({**document, **schema}).validate(response.json())
+        CHECKED += 1
+    return check
+
+
 def by_type(body):
     """The schema of an event."""
     schemas = PUBLISHED["components"]["schemas"]
@@ -85,6 +106,7 @@ def known(body):
 
 def main():
     with serving(sys.argv[1], "builtin", f"vectors={ENCODER}") as address, httpx.Client(base_url=address, timeout=120) as http:
+        http.event_hooks["response"].append(own(http.get("/openapi.json").json()))
 
         def both(path, body, request, answer, event, **more):
             """Whole and streamed."""

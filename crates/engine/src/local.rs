@@ -48,6 +48,12 @@ pub enum LoadError {
         /// File.
         file: String,
     },
+    /// Not the bytes that it began with.
+    #[error("{file}: it was written to while it was loaded; load it again when it is whole")]
+    Written {
+        /// File.
+        file: String,
+    },
     /// More positions than the model was made for.
     #[error(
         "{file}: a context of {asked} tokens was asked for, but the model was made for {longest}; ask for 1 to {longest}"
@@ -284,7 +290,11 @@ impl Package {
             (true, None) => return Err(LoadError::Guess { file: self.name.clone() }),
             _ => None,
         };
-        Ok(Local { plan, guess, hidden: Vec::new(), spec: spec.clone() })
+        let files = self.files();
+        if !unwritten(&files) {
+            return Err(LoadError::Written { file: self.name.clone() });
+        }
+        Ok(Local { plan, guess, hidden: Vec::new(), spec: spec.clone(), files })
     }
 }
 
@@ -293,15 +303,31 @@ const LEAST: usize = 8 << 20;
 /// For so long a file's time may stand still while it is written.
 const TICK: Duration = Duration::from_millis(20);
 
+/// Whether these are still what was mapped.
+fn unwritten(files: &[Storage]) -> bool {
+    files.iter().all(Storage::is_unwritten)
+}
+
 impl Package {
-    /// Where the packed weights of this model are kept, if it is one of mapped files.
-    fn keep(&self, folder: PathBuf) -> Option<Keep> {
+    /// The files that weights are read from, as they were mapped.
+    pub fn files(&self) -> Vec<Storage> {
+        self.heads().into_iter().map(|(file, _)| file.clone()).collect()
+    }
+
+    /// These, with what each has before its first tensor.
+    fn heads(&self) -> Vec<(&Storage, &[u8])> {
         let mut heads: Vec<(&Storage, &[u8])> = match self.model.files() {
             Files::Gguf(g) => g.heads().collect(),
             Files::Folder(_, s) => s.heads().collect(),
         };
         // Adapters that are not merged change no matrix of the model.
         heads.extend(self.merged.iter().flat_map(|(lora, _)| lora.heads()));
+        heads
+    }
+
+    /// Where the packed weights of this model are kept, if it is one of mapped files.
+    fn keep(&self, folder: PathBuf) -> Option<Keep> {
+        let heads = self.heads();
         let path = self.path.as_ref()?;
         let path = path.canonicalize().unwrap_or_else(|_| path.clone());
         // The rules by which matrices are made from tensors belong to the version, and to a folder's configuration.
@@ -362,7 +388,15 @@ pub struct Local {
     guess: Option<Box<dyn Plan>>,
     hidden: Vec<f32>,
     spec: Spec,
+    files: Vec<Storage>,
 }
+
+/// A model's file is not the one that was loaded.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the model's file was written to after it was loaded; load it again (one that is put in its place by renaming does no harm)"
+)]
+pub struct Written;
 
 impl Local {
     /// What it holds.
@@ -437,7 +471,9 @@ impl Runner for Local {
         self.plan.adapters()
     }
     fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], RunError> {
-        Ok(self.plan.run(batch)?)
+        let rows = self.plan.run(batch)?;
+        // Some of them are read in every step; what is missing there is zeros.
+        if unwritten(&self.files) { Ok(rows) } else { Err(Written.into()) }
     }
     fn hidden(&self) -> &[f32] {
         match self.spec.head {

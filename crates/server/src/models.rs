@@ -66,6 +66,8 @@ pub struct Model {
     pub tokenizer: Arc<Tokenizer>,
     /// What it does.
     pub kind: Kind,
+    /// Whether its files are those that it was made of.
+    pub fresh: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 /// What a model does.
@@ -341,7 +343,15 @@ impl Models {
     pub async fn ready(&self, entry: &Entry) -> Result<Arc<Model>, ApiError> {
         let now = || u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         entry.used.store(now(), Ordering::Relaxed);
-        let there = || entry.slot().as_ref().map(Arc::clone);
+        let there = || {
+            let model = self.peek(entry)?;
+            // A model whose file was written to is loaded anew.
+            let fresh = (model.fresh)();
+            if !fresh {
+                self.release(entry);
+            }
+            fresh.then_some(model)
+        };
         if let Some(model) = there() {
             return Ok(model);
         }

@@ -227,6 +227,8 @@ fn task(package: &Package) -> Task {
 fn load(place: &Place, a: &Serve) -> Result<Model, Fail> {
     let (package, _) = open::adapt(place.open()?, &a.lora)?;
     let tokenizer = Arc::new(package.tokenizer()?);
+    let files = package.files();
+    let fresh = Box::new(move || files.iter().all(|file| file.is_unwritten()));
     let kind = match task(&package) {
         Task::Generate => Kind::Writer(Box::new(writer(&package, Arc::clone(&tokenizer), a)?)),
         Task::Rerank => {
@@ -243,7 +245,7 @@ fn load(place: &Place, a: &Serve) -> Result<Model, Fail> {
             Kind::Embedder(Arc::new(tokio::sync::Mutex::new(embedder)))
         }
     };
-    Ok(Model { tokenizer, kind })
+    Ok(Model { tokenizer, kind, fresh })
 }
 
 fn keep(options: LoadOptions, a: &Serve) -> LoadOptions {

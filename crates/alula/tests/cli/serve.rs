@@ -6,9 +6,9 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A server on a free port, what it says, and its address.
-fn start() -> (Child, BufReader<std::process::ChildStderr>, String) {
-    let mut child = command(&["serve", "--port", "0"]).stderr(Stdio::piped()).spawn().expect("it starts");
+/// A server of a model on a free port, what it says, and its address.
+fn start(model: &str) -> (Child, BufReader<std::process::ChildStderr>, String) {
+    let mut child = command(&["serve", model, "--port", "0"]).stderr(Stdio::piped()).spawn().expect("it starts");
     let mut said = BufReader::new(child.stderr.take().expect("a pipe"));
     let mut line = String::new();
     while !line.contains("http://") {
@@ -25,7 +25,7 @@ fn signal(child: &Child, name: &str) {
 
 #[test]
 fn a_second_signal_ends_all_answers_at_once() {
-    let (mut child, mut said, address) = start();
+    let (mut child, mut said, address) = start("builtin");
     let body = r#"{"prompt": "a", "max_tokens": 500, "ignore_eos": true, "n": 128, "stream": true}"#;
     let mut stream = TcpStream::connect(&address).expect("a connection");
     let head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
@@ -46,4 +46,48 @@ fn a_second_signal_ends_all_answers_at_once() {
     assert!(child.wait().expect("its end").success());
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     assert!(rest.contains("the server is shutting down"), "{}", &rest[rest.len().saturating_sub(300)..]);
+}
+
+/// Sends a request for text and gives the connection.
+fn ask(address: &str, body: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    let head =
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n";
+    write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len()).expect("sent");
+    stream
+}
+
+#[test]
+fn a_file_that_is_written_to_ends_answers_and_is_loaded_anew() {
+    let whole = include_bytes!("../../assets/builtin.gguf");
+    let path = std::env::temp_dir().join(format!("alula-written-{}.gguf", std::process::id()));
+    std::fs::write(&path, whole).expect("a file");
+    let (mut child, _said, address) = start(&format!("m={}", path.display()));
+    let text = || {
+        let mut answer = String::new();
+        let body = r#"{"model": "m", "prompt": "Once", "temperature": 0, "max_tokens": 8}"#;
+        ask(&address, body).read_to_string(&mut answer).expect("an answer");
+        answer
+    };
+    let said = |answer: &str| {
+        answer.split_once("\"text\":").map(|(_, text)| text.split_once("logprobs").expect("a choice").0.to_owned())
+    };
+    let first = said(&text()).expect("a text");
+    let body = r#"{"model": "m", "prompt": "a", "max_tokens": 500, "ignore_eos": true, "n": 128, "stream": true}"#;
+    let mut stream = ask(&address, body);
+    let mut begun = [0; 600];
+    stream.read_exact(&mut begun).expect("an answer begins");
+    let file = std::fs::File::options().write(true).open(&path).expect("the file");
+    file.set_len(0).expect("it is cut");
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).expect("an end");
+    assert!(rest.contains("was written to after it was loaded"), "{}", &rest[rest.len().saturating_sub(300)..]);
+    let answer = text();
+    assert!(answer.starts_with("HTTP/1.1 500") && answer.contains("cannot be loaded"), "{answer}");
+    std::fs::write(&path, whole).expect("the file");
+    assert_eq!(said(&text()).as_ref(), Some(&first));
+    assert!(child.try_wait().expect("its state").is_none(), "it serves on");
+    std::fs::remove_file(&path).expect("removed");
+    signal(&child, "-INT");
+    assert!(child.wait().expect("its end").success());
 }

@@ -81,7 +81,7 @@ pub fn load(name: &str, task: Task, size: Size) -> Model {
             Kind::Ranker(Arc::new(tokio::sync::Mutex::new(Ranker::new(local, (*tokenizer).clone()))))
         }
     };
-    Model { tokenizer, kind }
+    Model { tokenizer, kind, fresh: Box::new(|| true) }
 }
 
 /// A model that is loaded when it is asked for; requests call it `called`.

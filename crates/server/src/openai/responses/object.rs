@@ -35,7 +35,7 @@ pub struct ResponseObject {
     #[schema(value_type = Vec<Object>)]
     pub tools: Vec<Value>,
     /// Which calls were wanted.
-    #[schema(value_type = Object)]
+    #[schema(value_type = super::request::ResponseChoice)]
     pub tool_choice: Value,
     /// What happens when the input is too long.
     pub truncation: Truncation,
