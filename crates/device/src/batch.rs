@@ -46,6 +46,13 @@ pub struct Seq<'a> {
     pub adapters: &'a [Adapter],
 }
 
+/// An empty list in the memory of another one, for elements of the same size that borrow something else: so a list of what is
+/// borrowed for a step can be kept from step to step.
+pub fn emptied<T, U>(mut list: Vec<T>) -> Vec<U> {
+    list.clear();
+    list.into_iter().map(|_| unreachable!("it is empty")).collect()
+}
+
 /// An adapter of a sequence.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Adapter {

@@ -9,7 +9,7 @@ use crate::prepare::{Prepared, paged, place};
 use crate::stage::{JOINED, Linear, Place, Stage, Step, networks};
 use crate::state::{Slots, State};
 use crate::stream::{Stream, here};
-use crate::{Batch, Device, DeviceError, Keep, Limits, Memory, Needs, PAGE, Plan, Traffic};
+use crate::{Batch, Device, DeviceError, Keep, Limits, Memory, Needs, PAGE, Plan, Traffic, emptied};
 use alula_graph::{Graph, Index, Op, StateSpec, WeightSource};
 use alula_kernels::{
     self as kernels, BTile, Buf, Ceilings, Ctx, ExpertScratch, Input, Pool, Product, QBlock, Rows, Runs, Scratch,
@@ -161,9 +161,11 @@ impl Device for CpuDevice {
             gathered,
             sorted,
             row_seq,
+            tables: Vec::new(),
+            runs: Runs::default(),
+            adapted: Adapted::new(adapters),
             written,
             input,
-            adapters,
             kept,
             ran: (0, 0),
             whole: graph.nodes().iter().any(|n| n.op.whole()),
@@ -193,12 +195,16 @@ struct CpuPlan {
     /// Rows by their experts.
     sorted: ExpertScratch,
     row_seq: Vec<u32>,
+    /// The step's page tables, kept for its memory.
+    tables: Vec<&'static [u32]>,
+    /// The step's runs of states of fixed size.
+    runs: Runs,
+    /// The step's rows that have adapters.
+    adapted: Adapted,
     /// For each page, the places that the step writes: a bit per position.
     written: Vec<u64>,
     /// Columns that the caller gives.
     input: usize,
-    /// Adapters that sequences may have.
-    adapters: usize,
     kept: Vec<Place>,
     /// Tokens and outputs of the last run.
     ran: (usize, usize),
@@ -252,7 +258,7 @@ impl CpuPlan {
             require(!self.whole || s.len == s.length, "the model looks both ways: a sequence must be whole in a step")?;
             require(end <= limits.context, "a position is past the context")?;
             for (i, a) in s.adapters.iter().enumerate() {
-                require((a.index as usize) < self.adapters, "an adapter does not exist")?;
+                require((a.index as usize) < self.adapted.len(), "an adapter does not exist")?;
                 require(s.adapters[..i].iter().all(|b| b.index != a.index), "a sequence has an adapter twice")?;
             }
             if self.paged {
@@ -297,16 +303,19 @@ impl CpuPlan {
 impl Plan for CpuPlan {
     fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], DeviceError> {
         self.check(batch).map_err(DeviceError::Batch)?;
-        let runs = self.slots.as_mut().map_or(Ok(Runs::default()), |s| s.begin(batch)).map_err(DeviceError::Batch)?;
+        if let Some(slots) = &mut self.slots {
+            slots.begin(batch, &mut self.runs).map_err(DeviceError::Batch)?;
+        }
         self.ran = (batch.tokens.len(), batch.outputs.len());
         let ctx = Ctx { cpu: self.cpu, pool: &self.pool };
         self.row_seq.clear();
         for (i, s) in batch.seqs.iter().enumerate() {
             self.row_seq.extend(std::iter::repeat_n(i as u32, s.len));
         }
-        let pages: Vec<&[u32]> = batch.seqs.iter().map(|s| s.pages).collect();
-        let rows = Rows { positions: batch.positions, seqs: &self.row_seq, pages: &pages };
-        let adapted = Adapted::new(batch, self.adapters, &self.row_seq);
+        let mut tables: Vec<&[u32]> = std::mem::take(&mut self.tables);
+        tables.extend(batch.seqs.iter().map(|s| s.pages));
+        let rows = Rows { positions: batch.positions, seqs: &self.row_seq, pages: &tables };
+        self.adapted.set(batch, &self.row_seq);
         let by_tiles = |rows: usize| ctx.cpu.bf16().is_some() && rows >= TILED;
         for (number, Stage { step, inputs, output, blocks: as_blocks }) in self.stages.iter().enumerate() {
             let mut stream = self.stream.as_mut().filter(|s| s.fetches(number));
@@ -457,24 +466,25 @@ impl Plan for CpuPlan {
                 Step::Lora(all) => {
                     out.copy_from_slice(input(0));
                     for low in all {
-                        let runs = adapted.runs(low.adapter, output.rows, low.scale);
-                        kernels::lora(ctx, low.kernel(), &runs, input(1), self.gathered.floats_mut(), out);
+                        let runs = self.adapted.runs(low.adapter, output.rows);
+                        kernels::lora(ctx, low.kernel(), runs, input(1), self.gathered.floats_mut(), out);
                     }
                 }
                 Step::Conv { state, conv } => {
                     let State::Fixed(fixed) = &mut self.states[*state] else { unreachable!("its size is fixed") };
-                    kernels::conv(ctx, conv, fixed, &runs, input(0), out);
+                    kernels::conv(ctx, conv, fixed, &self.runs, input(0), out);
                 }
                 Step::Scan { state, scan } => {
                     let State::Fixed(fixed) = &mut self.states[*state] else { unreachable!("its size is fixed") };
                     let input = kernels::ScanInput { x: input(0), dt: input(1), b: input(2), c: input(3) };
-                    kernels::scan(ctx, scan, fixed, &runs, input, out);
+                    kernels::scan(ctx, scan, fixed, &self.runs, input, out);
                 }
             }
         }
         if let Some(slots) = &mut self.slots {
             slots.end(batch);
         }
+        self.tables = emptied(tables);
         match self.stages.last() {
             Some(last) => Ok(&self.arena.floats()[last.output.range(batch)]),
             None => Ok(&[]),
@@ -514,6 +524,6 @@ impl Plan for CpuPlan {
     }
 
     fn adapters(&self) -> usize {
-        self.adapters
+        self.adapted.len()
     }
 }

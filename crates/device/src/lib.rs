@@ -22,7 +22,7 @@ mod stream;
 pub use alula_kernels::{CacheType, Ceilings, Rate};
 pub use alula_simd::{Cpu, IsaError};
 pub use available::{available, taken};
-pub use batch::{Adapter, Batch, HOLE, PAGE, Seq};
+pub use batch::{Adapter, Batch, HOLE, PAGE, Seq, emptied};
 pub use cores::threads;
 pub use cpu::CpuDevice;
 pub use kept::Keep;

@@ -11,11 +11,22 @@ type Runs = Vec<(Range<usize>, f32)>;
 pub(crate) struct Adapted(Vec<[Runs; 2]>);
 
 impl Adapted {
-    /// For a batch of a graph that has so many adapters. `row_seq` says which sequence a token's row is of.
-    pub(crate) fn new(batch: &Batch<'_>, adapters: usize, row_seq: &[u32]) -> Adapted {
-        let mut all = vec![[Runs::new(), Runs::new()]; adapters];
+    /// For batches of a graph that has so many adapters; there are no runs yet.
+    pub(crate) fn new(adapters: usize) -> Adapted {
+        Adapted(vec![[Runs::new(), Runs::new()]; adapters])
+    }
+
+    /// How many adapters there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The runs are now those of a batch. `row_seq` says which sequence a token's row is of.
+    pub(crate) fn set(&mut self, batch: &Batch<'_>, row_seq: &[u32]) {
+        let all = &mut self.0;
+        all.as_flattened_mut().iter_mut().for_each(Runs::clear);
         if batch.seqs.iter().all(|s| s.adapters.is_empty()) {
-            return Adapted(all);
+            return;
         }
         let mut add = |side: usize, rows: Range<usize>, seq: usize| {
             for a in batch.seqs[seq].adapters {
@@ -32,12 +43,10 @@ impl Adapted {
         for (i, row) in batch.outputs.iter().enumerate() {
             add(1, i..i + 1, row_seq[*row as usize] as usize);
         }
-        Adapted(all)
     }
 
-    /// The runs of an adapter among rows of that kind, with `scale` times its factor.
-    pub(crate) fn runs(&self, adapter: usize, rows: Dim, scale: f32) -> Runs {
-        let runs = &self.0[adapter][usize::from(rows == Dim::Outputs)];
-        runs.iter().map(|(rows, own)| (rows.clone(), own * scale)).collect()
+    /// The runs of an adapter among rows of that kind.
+    pub(crate) fn runs(&self, adapter: usize, rows: Dim) -> &[(Range<usize>, f32)] {
+        &self.0[adapter][usize::from(rows == Dim::Outputs)]
     }
 }

@@ -81,7 +81,7 @@ pub(crate) struct Low {
 
 impl Low {
     pub(crate) fn kernel(&self) -> kernels::Low<'_> {
-        kernels::Low { a: self.a.as_deref(), b: &self.b }
+        kernels::Low { a: self.a.as_deref(), b: &self.b, scale: self.scale }
     }
 }
 

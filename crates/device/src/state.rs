@@ -82,8 +82,8 @@ impl Slots {
     }
 
     /// Which copies the batch's runs begin with and leave behind. What they leave behind holds nothing until [`end`](Slots::end).
-    pub(crate) fn begin(&mut self, batch: &Batch<'_>) -> Result<Runs, String> {
-        let mut runs = Vec::with_capacity(batch.seqs.len());
+    pub(crate) fn begin(&mut self, batch: &Batch<'_>, runs: &mut Runs) -> Result<(), String> {
+        runs.clear();
         for (i, s) in batch.seqs.iter().enumerate() {
             let Some(standing) = self.standing.get(s.slot as usize) else {
                 return Err(format!("slot {} does not exist; there are {}", s.slot, self.standing.len()));
@@ -100,14 +100,14 @@ impl Slots {
             let to = copy(from.map_or(0, |from| 1 - from));
             runs.push(Run { rows: s.start..s.start + s.len, from: from.map(copy), to });
         }
-        for run in &runs {
+        for run in runs.all() {
             let standing = &mut self.standing[run.to / COPIES];
             match run.from {
                 Some(_) => standing[run.to % COPIES] = None,
                 None => *standing = [None; COPIES], // another sequence
             }
         }
-        Ok(Runs::new(runs))
+        Ok(())
     }
 
     /// The batch has been computed: what its runs left behind stands after them.

@@ -14,7 +14,7 @@ use crate::scheduler::{self, Ask, Id, Refused, Scheduler, Share};
 use crate::speculate::{self, DraftError, Lookup, Pace, Speculation};
 use crate::stop::{self, Reason, StopError, StopText};
 use crate::text::{Stream, Text};
-use alula_device::{Adapter, Batch, PAGE, Seq};
+use alula_device::{Adapter, Batch, PAGE, Seq, emptied};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -106,9 +106,10 @@ pub struct Engine<R> {
     /// In order of id.
     active: Vec<Active>,
     sampler: Sampler,
-    /// Events that came about outside a step.
+    /// Events that nobody has yet.
     ready: Vec<Event>,
     /// The batch under way, kept for its memory.
+    seqs: Vec<Seq<'static>>,
     tokens: Vec<u32>,
     positions: Vec<u32>,
     outputs: Vec<u32>,
@@ -116,6 +117,8 @@ pub struct Engine<R> {
     parts: Vec<Part>,
     rows: Vec<u32>,
     window: Vec<u32>,
+    /// Who wants a guess.
+    asked: Vec<usize>,
     counters: Counters,
     last: StepLoad,
     /// Text of one token, kept for its memory.
@@ -169,8 +172,9 @@ impl<R: Runner> Engine<R> {
             checkpoints: runner.checkpoints(),
         };
         let scheduler = Scheduler::new(limits);
+        let (context, drafted) = (context(&runner), draft.is_some());
         Self {
-            context: context(&runner),
+            context,
             runner,
             guesses,
             draft,
@@ -180,12 +184,15 @@ impl<R: Runner> Engine<R> {
             active: Vec::new(),
             sampler: Sampler::default(),
             ready: Vec::new(),
+            seqs: Vec::new(),
             tokens: Vec::new(),
             positions: Vec::new(),
             outputs: Vec::new(),
             parts: Vec::new(),
             rows: Vec::new(),
-            window: Vec::new(),
+            // A whole sequence and its guesses.
+            window: Vec::with_capacity(if guesses || drafted { context + PAGE } else { 0 }),
+            asked: Vec::new(),
             counters: Counters::default(),
             last: StepLoad::default(),
             piece: String::new(),
@@ -324,14 +331,29 @@ impl<R: Runner> Engine<R> {
 
     /// Computes one step, and reports the tokens and ends that it brought. Empty when there is nothing to do.
     pub fn step(&mut self) -> Result<Vec<Event>, StepError> {
-        let Self { runner, scheduler, active, sampler, tokens, positions, outputs, parts, mask, .. } = self;
+        let mut events = Vec::new();
+        self.step_into(&mut events)?;
+        Ok(events)
+    }
+
+    /// The same at the end of a list that the caller keeps. Where no request comes or goes and none fills a page or takes one, nothing
+    /// is allocated but what an event owns: text and log-probabilities.
+    pub fn step_into(&mut self, events: &mut Vec<Event>) -> Result<(), StepError> {
+        self.compute()?;
+        events.append(&mut self.ready);
+        Ok(())
+    }
+
+    /// Computes one step. What it brings is ready, also before an error.
+    fn compute(&mut self) -> Result<(), StepError> {
+        let Self { runner, scheduler, active, sampler, tokens, positions, outputs, parts, mask, ready, .. } = self;
         for ids in [&mut *tokens, positions, outputs] {
             ids.clear();
         }
         parts.clear();
         let began = Instant::now();
-        let shares: Vec<Share<'_>> = scheduler.step().shares().collect();
-        for share in &shares {
+        let step = scheduler.step();
+        for share in step.shares() {
             let at = find(active, share.id).expect("the scheduler's line and the active requests are the same");
             let (row, all) = (tokens.len(), share.len + share.tried);
             let Active { guesses, times, adapters, .. } = &mut active[at];
@@ -346,21 +368,21 @@ impl<R: Runner> Engine<R> {
             }
             let turns = runner.regime(length) != runner.regime(length + 1);
             let turns = (turns && share.ends).then(|| kind(runner, length + 1, adapters));
-            let Share { id, start, len, ends, tried, .. } = *share;
+            let Share { id, start, len, ends, tried, .. } = share;
             let told = (first + 1, end + 1); // logits are of the token behind them
             parts.push(Part { id, row, start, len, ends, told, tried, turns });
             times[0].get_or_insert(began);
         }
-        if shares.is_empty() {
-            return Ok(std::mem::take(&mut self.ready));
+        if parts.is_empty() {
+            return Ok(());
         }
-        let seqs = shares.iter().zip(&*parts).map(|(share, part)| {
+        let mut seqs: Vec<Seq<'_>> = std::mem::take(&mut self.seqs);
+        seqs.extend(step.shares().zip(&*parts).map(|(share, part)| {
             let Active { adapters, .. } = &active[find(active, share.id).expect("as above")];
             let (len, length) = (share.len + share.tried, share.tokens.len() + share.tried);
             Seq { start: part.row, len, length, pages: share.pages, slot: share.slot, adapters }
-        });
-        let seqs: Vec<Seq<'_>> = seqs.collect();
-        for share in &shares {
+        }));
+        for share in step.shares() {
             if let Some(checkpoint) = share.resume {
                 runner.restore(checkpoint, share.slot).map_err(StepError::Run)?;
             }
@@ -368,6 +390,7 @@ impl<R: Runner> Engine<R> {
         let (rows, vocab) = (outputs.len(), runner.vocab());
         let batch = Batch { tokens, positions, seqs: &seqs, outputs, ..Batch::default() };
         let logits = runner.run(&batch).map_err(StepError::Run)?;
+        self.seqs = emptied(seqs);
         if logits.len() != rows * vocab {
             return Err(StepError::Logits { rows, vocab, got: logits.len() });
         }
@@ -375,7 +398,6 @@ impl<R: Runner> Engine<R> {
         self.counters.steps += 1;
         let now = Instant::now();
         let (mut rest, mut row, mut hidden) = (logits, 0, Vec::new());
-        let mut events = std::mem::take(&mut self.ready);
         for part in parts.iter_mut() {
             let (told, others) = rest.split_at((part.told.1 - part.told.0) * vocab);
             let rows = if part.ends { 1 + part.tried } else { 0 };
@@ -388,16 +410,16 @@ impl<R: Runner> Engine<R> {
                     let tokens = &scheduler.tokens(part.id)[part.told.0..part.told.1];
                     let each = told.chunks_exact(vocab).zip(tokens);
                     let logprobs = each.map(|(row, token)| sampler.logprobs(row, *token, top)).collect();
-                    events.push(Event::Prompt { id: part.id, logprobs });
+                    ready.push(Event::Prompt { id: part.id, logprobs });
                 }
                 if part.ends && std::mem::take(&mut active[at].hidden) {
-                    hidden.push((events.len(), row - rows));
-                    events.push(Event::Hidden { id: part.id, values: Vec::new() });
+                    hidden.push((ready.len(), row - rows));
+                    ready.push(Event::Hidden { id: part.id, values: Vec::new() });
                 }
                 // It asked for the prompt alone.
                 let own = if active[at].limits.max_tokens == 0 { &[] } else { own };
                 reason = (part.ends && own.is_empty()).then_some(Reason::Length);
-                let guesses = std::mem::take(&mut active[at].guesses);
+                let mut guesses = std::mem::take(&mut active[at].guesses);
                 let known = part.len;
                 for (i, row) in own.chunks_exact(vocab).enumerate() {
                     let active = &mut active[at];
@@ -407,7 +429,7 @@ impl<R: Runner> Engine<R> {
                             self.counters.generated += 1;
                             let text = self.text.as_deref();
                             let (text, end) = active.report(token, complete, text, &mut self.piece, now);
-                            events.push(Event::Token { id: part.id, token, text, logprobs });
+                            ready.push(Event::Token { id: part.id, token, text, logprobs });
                             reason = end;
                             token
                         }
@@ -423,6 +445,8 @@ impl<R: Runner> Engine<R> {
                     part.len += 1;
                 }
                 let right = part.len - known;
+                guesses.clear();
+                active[at].guesses = guesses;
                 active[at].pace.learn(part.tried, right);
                 self.counters.drafts += u64::from(part.tried > 0);
                 self.counters.guessed += part.tried as u64;
@@ -435,11 +459,11 @@ impl<R: Runner> Engine<R> {
             if let Some(kind) = &part.turns {
                 scheduler.restart(part.id, kind.clone()); // it is longer, and all of it computes differently now
             }
-            events.extend(reason.and_then(|reason| end(active, scheduler, part.id, reason)));
+            ready.extend(reason.and_then(|reason| end(active, scheduler, part.id, reason)));
         }
         let (states, most) = (runner.hidden(), outputs.len().max(1));
         for (at, row) in hidden {
-            if let Event::Hidden { values, .. } = &mut events[at] {
+            if let Event::Hidden { values, .. } = &mut ready[at] {
                 values.extend(states.chunks_exact((states.len() / most).max(1)).nth(row).into_iter().flatten());
             }
         }
@@ -459,10 +483,9 @@ impl<R: Runner> Engine<R> {
                     self.scheduler.restart(part.id, kind(&self.runner, length, &self.active[at].adapters));
                 }
             }
-            self.ready = events; // they are true, and not lost
             return Err(e);
         }
-        Ok(events)
+        Ok(())
     }
 }
 

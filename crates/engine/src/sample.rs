@@ -292,6 +292,7 @@ fn no_candidate(logits: &[f32]) -> NoCandidate {
 fn largest(logits: &[f32], k: usize, kept: &mut Vec<Candidate>) {
     kept.clear();
     let k = if k == 0 { logits.len() } else { k };
+    kept.reserve(k.saturating_mul(2).min(logits.len()));
     let order = |a: &Candidate, b: &Candidate| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id));
     let mut floor = f32::NEG_INFINITY;
     for (id, &logit) in logits.iter().enumerate() {

@@ -319,7 +319,11 @@ impl Scheduler {
                 self.counters.cached_tokens += found as u64;
             }
             match self.pages.cover(&mut entry.table, entry.tokens.len()) {
-                Ok(()) => at += 1,
+                Ok(()) => {
+                    // It has room to grow as far as its pages go, so that only a new page makes it allocate.
+                    entry.tokens.reserve((entry.table.len() * PAGE + 1).saturating_sub(entry.tokens.len()));
+                    at += 1;
+                }
                 Err(_) => self.preempt(),
             }
         }

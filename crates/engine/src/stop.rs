@@ -105,7 +105,9 @@ impl StopText {
             }
         }
         let open = self.patterns.iter().map(|p| p.matched).max().unwrap_or(0);
-        out.extend(self.held.drain(..self.held.len() - open));
+        let certain = self.held.len() - open;
+        out.push_str(&self.held[..certain]);
+        self.held.drain(..certain);
         false
     }
 

@@ -8,13 +8,15 @@ use crate::{Ctx, Input, Packed, WORTH_SPLITTING, load_part, matmul, store_part};
 use alula_simd::{Isa, Kernel, LANES};
 use std::ops::Range;
 
-/// `B (A x)`, or `B x` where what A makes is given. The matrices are of floats.
+/// `scale · B (A x)`, or `scale · B x` where what A makes is given. The matrices are of floats.
 #[derive(Clone, Copy)]
 pub struct Low<'a> {
     /// `[r, k]`.
     pub a: Option<&'a Packed>,
     /// `[n, r]`.
     pub b: &'a Packed,
+    /// A factor beside those of the runs.
+    pub scale: f32,
 }
 
 impl Low<'_> {
@@ -51,7 +53,7 @@ pub fn lora(ctx: Ctx<'_>, w: Low<'_>, runs: &[(Range<usize>, f32)], x: &[f32], s
             // SAFETY: one task a row; rows are disjoint.
             #[allow(unsafe_code)]
             let out = unsafe { shared.part(row * n, n) };
-            ctx.cpu.run(Add { made: &made[row * n..][..n], scale: *scale, out });
+            ctx.cpu.run(Add { made: &made[row * n..][..n], scale: scale * w.scale, out });
         });
     }
 }

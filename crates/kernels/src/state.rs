@@ -25,18 +25,31 @@ impl Runs {
     ///
     /// # Panics
     /// If they are not as said above.
-    pub fn new(runs: Vec<Run>) -> Runs {
-        let mut written: Vec<usize> = runs.iter().map(|r| r.to).collect();
-        written.sort_unstable();
-        assert!(written.is_sorted_by(|a, b| a < b), "two runs write one copy");
-        assert!(runs.iter().all(|r| r.from.is_none_or(|from| written.binary_search(&from).is_err())));
-        assert!(runs.iter().all(|r| !r.rows.is_empty()));
-        assert!(runs.is_sorted_by(|a, b| a.rows.end <= b.rows.start), "rows must ascend");
-        Runs(runs)
+    pub fn new(runs: impl IntoIterator<Item = Run>) -> Runs {
+        let mut all = Runs::default();
+        runs.into_iter().for_each(|run| all.push(run));
+        all
+    }
+
+    /// One run more.
+    ///
+    /// # Panics
+    /// If they are then not as said above.
+    pub fn push(&mut self, run: Run) {
+        assert!(!run.rows.is_empty() && self.rows() <= run.rows.start, "rows must ascend");
+        assert!(self.0.iter().all(|other| other.to != run.to), "two runs write one copy");
+        let reads = |reader: &Run, writer: &Run| reader.from == Some(writer.to);
+        assert!(!reads(&run, &run) && !self.0.iter().any(|other| reads(other, &run) || reads(&run, other)));
+        self.0.push(run);
+    }
+
+    /// None are left; their memory stays.
+    pub fn clear(&mut self) {
+        self.0.clear();
     }
 
     /// All of them.
-    pub(crate) fn all(&self) -> &[Run] {
+    pub fn all(&self) -> &[Run] {
         &self.0
     }
 

@@ -150,6 +150,7 @@ struct Open {
 
 impl<R: Runner> Desk<R> {
     fn run(&mut self, inbox: &Receiver<Command>) {
+        let (mut events, mut gone) = (Vec::new(), Vec::new());
         loop {
             if self.engine.is_idle() {
                 match inbox.recv() {
@@ -160,17 +161,17 @@ impl<R: Runner> Desk<R> {
             while let Ok(command) = inbox.try_recv() {
                 self.obey(command);
             }
-            let gone: Vec<Id> = self.open.iter().filter(|(_, o)| o.outputs.is_closed()).map(|(id, _)| *id).collect();
-            for id in gone {
+            gone.extend(self.open.iter().filter(|(_, o)| o.outputs.is_closed()).map(|(id, _)| *id));
+            for id in gone.drain(..) {
                 self.engine.cancel(id);
                 self.open.remove(&id);
             }
-            match self.engine.step() {
-                Ok(events) => {
+            match self.engine.step_into(&mut events) {
+                Ok(()) => {
                     // Before the events, so that who has the last one finds it counted.
                     self.stats.publish(self.engine.load(), true);
                     let now = Instant::now();
-                    events.into_iter().for_each(|event| self.hand_out(event, now));
+                    events.drain(..).for_each(|event| self.hand_out(event, now));
                 }
                 Err(e) => self.close(&e.to_string()),
             }

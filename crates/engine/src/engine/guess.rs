@@ -4,7 +4,7 @@ use super::{Active, Engine, find};
 use crate::request::StepError;
 use crate::runner::Runner;
 use crate::sample::Sampler;
-use alula_device::{Batch, Seq};
+use alula_device::{Batch, Seq, emptied};
 
 impl<R: Runner> Engine<R> {
     /// Guesses what follows the sequences that the step computed to their ends, and then lets the step's pages be shared.
@@ -61,11 +61,13 @@ impl<R: Runner> Engine<R> {
 
     /// The model guesses the token after the next one of each sequence that wants it, and hears of all tokens.
     fn guess(&mut self) -> Result<(), StepError> {
-        let Self { runner, scheduler, active, sampler, tokens, positions, outputs, parts, rows, window, .. } = self;
+        let Self { runner, scheduler, active, sampler, tokens, positions, outputs, parts, rows, window, asked, .. } =
+            self;
         for ids in [&mut *tokens, positions, outputs, rows] {
             ids.clear();
         }
-        let (mut seqs, mut asked) = (Vec::new(), Vec::new());
+        asked.clear();
+        let mut seqs: Vec<Seq<'_>> = std::mem::take(&mut self.seqs);
         for part in parts.iter().filter(|part| part.turns.is_none()) {
             let Some(at) = find(active, part.id) else { continue };
             let (sequence, start) = (scheduler.tokens(part.id), tokens.len());
@@ -85,10 +87,11 @@ impl<R: Runner> Engine<R> {
         let vocab = runner.vocab();
         let batch = Batch { tokens, positions, seqs: &seqs, outputs, ..Batch::default() };
         let logits = runner.guess(&batch, rows).map_err(StepError::Run)?;
+        self.seqs = emptied(seqs);
         if logits.len() != asked.len() * vocab {
             return Err(StepError::Logits { rows: asked.len(), vocab, got: logits.len() });
         }
-        for (at, row) in asked.into_iter().zip(logits.chunks_exact(vocab)) {
+        for (&at, row) in asked.iter().zip(logits.chunks_exact(vocab)) {
             let active = &mut active[at];
             active.add_guess(scheduler.tokens(active.id), row, sampler, window);
         }
@@ -97,11 +100,8 @@ impl<R: Runner> Engine<R> {
 
     /// The draft model computes what the step has computed, and then guesses, one token at a time for all that want more.
     fn draft(&mut self) -> Result<(), StepError> {
-        let Self { draft: Some(draft), scheduler, active, sampler, tokens, positions, outputs, parts, window, .. } =
-            self
-        else {
-            return Ok(());
-        };
+        let Self { draft, scheduler, active, sampler, tokens, positions, outputs, parts, window, asked, .. } = self;
+        let Some(draft) = draft else { return Ok(()) };
         for part in parts.iter() {
             if let Some(at) = find(active, part.id).filter(|at| active[*at].wanted > 0) {
                 active[at].wanted = scheduler.expect(part.id, active[at].wanted);
@@ -112,7 +112,8 @@ impl<R: Runner> Engine<R> {
             for ids in [&mut *tokens, positions, outputs] {
                 ids.clear();
             }
-            let (mut seqs, mut asked) = (Vec::new(), Vec::new());
+            asked.clear();
+            let mut seqs: Vec<Seq<'_>> = std::mem::take(&mut self.seqs);
             for part in parts.iter().filter(|part| part.turns.is_none()) {
                 let Some(at) = find(active, part.id) else { continue };
                 let Active { guesses, wanted, .. } = &active[at];
@@ -138,17 +139,19 @@ impl<R: Runner> Engine<R> {
                 }
             }
             if seqs.is_empty() {
+                self.seqs = emptied(seqs);
                 break;
             }
             let batch = Batch { tokens, positions, seqs: &seqs, outputs, ..Batch::default() };
             let logits = draft.run(&batch).map_err(StepError::Run)?;
+            self.seqs = emptied(seqs);
             if logits.len() != asked.len() * vocab {
                 return Err(StepError::Logits { rows: asked.len(), vocab, got: logits.len() });
             }
             if asked.is_empty() {
                 break;
             }
-            for (at, row) in asked.into_iter().zip(logits.chunks_exact(vocab)) {
+            for (&at, row) in asked.iter().zip(logits.chunks_exact(vocab)) {
                 let active = &mut active[at];
                 active.add_guess(scheduler.tokens(active.id), row, sampler, window);
             }
