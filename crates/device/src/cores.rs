@@ -32,6 +32,46 @@ fn linux(status: &Path, processors: &Path) -> Option<Vec<Vec<usize>>> {
     (!cores.is_empty()).then_some(cores)
 }
 
+/// The memory nodes that some logical processors belong to, each with those of them that are its own. None where the system does not say.
+fn nodes(folder: &Path, processors: &[usize]) -> Vec<(usize, Vec<usize>)> {
+    let read = |file: &str| std::fs::read_to_string(folder.join(file)).ok().and_then(|s| list(&s)).unwrap_or_default();
+    let own = |node: usize| {
+        let all = read(&format!("node{node}/cpulist"));
+        (node, processors.iter().copied().filter(|cpu| all.contains(cpu)).collect())
+    };
+    read("has_memory").into_iter().map(own).filter(|(_, own): &(_, Vec<usize>)| !own.is_empty()).collect()
+}
+
+const NODES: &str = "/sys/devices/system/node";
+
+/// Where some processors belong to several memory nodes, takes memory from all of these in turns, for this thread and those that it
+/// starts. Any thread may read any weight, so no place is better for it than another, and so all nodes are read equally fast.
+/// Where the system refuses, memory is taken as ever: near the thread that first touches it.
+pub(crate) fn interleave(processors: &[usize]) {
+    let nodes: Vec<usize> = nodes(Path::new(NODES), processors).into_iter().map(|(node, _)| node).collect();
+    if nodes.len() > 1 {
+        _ = alula_kernels::interleave(&nodes);
+    }
+}
+
+/// The cores in an order in which the first ones, however many, are as many of each memory node.
+pub(crate) fn spread(cores: Vec<Vec<usize>>) -> Vec<Vec<usize>> {
+    let nodes = nodes(Path::new(NODES), &cores.concat());
+    dealt(cores, &nodes)
+}
+
+fn dealt(cores: Vec<Vec<usize>>, nodes: &[(usize, Vec<usize>)]) -> Vec<Vec<usize>> {
+    let mut seen = vec![0; nodes.len() + 1];
+    let turn = |core: Vec<usize>| {
+        let node = nodes.iter().position(|(_, own)| own.contains(&core[0])).unwrap_or(nodes.len());
+        seen[node] += 1;
+        (seen[node], core)
+    };
+    let mut turns: Vec<(usize, Vec<usize>)> = cores.into_iter().map(turn).collect();
+    turns.sort_by_key(|(turn, _)| *turn);
+    turns.into_iter().map(|(_, core)| core).collect()
+}
+
 /// Numbers like `0-3,8`, none of them above 65,535.
 fn list(text: &str) -> Option<Vec<usize>> {
     let mut out = Vec::new();
@@ -92,6 +132,30 @@ mod tests {
         assert_eq!(linux(&status, &dir), Some(vec![vec![0, 4], vec![1], vec![2]]));
         assert_eq!(linux(&dir.join("none"), &dir), None);
         std::fs::remove_dir_all(dir).expect("removed");
+    }
+
+    #[test]
+    fn nodes_have_processors_and_memory() {
+        let dir = std::env::temp_dir().join(format!("alula-nodes-{}", std::process::id()));
+        // Node 2 has no memory, node 3 no processors.
+        for (node, cpus) in [(0, "0-3,8-11"), (1, "4-7,12-15"), (2, "16"), (3, "")] {
+            std::fs::create_dir_all(dir.join(format!("node{node}"))).expect("made");
+            std::fs::write(dir.join(format!("node{node}/cpulist")), format!("{cpus}\n")).expect("written");
+        }
+        std::fs::write(dir.join("has_memory"), "0-1,3\n").expect("written");
+        assert_eq!(nodes(&dir, &[1, 5, 9, 16]), [(0, vec![1, 9]), (1, vec![5])]);
+        assert_eq!(nodes(&dir, &[4, 12]), [(1, vec![4, 12])]);
+        assert_eq!(nodes(&dir.join("none"), &[0, 4]), []);
+        std::fs::remove_dir_all(dir).expect("removed");
+    }
+
+    #[test]
+    fn the_first_cores_are_of_all_nodes() {
+        let cores = |all: &[usize]| all.iter().map(|&cpu| vec![cpu, cpu + 8]).collect::<Vec<_>>();
+        let nodes = [(0, vec![0, 1, 2, 8, 9, 10]), (4, vec![3, 4, 11, 12])];
+        assert_eq!(dealt(cores(&[0, 1, 2, 3, 4]), &nodes), cores(&[0, 3, 1, 4, 2]));
+        assert_eq!(dealt(cores(&[0, 1, 3]), &nodes[..1]), cores(&[0, 3, 1]), "nothing is known of 3");
+        assert_eq!(dealt(cores(&[0, 1, 2, 3]), &[]), cores(&[0, 1, 2, 3]));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The CPU device.
 
-use crate::cores::{bind, cores};
+use crate::cores::{bind, cores, interleave, spread};
 use crate::kept::Saving;
 use crate::loader::Loader;
 use crate::lora::Adapted;
@@ -29,18 +29,20 @@ pub struct CpuDevice {
 }
 
 impl CpuDevice {
-    /// A device with `threads` threads at the level of `cpu`.
+    /// A device with `threads` threads at the level of `cpu`. Where the processors of this process belong to several memory nodes,
+    /// the caller's thread and those that it starts later take memory from all of them in turns.
     pub fn new(cpu: Cpu, threads: usize) -> CpuDevice {
+        interleave(&cores().concat());
         CpuDevice { cpu, pool: Arc::new(Pool::new(threads)), memory: None, processors: Vec::new() }
     }
 
     /// The same with each thread bound to a physical core of its own, the caller's, which is to run the plans, among them.
-    /// Threads that the caller starts later are bound as it is.
+    /// The cores are as many of each memory node. Threads that the caller starts later are bound as it is.
     ///
     /// # Errors
     /// There are fewer cores than threads, or the system cannot do it; the caller's thread may then be bound to one.
     pub fn bound(cpu: Cpu, threads: usize) -> Result<CpuDevice, DeviceError> {
-        let cores = cores();
+        let cores = spread(cores());
         let processors = cores.concat();
         let none = |why: String| DeviceError::Bind { threads, why };
         let Some(cores) = cores.get(..threads.max(1)) else {
@@ -49,6 +51,7 @@ impl CpuDevice {
                 cores.len()
             )));
         };
+        interleave(&cores.concat());
         let pool = bound(cores).map_err(|e| none(format!("the system says: {e}; leave it to the system")))?;
         Ok(CpuDevice { cpu, pool: Arc::new(pool), memory: None, processors })
     }

@@ -1,9 +1,9 @@
 //! What a plan holds, and what cannot be had.
 
-use crate::{HEADS, LIMITS, WIDTH, Weights, compile, model};
+use crate::{HEADS, LIMITS, Step, WIDTH, Weights, compile, model, sequence};
 use alula_device::{CacheType, Cpu, CpuDevice, Device, DeviceError, Limits, PAGE};
 use alula_graph::{Graph, Index, Op, WeightSource, plan_arena};
-use alula_kernels::{Ctx, Packed, Pool, QBlock, Scratch};
+use alula_kernels::{Ctx, Packed, Pool, QBlock, Scratch, interleave, interleaved};
 use alula_tensor::{DType, Tensor};
 
 fn device() -> CpuDevice {
@@ -38,6 +38,26 @@ fn numbers_are_those_of_what_is_held() {
             assert_eq!(memory.work, arena + blocks * size_of::<QBlock>() + scratch);
         }
     }
+}
+
+/// A plan that is made and run by threads whose memory is taken from nodes in turns.
+#[test]
+fn where_memory_lies_changes_no_bit() {
+    let run = |placed: bool| {
+        let test = move || {
+            if placed && let Err(e) = interleave(&[0]) {
+                println!("not placed: the system refuses: {e}");
+            }
+            let mut plan = compile(Cpu::pick(None).expect("a level"), 2, DType::Q8_0, LIMITS);
+            let mut step = Step::default();
+            step.add(&sequence(1, 130), 0..130, &[3, 1, 2]);
+            (step.run(&mut *plan).expect("a result"), interleaved().unwrap_or_default())
+        };
+        std::thread::spawn(test).join().expect("no panic")
+    };
+    let ((plain, none), (placed, nodes)) = (run(false), run(true));
+    assert!(plain == placed && none.is_empty());
+    println!("placed on {nodes:?}");
 }
 
 #[test]
