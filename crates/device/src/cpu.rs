@@ -230,7 +230,7 @@ fn window(graph: &Graph) -> Option<usize> {
     for node in graph.nodes() {
         if let Op::Attend { state, causal, .. } = &node.op {
             match graph.states()[*state] {
-                StateSpec::Paged { window: Some(w), .. } if *causal => most = most.max(Some(w)),
+                StateSpec::Paged { window: Some(w), .. } if *causal => most = most.max(Some(w.most())),
                 _ => return None,
             }
         }
@@ -418,6 +418,7 @@ impl Plan for CpuPlan {
                         kernels::rope_table(&table.inv_freq(s.length), table.factor, positions, out);
                     }
                 }
+                Step::Temperature(t) => kernels::temperature(t.floor, t.scale, batch.positions, out),
                 Step::Rope { style, head_dim } => {
                     kernels::rope(ctx, *style, inputs[1].cols, *head_dim, input(0), input(1), out);
                 }

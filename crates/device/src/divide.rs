@@ -60,7 +60,7 @@ pub(crate) fn divide(
     let mut joined: Vec<WeightId> = Vec::new();
     for node in graph.nodes() {
         match node.op {
-            Op::Experts(_) => {
+            Op::Experts { .. } => {
                 let count = node.weights.len() / 3;
                 experts.extend((0..count).filter_map(|e| group((0..3).map(|i| node.weights[i * count + e]).collect())));
             }
@@ -119,7 +119,7 @@ pub(crate) fn token(graph: &Graph, size: &dyn Fn(WeightId) -> usize, away: Optio
         for (sum, bytes) in sums.iter_mut().zip(sizes) {
             // Of a mixture's experts, a row has some.
             let (used, of) = match node.op {
-                Op::Experts(_) => (graph.shape(node.inputs[1]).cols / 2, node.weights.len() / 3),
+                Op::Experts { .. } => (graph.shape(node.inputs[1]).cols / 2, node.weights.len() / 3),
                 _ => (1, 1),
             };
             *sum = sum.saturating_add((bytes / of).saturating_mul(used));
@@ -154,12 +154,12 @@ mod tests {
         if experts > 0 {
             let router = g.weight("router", &[experts, 16]);
             let logits = g.push("logits", Op::MatMul, &[x], &[router]).expect("a value");
-            let route = alula_graph::Route { used: 1, groups: None, normalise: false, scale: 1.0 };
+            let route = alula_graph::Route { used: 1, groups: None, normalise: false, scale: 1.0, sigmoid: false };
             let routes = g.push("routes", Op::Route(route), &[logits], &[]).expect("a value");
             let shape = |part| if part == "down" { [16, f32s(1)] } else { [f32s(1), 16] };
             let names = ["gate", "up", "down"].into_iter().flat_map(|p| (0..experts).map(move |e| (p, e)));
             let w: Vec<WeightId> = names.map(|(p, e)| g.weight(format!("{p}{e}"), &shape(p))).collect();
-            x = g.push("mixture", Op::Experts(Unary::Silu), &[x, routes], &w).expect("a value");
+            x = g.push("mixture", Op::Experts { act: Unary::Silu, before: false }, &[x, routes], &w).expect("a value");
         }
         for (i, &mb) in products.iter().enumerate() {
             let up = g.weight(format!("up {i}"), &[f32s(mb), 16]);

@@ -52,6 +52,7 @@ impl CpuDevice {
                     bias: w(1).map(|b| loader.vector(b)).transpose()?,
                 },
                 Op::RopeTable(t) => Step::RopeTable(t.clone()),
+                Op::Temperature(t) => Step::Temperature(*t),
                 Op::Rope { style, head_dim } => Step::Rope {
                     style: match style {
                         graph::RopeStyle::Halves => kernels::RopeStyle::Halves,
@@ -66,6 +67,10 @@ impl CpuDevice {
                     group = group.max(heads / kv);
                     dim = dim.max(key_dim).max(value_dim);
                     let (heads, scale, soft_cap, causal) = (*heads, *scale, *soft_cap, *causal);
+                    let window = window.map(|w| match w {
+                        graph::Window::Sliding(n) => kernels::Window::Sliding(n),
+                        graph::Window::Chunked { chunk } => kernels::Window::Chunked(chunk),
+                    });
                     let attend = kernels::Attend { heads, scale, window, soft_cap, causal };
                     Step::Attend { state: *state, attend }
                 }
@@ -76,15 +81,16 @@ impl CpuDevice {
                 Op::Outputs => Step::Outputs,
                 Op::Softmax => Step::Softmax,
                 Op::Route(r) => Step::Route { route: route(r), bias: w(0).map(|b| loader.vector(b)).transpose()? },
-                Op::Experts(f) => {
+                Op::Experts { act, before } => {
                     let all = loader.alike(&node.weights, node.weights.len() / 3)?;
                     let all: Result<[_; 3], _> = all.try_into();
                     let Ok(all) = all else { unreachable!("three matrices of each expert") };
-                    sorted.include(&networks(unary(*f), &all), limits.tokens, inputs[1].cols / 2);
+                    let act = (unary(*act), *before);
+                    sorted.include(&networks(act, &all), limits.tokens, inputs[1].cols / 2);
                     if !loader.is_sketch() && all.iter().flatten().any(|m| m.is_absent()) {
                         sorted.in_turns();
                     }
-                    Step::Experts(unary(*f), all)
+                    Step::Experts(act, all)
                 }
                 Op::Parts => {
                     let all = loader.alike(&node.weights, node.weights.len())?.remove(0);

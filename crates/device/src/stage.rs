@@ -2,7 +2,7 @@
 //! as quantised blocks.
 
 use crate::{Batch, Limits};
-use alula_graph::{Dim, Index, RopeTable};
+use alula_graph::{Dim, Index, RopeTable, Temperature};
 use alula_kernels::{self as kernels, Packed};
 use alula_tensor::Tensor;
 use std::ops::Range;
@@ -37,6 +37,7 @@ pub(crate) enum Step {
         bias: Option<Arc<[f32]>>,
     },
     RopeTable(RopeTable),
+    Temperature(Temperature),
     Rope {
         style: kernels::RopeStyle,
         head_dim: usize,
@@ -62,8 +63,8 @@ pub(crate) enum Step {
         route: kernels::Route,
         bias: Option<Arc<[f32]>>,
     },
-    /// Gates, ups and downs.
-    Experts(kernels::Unary, [Vec<Arc<Packed>>; 3]),
+    /// Their function, whether weights are factors on what goes in, and gates, ups and downs.
+    Experts((kernels::Unary, bool), [Vec<Arc<Packed>>; 3]),
     Parts(Vec<Arc<Packed>>),
     Concat(usize),
     Input,
@@ -86,14 +87,17 @@ impl Low {
 }
 
 /// The networks of an `Experts` step.
-pub(crate) fn networks(act: kernels::Unary, [gate, up, down]: &[Vec<Arc<Packed>>; 3]) -> kernels::Experts<'_> {
-    kernels::Experts { act, gate, up, down }
+pub(crate) fn networks(
+    (act, before): (kernels::Unary, bool),
+    [gate, up, down]: &[Vec<Arc<Packed>>; 3],
+) -> kernels::Experts<'_> {
+    kernels::Experts { act, before, gate, up, down }
 }
 
 /// How rows' scores become their experts.
 pub(crate) fn route(r: &alula_graph::Route) -> kernels::Route {
     let groups = r.groups.map(|g| kernels::Groups { all: g.all, used: g.used, two: g.two });
-    kernels::Route { used: r.used, groups, normalise: r.normalise, scale: r.scale }
+    kernels::Route { used: r.used, groups, normalise: r.normalise, scale: r.scale, sigmoid: r.sigmoid }
 }
 
 /// A matrix, what is added to its products, and where they go.

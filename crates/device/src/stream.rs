@@ -43,7 +43,8 @@ struct Fetch {
 struct Router {
     matrix: Arc<Packed>,
     bias: Option<Arc<[f32]>>,
-    sigmoid: bool,
+    /// What makes scores of logits, or these themselves.
+    score: Op,
     route: kernels::Route,
     route_bias: Option<Arc<[f32]>>,
 }
@@ -84,7 +85,7 @@ impl Stream {
                 units.push(Unit { stage: number, parts: parts.filter_map(part).collect() });
             }
             let node = graph.nodes().iter().find(|n| n.output.0 == stage.output.value);
-            let mixture = node.filter(|n| matches!(n.op, Op::Experts(_)));
+            let mixture = node.filter(|n| matches!(n.op, Op::Experts { .. }));
             let used = mixture.map_or(1, |n| graph.shape(n.inputs[1]).cols / 2);
             let mixture = mixture.map(|n| Router::of(graph, n, loader)).transpose()?;
             fetches.push(Some(Fetch { number, units: first..units.len(), mixture, used }));
@@ -196,12 +197,13 @@ impl Router {
         let made = |v: ValueId| graph.nodes().iter().find(|n| n.output == v);
         let Some(choice) = made(node.inputs[1]) else { return Ok(None) };
         let Some(score) = choice.inputs.first().and_then(|&v| made(v)) else { return Ok(None) };
-        let Some(logits) = score.inputs.first().and_then(|&v| made(v)) else { return Ok(None) };
-        let (Op::Route(route), Op::MatMul) = (&choice.op, &logits.op) else { return Ok(None) };
-        let sigmoid = match score.op {
-            Op::Softmax => false,
-            Op::Map(graph::Unary::Sigmoid) => true,
-            _ => return Ok(None),
+        // The choice may be by logits.
+        let logits = match score.op {
+            Op::Softmax | Op::Map(graph::Unary::Sigmoid) => score.inputs.first().and_then(|&v| made(v)),
+            _ => Some(score),
+        };
+        let (Op::Route(route), Some(logits)) = (&choice.op, logits.filter(|n| n.op == Op::MatMul)) else {
+            return Ok(None);
         };
         let matrix = loader.matrix(logits.weights[0])?;
         if matrix.is_absent() {
@@ -209,7 +211,7 @@ impl Router {
         }
         let bias = logits.weights.get(1).map(|&b| loader.vector(b)).transpose()?;
         let route_bias = choice.weights.first().map(|&b| loader.vector(b)).transpose()?;
-        Ok(Some(Router { matrix, bias, sigmoid, route: crate::stage::route(route), route_bias }))
+        Ok(Some(Router { matrix, bias, score: score.op.clone(), route: crate::stage::route(route), route_bias }))
     }
 
     /// The experts of any row of `x`.
@@ -228,10 +230,10 @@ impl Router {
         routes.resize(2 * rows * used, 0.0);
         let (logits, scores) = scores.split_at_mut(rows * experts);
         kernels::matmul(ctx, x, &self.matrix, self.bias.as_deref(), logits);
-        if self.sigmoid {
-            kernels::map(ctx, kernels::Unary::Sigmoid, logits, scores);
-        } else {
-            kernels::softmax(ctx, experts, logits, scores);
+        match self.score {
+            Op::Softmax => kernels::softmax(ctx, experts, logits, scores),
+            Op::Map(_) => kernels::map(ctx, kernels::Unary::Sigmoid, logits, scores),
+            _ => scores.copy_from_slice(logits),
         }
         kernels::route(ctx, self.route, experts, scores, self.route_bias.as_deref(), routes);
         routes.chunks_exact(2 * used).flat_map(move |r| &r[..used]).map(|e| *e as usize)

@@ -64,7 +64,7 @@ impl Node {
     pub fn matrices(&self) -> &[WeightId] {
         match self.op {
             Op::MatMul => &self.weights[..1],
-            Op::Experts(_) | Op::Parts => &self.weights,
+            Op::Experts { .. } | Op::Parts => &self.weights,
             _ => &[],
         }
     }

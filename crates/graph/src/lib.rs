@@ -7,10 +7,12 @@
 mod arena;
 mod build;
 mod op;
+mod rope;
 
 pub use arena::{Arena, plan_arena};
 pub use build::{Graph, GraphError, Node, Shape, Value, ValueId, Weight, WeightId, WeightSource};
 pub use op::{
-    Binary, Change, Dim, Groups, Index, Infer, Low, NormKind, OPS, Op, OpDef, Past, RopeStyle, RopeTable, Route,
-    StateSpec, Unary, rope_powers,
+    Binary, Dim, Groups, Index, Infer, Low, NormKind, OPS, Op, OpDef, RopeStyle, Route, StateSpec, Temperature, Unary,
+    Window,
 };
+pub use rope::{Change, Past, RopeTable, rope_powers};

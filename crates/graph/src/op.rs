@@ -2,9 +2,8 @@
 //!
 //! To add one: a variant, its row in [`OPS`], its arm in [`Op::def`], and its kernel on each device that supports it.
 
-use crate::Shape;
+use crate::{Change, Past, RopeTable, Shape};
 use serde::Deserialize;
-use std::borrow::Cow;
 
 /// One dimension of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,68 +87,24 @@ pub enum RopeStyle {
     Pairs,
 }
 
-/// Frequencies of a rotary embedding (arXiv:2104.09864), scaling already applied.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RopeTable {
-    /// Inverse frequency of each pair, `[dims / 2]`.
-    pub inv_freq: Vec<f32>,
-    /// Factor on cosine and sine.
-    pub factor: f32,
-    /// What becomes of the frequencies when a sequence grows past the original context.
-    pub past: Option<Past>,
-}
-
-/// Frequencies of long sequences.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Past {
-    /// Sequences of more tokens than this are long.
-    pub original: usize,
-    /// How they differ.
-    pub change: Change,
-}
-
-/// How the frequencies of long sequences differ.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Change {
-    /// Other ones (LongRoPE, arXiv:2402.13753).
-    Table(Vec<f32>),
-    /// The base grows with the sequence (dynamic NTK).
-    Ntk {
-        /// Base.
-        base: f64,
-        /// Factor.
-        factor: f64,
+/// Which keys a query sees of those that it may see at all.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(untagged, deny_unknown_fields, expecting = "expected a number of tokens, or `{ chunk = ... }` of them")]
+pub enum Window {
+    /// So many last ones, its own among them; where attention looks both ways, so many on each side of its own.
+    Sliding(usize),
+    /// Those of its own chunk: sequences are cut every `chunk` tokens (Llama 4).
+    Chunked {
+        /// Tokens.
+        chunk: usize,
     },
 }
 
-/// base^(2i / dims) for each of the dims / 2 pairs, in single precision as Hugging Face transformers computes it.
-pub fn rope_powers(base: f64, dims: usize) -> impl Iterator<Item = f32> {
-    (0..dims / 2).map(move |i| libm::pow(base, f64::from((2 * i) as f32 / dims as f32)) as f32)
-}
-
-impl RopeTable {
-    /// The inverse frequencies of a sequence that has `length` tokens in all.
-    pub fn inv_freq(&self, length: usize) -> Cow<'_, [f32]> {
-        match &self.past {
-            Some(Past { original, change }) if length > *original => match change {
-                Change::Table(t) => t.into(),
-                Change::Ntk { base, factor } => {
-                    let dims = 2.0 * self.inv_freq.len() as f64;
-                    let growth = factor * length as f64 / *original as f64 - (factor - 1.0);
-                    let base = base * libm::pow(growth, dims / (dims - 2.0));
-                    rope_powers(base, 2 * self.inv_freq.len()).map(|p| 1.0 / p).collect()
-                }
-            },
-            _ => (&self.inv_freq).into(),
-        }
-    }
-
-    /// Two lengths of a sequence with different regimes have different frequencies.
-    pub fn regime(&self, length: usize) -> usize {
-        match &self.past {
-            Some(Past { original, change: Change::Table(_) }) => usize::from(length > *original),
-            Some(Past { original, change: Change::Ntk { .. } }) => length.saturating_sub(*original),
-            None => 0,
+impl Window {
+    /// Keys that a query sees at most; where attention looks both ways, on each side of its own.
+    pub fn most(self) -> usize {
+        match self {
+            Window::Sliding(n) | Window::Chunked { chunk: n } => n,
         }
     }
 }
@@ -167,14 +122,24 @@ pub enum StateSpec {
         value_dim: usize,
         /// Values are not kept: they are the first elements of the keys (latent attention).
         shared: bool,
-        /// Tokens after which they are no longer read; where attention looks both ways, tokens that are read on each side.
-        window: Option<usize>,
+        /// Which of them are read.
+        window: Option<Window>,
     },
     /// As many numbers however long the sequence is, all 0 before its first token.
     Fixed {
         /// Numbers in single precision.
         len: usize,
     },
+}
+
+/// Queries of far positions are made sharper (arXiv:2501.19399): factors of 1 + scale · ln(1 + ⌊(position + 1) / floor⌋).
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Temperature {
+    /// Tokens that share a factor.
+    pub floor: f32,
+    /// How fast factors grow.
+    pub scale: f32,
 }
 
 /// How a token's scores become its experts (Shazeer et al. 2017, arXiv:1701.06538).
@@ -189,6 +154,9 @@ pub struct Route {
     pub normalise: bool,
     /// Factor on weights.
     pub scale: f32,
+    /// Scores are logits, and weights the sigmoids of those that are chosen: sigmoids of large logits are all the same.
+    #[serde(default)]
+    pub sigmoid: bool,
 }
 
 /// Groups of neighbouring experts.
@@ -225,6 +193,8 @@ pub enum Op {
     },
     /// Cosines and sines of the step's positions: → `[Tokens, dims]`.
     RopeTable(RopeTable),
+    /// A factor for each of the step's positions: → `[Tokens, 1]`.
+    Temperature(Temperature),
     /// Rotates the first `dims` of every `head_dim` columns: inputs `[x, table [Tokens, dims]]` → like x.
     Rope {
         /// Pairing.
@@ -261,7 +231,12 @@ pub enum Op {
     Route(Route),
     /// Gated units that each row's experts compute, weighted and summed: inputs `[x, routes]`, weights the gates `[n, k]` of all
     /// experts, then their ups `[n, k]`, then their downs `[k, n]` → like x.
-    Experts(Unary),
+    Experts {
+        /// Function of gates.
+        act: Unary,
+        /// Weights are factors on what goes into an expert, not on what comes out (Llama 4).
+        before: bool,
+    },
     /// Products of parts: the columns of x in as many parts as there are weights `[n, k]`, each times its own → all
     /// `[rows, parts * n]`.
     Parts,
@@ -329,6 +304,7 @@ pub static OPS: &[OpDef] = &[
     OpDef { name: "MatMul", inputs: 1, weights: (1, 2), infer: matmul },
     OpDef { name: "Norm", inputs: 1, weights: (1, 2), infer: norm },
     OpDef { name: "RopeTable", inputs: 0, weights: (0, 0), infer: rope_table },
+    OpDef { name: "Temperature", inputs: 0, weights: (0, 0), infer: temperature },
     OpDef { name: "Rope", inputs: 2, weights: (0, 0), infer: rope },
     OpDef { name: "Attend", inputs: 3, weights: (0, 0), infer: attend },
     OpDef { name: "Map", inputs: 1, weights: (0, 0), infer: same },
@@ -360,22 +336,23 @@ impl Op {
             Op::MatMul => 1,
             Op::Norm { .. } => 2,
             Op::RopeTable(_) => 3,
-            Op::Rope { .. } => 4,
-            Op::Attend { .. } => 5,
-            Op::Map(_) => 6,
-            Op::Zip(_) => 7,
-            Op::Glu(_) => 8,
-            Op::Outputs => 9,
-            Op::Softmax => 10,
-            Op::Route(_) => 11,
-            Op::Experts(_) => 12,
-            Op::Parts => 13,
-            Op::Input(_) => 14,
-            Op::Concat { .. } => 15,
-            Op::Mean => 16,
-            Op::Conv { .. } => 17,
-            Op::Scan { .. } => 18,
-            Op::Lora(_) => 19,
+            Op::Temperature(_) => 4,
+            Op::Rope { .. } => 5,
+            Op::Attend { .. } => 6,
+            Op::Map(_) => 7,
+            Op::Zip(_) => 8,
+            Op::Glu(_) => 9,
+            Op::Outputs => 10,
+            Op::Softmax => 11,
+            Op::Route(_) => 12,
+            Op::Experts { .. } => 13,
+            Op::Parts => 14,
+            Op::Input(_) => 15,
+            Op::Concat { .. } => 16,
+            Op::Mean => 17,
+            Op::Conv { .. } => 18,
+            Op::Scan { .. } => 19,
+            Op::Lora(_) => 20,
         }]
     }
 }
@@ -431,6 +408,12 @@ fn rope_table(op: &Op, _: &[&Shape], _: &[&[usize]], _: &[StateSpec]) -> Inferre
     };
     require(pairs > 0 && complete, || "frequencies are missing".into())?;
     Ok(Shape::new(Dim::Tokens, 2 * pairs))
+}
+
+fn temperature(op: &Op, _: &[&Shape], _: &[&[usize]], _: &[StateSpec]) -> Inferred {
+    let Op::Temperature(t) = op else { return Err("not a Temperature".into()) };
+    require(t.floor >= 1.0, || format!("{} tokens cannot share a factor", t.floor))?;
+    Ok(Shape::new(Dim::Tokens, 1))
 }
 
 fn rope(op: &Op, inputs: &[&Shape], _: &[&[usize]], _: &[StateSpec]) -> Inferred {

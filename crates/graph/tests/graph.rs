@@ -2,11 +2,15 @@
 
 use alula_graph::{
     Binary, Change, Dim, Graph, Groups, Index, Low, NormKind, OPS, Op, Past, RopeStyle, RopeTable, Route, Shape,
-    StateSpec, Unary, ValueId, plan_arena, rope_powers,
+    StateSpec, Temperature, Unary, ValueId, plan_arena, rope_powers,
 };
 
 fn table(pairs: usize, past: Option<Past>) -> Op {
     Op::RopeTable(RopeTable { inv_freq: vec![0.5; pairs], factor: 1.0, past })
+}
+
+fn temperature(floor: f32) -> Op {
+    Op::Temperature(Temperature { floor, scale: 0.1 })
 }
 
 fn rope(head_dim: usize) -> Op {
@@ -19,13 +23,14 @@ fn attend(state: usize, heads: usize) -> Op {
 
 fn route(used: usize, groups: Option<(usize, usize, bool)>) -> Op {
     let groups = groups.map(|(all, used, two)| Groups { all, used, two });
-    Op::Route(Route { used, groups, normalise: true, scale: 1.0 })
+    Op::Route(Route { used, groups, normalise: true, scale: 1.0, sigmoid: false })
 }
 
 fn lora(n: usize) -> Op {
     Op::Lora(vec![Low { adapter: 0, scale: 1.0 }; n])
 }
 
+const EXPERTS: Op = Op::Experts { act: Unary::Silu, before: false };
 const NORM: Op = Op::Norm { kind: NormKind::Rms, eps: 1e-5 };
 
 /// An op, the columns of its inputs (negative: rows are those of outputs), the shapes of its weights, and its own
@@ -73,6 +78,10 @@ fn cases() -> Vec<Case> {
         (table(2, long(Change::Table(vec![0.1; 3]))), &[], &[], Err("frequencies are missing")),
         (table(1, ntk(8)), &[], &[], Err("frequencies are missing")),
         (table(2, ntk(0)), &[], &[], Err("frequencies are missing")),
+        (temperature(1.0), &[], &[], Ok(1)),
+        (temperature(0.0), &[], &[], Err("0 tokens cannot share a factor")),
+        (temperature(f32::NAN), &[], &[], Err("NaN tokens cannot share a factor")),
+        (temperature(1.0), &[6], &[], Err("takes 0 values and (0, 0) weights")),
         (rope(6), &[12, 4], &[], Ok(12)),
         (rope(4), &[12, 4], &[], Ok(12)),
         (rope(3), &[12, 4], &[], Err("4 rotated dimensions in heads of 3 in 12 columns")),
@@ -121,19 +130,14 @@ fn cases() -> Vec<Case> {
         (route(1, Some((65, 1, false))), &[65], &[], Err("of 65 experts cannot be")),
         (route(1, None), &[70_000], &[], Err("are too many")),
         (route(1, None), &[6], &[&[5]], Err("the bias is Some([5]), not [6]")),
-        (Op::Experts(Unary::Silu), &[6, 4], &[&[5, 6], &[5, 6], &[5, 6], &[5, 6], &[6, 5], &[6, 5]], Ok(6)),
-        (
-            Op::Experts(Unary::Silu),
-            &[6, 6],
-            &[&[5, 6], &[5, 6], &[5, 6], &[5, 6], &[6, 5], &[6, 5]],
-            Err("of 6 columns"),
-        ),
-        (Op::Experts(Unary::Silu), &[6, 3], &[&[5, 6], &[5, 6], &[6, 5]], Err("of 3 columns")),
-        (Op::Experts(Unary::Silu), &[6, -2], &[&[5, 6], &[5, 6], &[6, 5]], Err("do not lead to 1 experts")),
-        (Op::Experts(Unary::Silu), &[6, 2], &[&[5, 6], &[5, 6], &[5, 6]], Err("not all experts are 5 × 6")),
-        (Op::Experts(Unary::Silu), &[7, 2], &[&[5, 6], &[5, 6], &[6, 5]], Err("7 columns meet matrices 5 × 6")),
-        (Op::Experts(Unary::Silu), &[6, 2], &[&[5, 6], &[5, 6], &[6, 5], &[5, 6]], Err("4 weights are not three")),
-        (Op::Experts(Unary::Silu), &[6, 2], &[&[30], &[30], &[30]], Err("must have 2 dimensions")),
+        (EXPERTS, &[6, 4], &[&[5, 6], &[5, 6], &[5, 6], &[5, 6], &[6, 5], &[6, 5]], Ok(6)),
+        (EXPERTS, &[6, 6], &[&[5, 6], &[5, 6], &[5, 6], &[5, 6], &[6, 5], &[6, 5]], Err("of 6 columns")),
+        (EXPERTS, &[6, 3], &[&[5, 6], &[5, 6], &[6, 5]], Err("of 3 columns")),
+        (EXPERTS, &[6, -2], &[&[5, 6], &[5, 6], &[6, 5]], Err("do not lead to 1 experts")),
+        (EXPERTS, &[6, 2], &[&[5, 6], &[5, 6], &[5, 6]], Err("not all experts are 5 × 6")),
+        (EXPERTS, &[7, 2], &[&[5, 6], &[5, 6], &[6, 5]], Err("7 columns meet matrices 5 × 6")),
+        (EXPERTS, &[6, 2], &[&[5, 6], &[5, 6], &[6, 5], &[5, 6]], Err("4 weights are not three")),
+        (EXPERTS, &[6, 2], &[&[30], &[30], &[30]], Err("must have 2 dimensions")),
         (Op::Parts, &[6], &[&[5, 3], &[5, 3]], Ok(10)),
         (Op::Parts, &[6], &[&[5, 3]], Err("6 columns meet 1 parts of 3")),
         (Op::Parts, &[6], &[&[5, 3], &[4, 3]], Err("not all parts are 5 × 3")),

@@ -1,5 +1,5 @@
-//! Attention over a paged cache, causal or both ways, with grouped heads (Ainslie et al. 2023, arXiv:2305.13245), sliding windows
-//! and soft caps.
+//! Attention over a paged cache, causal or both ways, with grouped heads (Ainslie et al. 2023, arXiv:2305.13245), windows that slide
+//! or are chunks, and soft caps.
 //!
 //! A score has one accumulator over the head's elements, its lanes are positions; an output element has one
 //! accumulator over ascending positions. The softmax's sum runs over 16 lanes (position mod 16) in ascending order,
@@ -24,12 +24,21 @@ pub struct Attend {
     pub heads: usize,
     /// Factor on scores.
     pub scale: f32,
-    /// Keys that a query sees, itself among them; where it looks both ways, on each side of itself.
-    pub window: Option<usize>,
+    /// Which keys a query sees of those that it may see at all.
+    pub window: Option<Window>,
     /// c tanh(score / c).
     pub soft_cap: Option<f32>,
     /// A query sees its own past. Else it sees its sequence up to the last row that the step has of it.
     pub causal: bool,
+}
+
+/// Which keys a query sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Window {
+    /// So many last ones, its own among them; where it looks both ways, so many on each side of its own.
+    Sliding(usize),
+    /// Those of its own chunk of so many positions.
+    Chunked(usize),
 }
 
 /// Positions whose values are expanded at a time.
@@ -88,7 +97,12 @@ fn rows(group: usize) -> usize {
 /// If the sizes do not fit together, a page is missing, or the scratch was made for less.
 pub fn attend(ctx: Ctx<'_>, a: Attend, kv: &Kv, rows: Rows<'_>, q: &[f32], scratch: &mut Scratch, out: &mut [f32]) {
     let n = rows.positions.len();
-    assert!(a.heads > 0 && a.heads.is_multiple_of(kv.heads) && q.len() == n * a.heads * kv.key_dim);
+    assert!(
+        a.window != Some(Window::Chunked(0))
+            && a.heads > 0
+            && a.heads.is_multiple_of(kv.heads)
+            && q.len() == n * a.heads * kv.key_dim
+    );
     assert_eq!(out.len(), n * a.heads * kv.value_dim);
     let (block, per_thread) = (scratch.block, scratch.per_thread);
     assert!(block >= (SPAN + LANES) * kv.key_dim.max(kv.value_dim).next_multiple_of(LANES));
@@ -247,12 +261,14 @@ struct Place {
 impl Task<'_> {
     /// The positions that a row sees.
     fn sees(&self, row: usize) -> Range<usize> {
-        let at = self.first + row;
-        match (self.a.causal, self.a.window) {
-            (true, window) => window.map_or(0, |w| (at + 1).saturating_sub(w))..at + 1,
-            (false, None) => 0..self.last,
-            (false, Some(w)) => at.saturating_sub(w)..self.last.min(at.saturating_add(w).saturating_add(1)),
-        }
+        let (at, past) = (self.first + row, self.a.causal);
+        let seen = match self.a.window {
+            None => 0..usize::MAX,
+            Some(Window::Sliding(w)) if past => (at + 1).saturating_sub(w)..usize::MAX,
+            Some(Window::Sliding(w)) => at.saturating_sub(w)..at.saturating_add(w).saturating_add(1),
+            Some(Window::Chunked(n)) => at - at % n..(at - at % n).saturating_add(n),
+        };
+        seen.start..seen.end.min(if past { at + 1 } else { self.last })
     }
 
     /// Page, head and block in the page of a block of the sequence.

@@ -7,7 +7,7 @@ use crate::buf::{Shared, zeros};
 use crate::matmul::alike;
 use crate::quantize::{Spot, quantize_each};
 use crate::{Buf, Ctx, Input, Packed, Product, QBlock, Source, Unary, WORTH_SPLITTING, load_part, map, store_part};
-use alula_simd::{Isa, Kernel, LANES};
+use alula_simd::{Isa, Kernel, LANES, math};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -22,6 +22,8 @@ pub struct Route {
     pub normalise: bool,
     /// Factor on weights.
     pub scale: f32,
+    /// Scores are logits, and weights the sigmoids of those that are chosen.
+    pub sigmoid: bool,
 }
 
 /// Groups of neighbouring experts.
@@ -53,12 +55,12 @@ pub fn route(ctx: Ctx<'_>, r: Route, experts: usize, scores: &[f32], bias: Optio
         // SAFETY: one task a row; rows are disjoint.
         #[allow(unsafe_code)]
         let out = unsafe { shared.part(row * 2 * r.used, 2 * r.used) };
-        choose(r, &scores[row * experts..][..experts], bias, out);
+        choose(ctx, r, &scores[row * experts..][..experts], bias, out);
     });
 }
 
 /// A row of [`route`].
-fn choose(r: Route, scores: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
+fn choose(ctx: Ctx<'_>, r: Route, scores: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
     let key = |e: usize| {
         let key = scores[e] + bias.map_or(0.0, |b| b[e]);
         if key.is_nan() { f32::NEG_INFINITY } else { key }
@@ -88,14 +90,29 @@ fn choose(r: Route, scores: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
         *id = last.unwrap_or(0) as f32;
     }
     ids.sort_unstable_by(f32::total_cmp);
-    let mut sum = 0.0;
     for (id, weight) in ids.iter().zip(weights.iter_mut()) {
         *weight = scores[*id as usize];
-        sum += *weight;
     }
+    if r.sigmoid {
+        ctx.cpu.run(Sigmoids(weights));
+    }
+    let sum = weights.iter().fold(0.0, |sum, weight| sum + weight);
     let divisor = if r.normalise { sum + 1e-20 } else { 1.0 };
     for weight in weights {
         *weight = *weight / divisor * r.scale;
+    }
+}
+
+/// Makes numbers their sigmoids.
+struct Sigmoids<'a>(&'a mut [f32]);
+
+impl Kernel for Sigmoids<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        for c in self.0.chunks_mut(LANES) {
+            store_part(isa, math::sigmoid(isa, load_part(isa, c)), c);
+        }
     }
 }
 
@@ -118,6 +135,8 @@ fn next(all: impl Iterator<Item = usize>, key: impl Fn(usize) -> f32, last: Opti
 pub struct Experts<'a> {
     /// f.
     pub act: Unary,
+    /// Weights are factors on x, not on the result.
+    pub before: bool,
     /// `[n, k]` each.
     pub gate: &'a [Arc<Packed>],
     /// `[n, k]` each.
@@ -323,6 +342,21 @@ impl<'a> Mixture<'a> {
         let (gate, rest) = made.split_at_mut(rows * width);
         let up = &mut rest[..rows * width];
         phase.products(&[0, 1], (k, width), plain, blocks, &[Shared::new(gate), Shared::new(up)]);
+        if e.before {
+            // Both products are linear in what goes in.
+            let (routes, used, parts) = (self.routes, self.used, [Shared::new(gate), Shared::new(up)]);
+            ctx.pool.run(turn.len(), turn.len() * width > WORTH_SPLITTING, |i, _| {
+                let (row, expert) = from[turn[i] as usize];
+                let (ids, weights) = routes[row as usize * 2 * used..][..2 * used].split_at(used);
+                let weight = ids.iter().zip(weights).find(|(id, _)| **id as u32 == expert).map_or(0.0, |w| *w.1);
+                for part in &parts {
+                    // SAFETY: one task a place; places are disjoint.
+                    #[allow(unsafe_code)]
+                    let part = unsafe { part.part(turn[i] as usize * width, width) };
+                    part.iter_mut().for_each(|x| *x *= weight);
+                }
+            });
+        }
         let (plain, blocks) = (&mut plain[plain_at..], &mut blocks[blocks_at..]);
         if e.down[0].quantized() {
             let (jobs, source) =
@@ -359,7 +393,7 @@ impl<'a> Mixture<'a> {
             #[allow(unsafe_code)]
             let out = unsafe { shared.part(t * k, k) };
             let (place, weights) = (&place[t * used..][..used], &routes[(2 * t + 1) * used..][..used]);
-            ctx.cpu.run(Sum { made, place, weights, out });
+            ctx.cpu.run(Sum { made, place, weights: (!e.before).then_some(weights), out });
         });
     }
 }
@@ -442,7 +476,7 @@ impl Phase<'_, '_> {
 struct Sum<'a> {
     made: &'a [f32],
     place: &'a [u32],
-    weights: &'a [f32],
+    weights: Option<&'a [f32]>,
     out: &'a mut [f32],
 }
 
@@ -454,9 +488,9 @@ impl Kernel for Sum<'_> {
         let k = out.len();
         for (c, out) in out.chunks_mut(LANES).enumerate() {
             let mut sum = isa.splat(0.0);
-            for (place, weight) in place.iter().zip(weights) {
+            for (i, place) in place.iter().enumerate() {
                 let y = &made[*place as usize * k + c * LANES..][..out.len()];
-                sum = isa.fma(load_part(isa, y), isa.splat(*weight), sum);
+                sum = isa.fma(load_part(isa, y), isa.splat(weights.map_or(1.0, |w| w[i])), sum);
             }
             store_part(isa, sum, out);
         }

@@ -29,8 +29,9 @@ mod rope;
 mod scan;
 mod softmax;
 mod state;
+mod temperature;
 
-pub use attend::{Attend, Scratch, attend};
+pub use attend::{Attend, Scratch, Window, attend};
 pub use buf::{Buf, zeros};
 pub use cache::{CacheType, Kv, Rows, store};
 pub use conv::{Conv, conv};
@@ -51,6 +52,7 @@ pub use rope::{RopeStyle, rope, rope_table};
 pub use scan::{Scan, ScanInput, scan};
 pub use softmax::softmax;
 pub use state::{Fixed, Run, Runs};
+pub use temperature::temperature;
 
 use alula_simd::{Cpu, Isa, LANES};
 

@@ -280,6 +280,17 @@ impl Builder<'_> {
                 *v = self.push(at(part), Op::Rope { style, head_dim: a.key_dim }, &[*v, table], &[])?;
             }
         }
+        if a.normed {
+            let ones = self.weights.ones(&[a.key_dim]);
+            let ones = self.graph.weight(ones, &[a.key_dim]);
+            for (part, v) in ["attn_q_normed", "attn_k_normed"].into_iter().zip(&mut qkv) {
+                *v = self.push(at(part), Op::Norm { kind: norm.kind, eps: norm.eps }, &[*v], &[ones])?;
+            }
+        }
+        if let Some(t) = a.temperature {
+            let t = self.push(at("attn_temperature"), Op::Temperature(t), &[], &[])?;
+            qkv[0] = self.push(at("attn_q_sharp"), Op::Zip(Binary::Mul), &[qkv[0], t], &[])?;
+        }
         let Attention { kv_heads: heads, key_dim, value_dim, window, .. } = *a;
         let state = StateSpec::Paged { heads, key_dim, value_dim, shared: false, window };
         // A sequence that is whole in a step leaves nothing to the next one, so that layers can share a state.

@@ -6,7 +6,7 @@ use crate::weights::Weights;
 use crate::{Experts, ModelError};
 use alula_format::clip_to;
 use alula_format::gguf::{self, Metadata};
-use alula_graph::{Route, Unary};
+use alula_graph::{Route, Unary, Window};
 use serde_json::Value;
 
 /// GGUF key and its names in `config.json`, first match wins.
@@ -176,16 +176,21 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// Tokens of a sliding window, if the model has one.
+    /// The sliding window, if the model has one.
     ///
     /// # Errors
     /// It is not a whole number.
-    pub fn window(&self, default: Option<usize>) -> Result<Option<usize>, ModelError> {
-        let key = "attention.sliding_window";
-        let explicit_null =
-            matches!(self.dialect, Dialect::Hf(root) if root.get("sliding_window").is_some_and(Value::is_null));
-        let default = default.filter(|_| !explicit_null && !self.is_gguf());
-        Ok(self.size(key)?.or(default).filter(|w| *w > 0))
+    pub fn window(&self, default: Option<usize>) -> Result<Option<Window>, ModelError> {
+        Ok(self.span("attention.sliding_window", default)?.map(Window::Sliding))
+    }
+
+    /// Tokens, if there is such a number: where `config.json` lacks the key, so many; null and 0 say that there is none.
+    ///
+    /// # Errors
+    /// It is not a whole number.
+    pub fn span(&self, key: &str, default: Option<usize>) -> Result<Option<usize>, ModelError> {
+        let absent = matches!(self.dialect, Dialect::Hf(root) if root.get(self.name(key)).is_none());
+        Ok(self.size(key)?.or(default.filter(|_| absent)).filter(|n| *n > 0))
     }
 
     /// A flag of `config.json`.
@@ -221,12 +226,12 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// Which layers look only at a window: from `layer_types` where `config.json` has it, or GGUF's pattern (a truth
+    /// Which layers look only at a window: from `layer_types` where `config.json` has it, which has this word for them, or GGUF's pattern (a truth
     /// value per layer, or the number of layers of which the last looks at everything), else by `rule`.
     ///
     /// # Errors
     /// An unknown type, or not one per layer.
-    pub fn windowed(&self, layers: usize, rule: impl Fn(usize) -> bool) -> Result<Vec<bool>, ModelError> {
+    pub fn windowed(&self, word: &str, layers: usize, rule: impl Fn(usize) -> bool) -> Result<Vec<bool>, ModelError> {
         if let Dialect::Gguf(meta, arch) = self.dialect {
             let pattern = "attention.sliding_window_pattern";
             let key = format!("{arch}.{pattern}");
@@ -242,9 +247,9 @@ impl<'a> Config<'a> {
         let types = types.as_array().filter(|t| t.len() == layers);
         let types = types.ok_or_else(|| self.error("layer_types", format!("must list {layers} layers")))?;
         let each = |t: &Value| match t.as_str() {
-            Some("sliding_attention") => Ok(true),
+            Some(t) if t == word => Ok(true),
             Some("full_attention") => Ok(false),
-            _ => Err(self.error("layer_types", format!("has {t}; supported are full_attention and sliding_attention"))),
+            _ => Err(self.error("layer_types", format!("has {t}; supported are full_attention and {word}"))),
         };
         types.iter().map(each).collect()
     }
@@ -342,8 +347,8 @@ impl<'a> Config<'a> {
         if count > 1 << 12 || used > count {
             return Err(self.error("expert_used_count", format!("is {used} of {count} experts, which cannot be")));
         }
-        let route = Route { used, groups: None, normalise, scale: 1.0 };
-        Ok(Experts { count, act, width, sigmoid: false, route, shared: None })
+        let route = Route { used, groups: None, normalise, scale: 1.0, sigmoid: false };
+        Ok(Experts { count, act, width, sigmoid: false, route, before: false, shared: None })
     }
 
     /// Query heads, key heads, columns of a key head and of a value head. `head_dim`, and in `config.json` also

@@ -1,6 +1,6 @@
 //! A model as data.
 
-use alula_graph::{Change, NormKind, Past, RopeStyle, RopeTable, Route, Unary};
+use alula_graph::{Change, NormKind, Past, RopeStyle, RopeTable, Route, Temperature, Unary, Window};
 use serde::Deserialize;
 
 /// Everything that distinguishes one transformer from another. Biases, and norms of queries and keys, are not listed:
@@ -213,8 +213,8 @@ pub struct Attention {
     pub value_dim: usize,
     /// Index into [`Spec::ropes`].
     pub rope: Option<usize>,
-    /// Keys that a query sees, itself among them; where it looks both ways, on each side of itself.
-    pub window: Option<usize>,
+    /// Which keys a query sees of those that it may see at all.
+    pub window: Option<Window>,
     /// Factor on scores.
     pub scale: f32,
     /// c tanh(score / c).
@@ -222,6 +222,21 @@ pub struct Attention {
     /// A query sees its past alone.
     #[serde(default = "yes")]
     pub causal: bool,
+    /// Heads of queries and keys are normalised as the layer is, without weights, after they are rotated (Llama 4).
+    #[serde(default)]
+    pub normed: bool,
+    /// Queries are made sharper by their positions (Llama 4).
+    pub temperature: Option<Temperature>,
+}
+
+impl Default for Attention {
+    /// Causal, with the scale 1.
+    fn default() -> Attention {
+        let (heads, kv_heads, key_dim, value_dim) = (0, 0, 0, 0);
+        let (rope, window, soft_cap, temperature) = (None, None, None, None);
+        let (scale, causal, normed) = (1.0, true, false);
+        Attention { heads, kv_heads, key_dim, value_dim, rope, window, scale, soft_cap, causal, normed, temperature }
+    }
 }
 
 fn yes() -> bool {
@@ -317,6 +332,9 @@ pub struct Experts {
     pub sigmoid: bool,
     /// How scores become a choice. A bias for it is found by its tensor.
     pub route: Route,
+    /// Weights are factors on what goes into an expert, not on what comes out (Llama 4).
+    #[serde(default)]
+    pub before: bool,
     /// Columns of a unit that every token has too. A gate on it is found by its tensor.
     pub shared: Option<usize>,
 }

@@ -11,13 +11,14 @@ use alula_format::safetensors::SafeTensors;
 use alula_graph::WeightSource;
 use alula_tensor::{DType, Storage, Tensor};
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// What is done to a tensor when it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fix {
     /// Nothing.
     None,
-    /// Matrices are stored `[in, out]` (GPT-2's Conv1D).
+    /// Matrices are stored `[in, out]` (GPT-2's Conv1D), those of stacks too (Llama 4's experts).
     Transpose,
     /// Norm weights are stored less 1 (Gemma).
     PlusOne,
@@ -167,8 +168,8 @@ impl Weights {
     pub(crate) fn shape(&self, name: &str) -> Option<Vec<usize>> {
         let (tensor, fix) = self.locate(name)?;
         let mut shape = self.store.info(&tensor)?.shape().to_vec();
-        if fix == Fix::Transpose && shape.len() == 2 {
-            shape.reverse();
+        if let (Fix::Transpose, [.., rows, cols]) = (fix, &mut shape[..]) {
+            std::mem::swap(rows, cols);
         }
         Some(shape)
     }
@@ -238,8 +239,12 @@ impl Weights {
         let fits = match rows {
             Rows::All => same_numbers(&have, shape),
             Rows::From(first) => {
+                // Transposed matrices of a stack are taken one at a time.
+                let each = have.iter().rev().nth(1).filter(|_| fix == Fix::Transpose).copied().unwrap_or(usize::MAX);
                 have.last() == Some(&k).filter(|_| shape.len() > 1).or(have.last())
                     && first.saturating_add(n).saturating_mul(k) <= all
+                    && each > 0
+                    && (first % each).saturating_add(n) <= each
             }
             Rows::Each { first, len, of } => {
                 have.last() == Some(&k)
@@ -290,6 +295,10 @@ impl Weights {
         };
         let t = match part.fix {
             Fix::Transpose if t.shape().len() == 2 => transpose(&t),
+            Fix::Transpose if t.shape().len() == 3 => match rows {
+                Rows::From(first) => return part.of_stack(&t, first).map_err(|e| e.to_string()),
+                _ => Ok(t),
+            },
             Fix::PlusOne => each(|w| 1.0 + w),
             Fix::NegExp => each(|w| -(libm::exp(f64::from(w)) as f32)),
             _ => Ok(t),
@@ -341,6 +350,14 @@ impl Part {
         self.fix == Fix::Transpose || matches!(self.rows, Rows::Transposed(_))
     }
 
+    /// Rows from `first` on of matrices that are stored transposed in a stack `[matrices, k, n]`.
+    fn of_stack(&self, t: &Tensor, first: usize) -> Result<Tensor, alula_tensor::ShapeError> {
+        let (k, n) = (t.shape()[1], t.shape()[2]);
+        let all = t.clone().reshape(vec![t.shape()[0] * k, n])?;
+        let matrix = all.slice_rows(first / n * k..(first / n + 1) * k)?;
+        columns(&matrix, first % n..first % n + self.shape[0])
+    }
+
     /// These rows, in the shape that is wanted.
     pub(crate) fn take(&self, t: Tensor, rows: Rows) -> Result<Tensor, alula_tensor::ShapeError> {
         let (n, k) = match *self.shape {
@@ -378,6 +395,11 @@ impl Part {
 
 /// The transpose of a float matrix.
 pub(crate) fn transpose(t: &Tensor) -> Result<Tensor, alula_tensor::ShapeError> {
+    columns(t, 0..t.cols())
+}
+
+/// Columns of a float matrix, transposed.
+fn columns(t: &Tensor, range: Range<usize>) -> Result<Tensor, alula_tensor::ShapeError> {
     let (rows, cols) = (t.rows(), t.cols());
     let size = match t.dtype() {
         DType::F16 | DType::BF16 => 2,
@@ -388,12 +410,12 @@ pub(crate) fn transpose(t: &Tensor) -> Result<Tensor, alula_tensor::ShapeError> 
     } else {
         (DType::F32, t.to_f32().iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>().into())
     };
-    let mut out = vec![0u8; bytes.len()];
+    let mut out = vec![0u8; range.len() * rows * size];
     for (r, row) in bytes.chunks_exact(cols.max(1) * size).enumerate() {
-        for (c, e) in row.chunks_exact(size).enumerate() {
+        for (c, e) in row[range.start * size..range.end * size].chunks_exact(size).enumerate() {
             out[(c * rows + r) * size..][..size].copy_from_slice(e);
         }
     }
-    let range = 0..out.len();
-    Tensor::new(dtype, vec![cols, rows], Storage::from(out), range)
+    let (shape, range) = (vec![range.len(), rows], 0..out.len());
+    Tensor::new(dtype, shape, Storage::from(out), range)
 }

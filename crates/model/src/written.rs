@@ -3,7 +3,7 @@
 
 use crate::{Ffn, Head, Mixer, ModelError, Norm, Place, Rope, Spec, SsmKind};
 use alula_format::clip_to;
-use alula_graph::{RopeStyle, RopeTable, Unary, rope_powers};
+use alula_graph::{RopeStyle, RopeTable, Unary, Window, rope_powers};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 use std::io::Read;
@@ -136,12 +136,15 @@ fn check(spec: &Spec) -> Result<(), (String, String)> {
             factor(at("place"), k)?;
         }
         if let Some(a) = layer.mixer.attention() {
-            let window = a.window.unwrap_or(1);
+            let window = a.window.map_or(1, Window::most);
             let sizes = [("heads", a.heads), ("kv_heads", a.kv_heads), ("key_dim", a.key_dim), ("window", window)];
             sizes.into_iter().chain([("value_dim", a.value_dim)]).try_for_each(|(field, n)| size(at(field), n))?;
             divides(at("kv_heads"), a.kv_heads, a.heads)?;
             factor(at("scale"), a.scale)?;
             cap(at("soft_cap"), a.soft_cap)?;
+            if let Some(t) = a.temperature.filter(|t| !(t.floor >= 1.0 && t.floor.is_finite() && t.scale.is_finite())) {
+                return Err((at("temperature"), format!("is {t:?}; expected a floor of 1 or more and a finite scale")));
+            }
             if !a.causal && spec.head == Head::Vocabulary {
                 return Err((
                     at("causal"),

@@ -7,6 +7,7 @@ use crate::cli::Show;
 use crate::{Fail, models};
 use alula_device::Memory;
 use alula_engine::local::{Package, usual_context};
+use alula_graph::Window;
 use alula_model::{Experts, Ffn, Head, Latent, Mixer, Spec};
 use alula_template::Template;
 use alula_tokenizer::Tokenizer;
@@ -253,7 +254,9 @@ fn shape(spec: &Spec) -> Map<String, Value> {
     each("experts_used", &|_, f| experts(f, &|e| Some(e.route.used)));
     each("expert_width", &|_, f| experts(f, &|e| Some(e.width)));
     each("shared_width", &|_, f| experts(f, &|e| e.shared));
-    each("window", &|m, _| m.attention()?.window);
+    let window = |m: &Mixer, f: &dyn Fn(Window) -> Option<usize>| f(m.attention()?.window?);
+    each("window", &|m, _| window(m, &|w| if let Window::Sliding(n) = w { Some(n) } else { None }));
+    each("chunk", &|m, _| window(m, &|w| if let Window::Chunked { chunk } = w { Some(chunk) } else { None }));
     let sizes = [("layers", spec.layers.len()), ("width", spec.width)];
     let mut all: Map<String, Value> = sizes.into_iter().map(|(k, n)| (k.to_owned(), n.into())).collect();
     all.append(&mut out);

@@ -3,7 +3,7 @@
 use crate::reference::reference;
 use crate::{Builder, HEADS, LIMITS, Step, VOCAB, WIDTH, Weights, sequence};
 use alula_device::{Cpu, CpuDevice, Device, DeviceError, Plan};
-use alula_graph::{Binary, Graph, Index, NormKind, Op, StateSpec};
+use alula_graph::{Binary, Graph, Index, NormKind, Op, StateSpec, Window};
 use alula_tensor::DType;
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ fn model(mean: bool) -> (Graph, Weights) {
     let x = b.push(Op::Embed(Index::Tokens), &[], &[tokens]);
     let t = b.push(Op::Embed(Index::Types), &[], &[types]);
     let mut x = b.push(Op::Zip(Binary::Add), &[x, t], &[]);
-    for (layer, window) in [None, Some(9)].into_iter().enumerate() {
+    for (layer, window) in [None, Some(Window::Sliding(9))].into_iter().enumerate() {
         let name = |part: &str| format!("{layer}.{part}");
         let (q, k, v) = (
             b.matmul(x, &name("q"), heads * dk, true),

@@ -2,12 +2,12 @@
 
 use crate::{Builder, LIMITS, Step, VOCAB, WIDTH, Weights, sequence};
 use alula_device::{Cpu, CpuDevice, Device, DeviceError, HOLE, Plan};
-use alula_graph::{Binary, Graph, Index, NormKind, Op, StateSpec};
+use alula_graph::{Binary, Graph, Index, NormKind, Op, StateSpec, Window};
 use alula_tensor::DType;
 use std::collections::HashMap;
 
 /// Layers of attention with these windows.
-fn model(windows: &[Option<usize>]) -> (Graph, Weights) {
+fn model(windows: &[Option<Window>]) -> (Graph, Weights) {
     let b = &mut Builder { graph: Graph::new(), weights: HashMap::new(), matrices: DType::F32 };
     let tokens = b.weight("tokens", DType::F32, &[VOCAB, WIDTH]);
     let mut x = b.push(Op::Embed(Index::Tokens), &[], &[tokens]);
@@ -26,7 +26,7 @@ fn model(windows: &[Option<usize>]) -> (Graph, Weights) {
     (std::mem::take(&mut b.graph), Weights(std::mem::take(&mut b.weights)))
 }
 
-fn compile(windows: &[Option<usize>], cpu: Cpu) -> Box<dyn Plan> {
+fn compile(windows: &[Option<Window>], cpu: Cpu) -> Box<dyn Plan> {
     let (graph, weights) = model(windows);
     CpuDevice::new(cpu, 2).compile(&graph, &weights, LIMITS, None, &mut |_, _| ()).expect("a plan")
 }
@@ -39,8 +39,10 @@ fn holes_are_where_nothing_is_seen() {
         step.add(&tokens, range, pages);
         step.run(plan)
     };
-    for cpu in Cpu::all() {
-        let mut plan = compile(&[Some(9), Some(40)], cpu);
+    let sliding = [9, 40].map(Window::Sliding);
+    let chunked = [9, 40].map(|chunk| Window::Chunked { chunk });
+    for (cpu, [near, far]) in Cpu::all().into_iter().flat_map(|cpu| [(cpu, sliding), (cpu, chunked)]) {
+        let mut plan = compile(&[Some(near), Some(far)], cpu);
         assert_eq!(plan.window(), Some(40));
         let want = run(&mut *plan, 0..150, &[3, 1, 2]).expect("a result");
         run(&mut *plan, 0..150, &[7, 8, 6]).expect("a result");
@@ -56,5 +58,5 @@ fn holes_are_where_nothing_is_seen() {
             }
         }
     }
-    assert_eq!(compile(&[Some(9), None], Cpu::all()[0]).window(), None);
+    assert_eq!(compile(&[Some(sliding[0]), None], Cpu::all()[0]).window(), None);
 }

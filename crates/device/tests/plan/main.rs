@@ -14,8 +14,8 @@ mod streamed;
 
 use alula_device::{Batch, CacheType, Cpu, CpuDevice, Device, DeviceError, Limits, PAGE, Plan, Seq};
 use alula_graph::{
-    Binary, Change, Graph, Index, NormKind, Op, Past, RopeStyle, RopeTable, StateSpec, Unary, ValueId, WeightId,
-    WeightSource,
+    Binary, Change, Graph, Index, NormKind, Op, Past, RopeStyle, RopeTable, StateSpec, Temperature, Unary, ValueId,
+    WeightId, WeightSource, Window,
 };
 use alula_tensor::{DType, Tensor};
 use std::collections::HashMap;
@@ -108,10 +108,14 @@ fn model(matrices: DType) -> (Graph, Weights) {
     let inv_freq = vec![1.0, 0.3, 0.1, 0.01];
     let past = Some(Past { original: 100, change: Change::Table(vec![0.5, 0.2, 0.05, 0.005]) });
     let table = b.push(Op::RopeTable(RopeTable { inv_freq, factor: 1.1, past }), &[], &[]);
+    let warm = b.push(Op::Temperature(Temperature { floor: 9.0, scale: 0.3 }), &[], &[]);
     for layer in 0..2 {
         let (kind, style, window, soft_cap, unit, f) = match layer {
             0 => (NormKind::Rms, RopeStyle::Halves, None, None, Unary::Silu, Unary::Relu),
-            _ => (NormKind::Layer, RopeStyle::Pairs, Some(20), Some(5.0), Unary::Gelu, Unary::GeluTanh),
+            _ => {
+                let window = Some(Window::Chunked { chunk: 20 });
+                (NormKind::Layer, RopeStyle::Pairs, window, Some(5.0), Unary::Gelu, Unary::GeluTanh)
+            }
         };
         let name = |part: &str| format!("{layer}.{part}");
         let mut norm = vec![b.weight(&name("norm"), DType::F32, &[WIDTH])];
@@ -125,6 +129,7 @@ fn model(matrices: DType) -> (Graph, Weights) {
         let per_head = b.weight(&name("q_norm"), DType::F32, &[dk]);
         let q = b.push(Op::Norm { kind: NormKind::Rms, eps: 1e-6 }, &[q], &[per_head]);
         let q = b.push(Op::Rope { style, head_dim: dk }, &[q, table], &[]);
+        let q = if layer == 0 { q } else { b.push(Op::Zip(Binary::Mul), &[q, warm], &[]) };
         let k = b.push(Op::Rope { style, head_dim: dk }, &[k, table], &[]);
         let state = b.graph.state(StateSpec::Paged { heads: kv, key_dim: dk, value_dim: dv, shared: false, window });
         let a = b.push(Op::Attend { state, heads, scale: 0.25, soft_cap, causal: true }, &[q, k, v], &[]);

@@ -13,14 +13,16 @@ use std::collections::HashMap;
 /// Experts and columns between.
 const EXPERTS: (usize, usize) = (6, 32);
 
-/// Each is routed in another way; the first has an expert that every row has too, with a gate.
-fn mixtures() -> [(bool, Route); 3] {
-    let plain = Route { used: 2, groups: None, normalise: true, scale: 1.0 };
+/// Each is routed in another way; the first has an expert that every row has too, with a gate. Of the last, weights are
+/// factors on what goes in.
+fn mixtures() -> [(bool, Route); 4] {
+    let plain = Route { used: 2, groups: None, normalise: true, scale: 1.0, sigmoid: false };
     let best = |two| Some(Groups { all: 3, used: 2, two });
     [
         (false, plain),
-        (false, Route { used: 3, groups: best(false), normalise: false, scale: 4.0 }),
-        (true, Route { used: 1, groups: best(true), normalise: true, scale: 2.5 }),
+        (false, Route { used: 3, groups: best(false), normalise: false, scale: 4.0, ..plain }),
+        (true, Route { used: 1, groups: best(true), scale: 2.5, ..plain }),
+        (false, Route { normalise: false, sigmoid: true, ..plain }),
     ]
 }
 
@@ -28,7 +30,11 @@ fn experts(b: &mut Builder, name: &str, x: ValueId, sigmoid: bool, route: Route)
     let (count, width) = EXPERTS;
     let router = b.weight(&format!("{name}.router"), DType::F32, &[count, WIDTH]);
     let logits = b.push(Op::MatMul, &[x], &[router]);
-    let scores = b.push(if sigmoid { Op::Map(Unary::Sigmoid) } else { Op::Softmax }, &[logits], &[]);
+    let scores = match (route.sigmoid, sigmoid) {
+        (true, _) => logits,
+        (_, true) => b.push(Op::Map(Unary::Sigmoid), &[logits], &[]),
+        _ => b.push(Op::Softmax, &[logits], &[]),
+    };
     let bias: Vec<WeightId> =
         sigmoid.then(|| b.weight(&format!("{name}.bias"), DType::F32, &[count])).into_iter().collect();
     let routes = b.push(Op::Route(route), &[scores], &bias);
@@ -38,7 +44,7 @@ fn experts(b: &mut Builder, name: &str, x: ValueId, sigmoid: bool, route: Route)
         let dtype = if part == "down" && sigmoid { DType::F32 } else { b.matrices };
         w.extend((0..count).map(|e| b.weight(&format!("{name}.{part}.{e}"), dtype, &shape)));
     }
-    b.push(Op::Experts(Unary::Silu), &[x, routes], &w)
+    b.push(Op::Experts { act: Unary::Silu, before: route.sigmoid }, &[x, routes], &w)
 }
 
 /// Latent attention: 4 heads, a latent of 32 columns, 8 rotated ones.

@@ -2,7 +2,7 @@
 
 use crate::{LIMITS, PAGE, Step, VOCAB, Weights, compile, model, sequence};
 use alula_device::{CacheType, Cpu, CpuDevice, Device, Limits};
-use alula_graph::{Binary, Graph, Index, NormKind, Op, RopeStyle, StateSpec, Unary, WeightSource};
+use alula_graph::{Binary, Graph, Index, NormKind, Op, RopeStyle, StateSpec, Unary, WeightSource, Window};
 use alula_tensor::{DType, FORMATS, Tensor};
 
 pub(crate) type Rows = Vec<Vec<f64>>;
@@ -88,6 +88,10 @@ pub(crate) fn reference(graph: &Graph, weights: &Weights, tokens: &[u32], types:
                 };
                 (0..n).map(row).collect()
             }
+            Op::Temperature(t) => {
+                let steps = |p: usize| (p as f64 + 1.0).div_euclid(f64::from(t.floor));
+                (0..n).map(|p| vec![1.0 + f64::from(t.scale) * steps(p).ln_1p()]).collect()
+            }
             Op::Rope { style, head_dim } => {
                 let half = x(1)[0].len() / 2;
                 let rotate = |row: &Vec<f64>, table: &Vec<f64>| {
@@ -110,10 +114,12 @@ pub(crate) fn reference(graph: &Graph, weights: &Weights, tokens: &[u32], types:
                 };
                 let mut out = vec![vec![0.0; heads * dv]; n];
                 for (row, out) in out.iter_mut().enumerate() {
-                    let seen = match causal {
-                        true => (row + 1).saturating_sub(window.unwrap_or(n))..=row,
-                        false => row.saturating_sub(window.unwrap_or(n))..=(n - 1).min(row + window.unwrap_or(n)),
+                    let (first, last) = match window {
+                        Some(Window::Sliding(w)) => ((row + usize::from(*causal)).saturating_sub(w), row + w),
+                        Some(Window::Chunked { chunk }) => (row / chunk * chunk, (row / chunk + 1) * chunk - 1),
+                        None => (0, n),
                     };
+                    let seen = first..=last.min(if *causal { row } else { n - 1 });
                     for (h, out) in out.chunks_mut(dv).enumerate() {
                         let g = h / (heads / kv);
                         let score = |j: usize| {
@@ -163,12 +169,13 @@ pub(crate) fn reference(graph: &Graph, weights: &Weights, tokens: &[u32], types:
                     allowed.sort_by(|a, b| falling(&key(a), &key(b)));
                     allowed.truncate(r.used);
                     allowed.sort_unstable();
-                    let sum: f64 = if r.normalise { allowed.iter().map(|&e| row[e]).sum() } else { 1.0 };
-                    let weights = allowed.iter().map(|&e| row[e] / sum * f64::from(r.scale));
+                    let worth = |e: &usize| if r.sigmoid { unary(Unary::Sigmoid, row[*e]) } else { row[*e] };
+                    let sum: f64 = if r.normalise { allowed.iter().map(worth).sum() } else { 1.0 };
+                    let weights = allowed.iter().map(|e| worth(e) / sum * f64::from(r.scale));
                     allowed.iter().map(|&e| e as f64).chain(weights).collect()
                 })
             }
-            Op::Experts(f) => {
+            Op::Experts { act, before } => {
                 let (count, used) = (node.weights.len() / 3, x(1)[0].len() / 2);
                 let times = |i: usize, x: &[f64]| -> Vec<f64> {
                     let m = w(i).expect("a matrix");
@@ -179,10 +186,13 @@ pub(crate) fn reference(graph: &Graph, weights: &Weights, tokens: &[u32], types:
                     let mut out = vec![0.0; cols];
                     for i in 0..used {
                         let expert = routes[i] as usize;
-                        let (gate, up) = (times(expert, row), times(count + expert, row));
-                        let unit: Vec<f64> = gate.iter().zip(up).map(|(&g, u)| unary(*f, g) * u).collect();
+                        let weight = routes[used + i];
+                        let (into, from) = if *before { (weight, 1.0) } else { (1.0, weight) };
+                        let row: Vec<f64> = row.iter().map(|x| x * into).collect();
+                        let (gate, up) = (times(expert, &row), times(count + expert, &row));
+                        let unit: Vec<f64> = gate.iter().zip(up).map(|(&g, u)| unary(*act, g) * u).collect();
                         let y = times(2 * count + expert, &unit);
-                        out.iter_mut().zip(y).for_each(|(o, y)| *o += y * routes[used + i]);
+                        out.iter_mut().zip(y).for_each(|(o, y)| *o += y * from);
                     }
                     out
                 })

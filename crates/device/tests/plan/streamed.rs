@@ -24,8 +24,10 @@ fn model(matrices: DType, name: &str) -> (Graph, Weights, PathBuf) {
         let h = b.push(Op::Norm { kind: NormKind::Rms, eps: 1e-5 }, &[x], &[norm]);
         let router = b.weight(&format!("{layer}.router"), DType::F32, &[EXPERTS, WIDTH]);
         let logits = b.push(Op::MatMul, &[h], &[router]);
-        let scores = b.push(Op::Softmax, &[logits], &[]);
-        let route = Route { used: 2, groups: None, normalise: true, scale: 0.1 };
+        // In the last layer, experts are chosen by logits, and weights are factors on what goes in.
+        let sigmoid = layer == LAYERS - 1;
+        let scores = if sigmoid { logits } else { b.push(Op::Softmax, &[logits], &[]) };
+        let route = Route { used: 2, groups: None, normalise: true, scale: 0.1, sigmoid };
         let routes = b.push(Op::Route(route), &[scores], &[]);
         let mut w = Vec::new();
         for (part, shape) in [("gate", [INNER, WIDTH]), ("up", [INNER, WIDTH]), ("down", [WIDTH, INNER])] {
@@ -33,7 +35,7 @@ fn model(matrices: DType, name: &str) -> (Graph, Weights, PathBuf) {
             let dtype = if part == "down" && layer == 1 { DType::F32 } else { matrices };
             w.extend((0..EXPERTS).map(|e| b.weight(&format!("{layer}.{part}.{e}"), dtype, &shape)));
         }
-        let y = b.push(Op::Experts(Unary::Silu), &[h, routes], &w);
+        let y = b.push(Op::Experts { act: Unary::Silu, before: sigmoid }, &[h, routes], &w);
         x = b.push(Op::Zip(Binary::Add), &[x, y], &[]);
         let (gate, up) = (
             b.matmul(x, &format!("{layer}.g"), 8 * INNER, false),

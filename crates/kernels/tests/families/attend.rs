@@ -1,32 +1,39 @@
 use crate::{EPS, Rng, everywhere, same, scalar, within};
-use alula_kernels::{Attend, CacheType, Ctx, Kv, Rows, Scratch, attend, store};
+use alula_kernels::{Attend, CacheType, Ctx, Kv, Rows, Scratch, Window, attend, store};
 
 /// One row of the table: query heads, key heads, columns of a key and of a value, window, cap, cache, page.
-struct Case(usize, usize, usize, usize, Option<usize>, Option<f32>, CacheType, usize);
+struct Case(usize, usize, usize, usize, Option<Window>, Option<f32>, CacheType, usize);
 
 use CacheType::{BF16, F16, F32, Q4_0, Q8_0};
+use Window::{Chunked, Sliding};
 const CASES: &[Case] = &[
     Case(1, 1, 8, 8, None, None, F32, 16),
     Case(2, 2, 12, 16, None, None, F32, 64),
-    Case(4, 4, 16, 5, Some(5), None, F32, 32),
+    Case(4, 4, 16, 5, Some(Sliding(5)), None, F32, 32),
     Case(8, 1, 20, 24, None, None, F32, 64),
-    Case(8, 2, 64, 64, Some(16), None, F16, 64),
+    Case(8, 2, 64, 64, Some(Sliding(16)), None, F16, 64),
     Case(3, 1, 80, 100, None, None, F32, 16),
-    Case(6, 2, 64, 40, Some(17), Some(2.0), F16, 32),
-    Case(16, 1, 8, 33, Some(64), None, F32, 64),
+    Case(6, 2, 64, 40, Some(Sliding(17)), Some(2.0), F16, 32),
+    Case(16, 1, 8, 33, Some(Sliding(64)), None, F32, 64),
     Case(14, 2, 16, 72, None, Some(30.0), F32, 48),
-    Case(5, 1, 12, 1, Some(1), None, F16, 16),
-    Case(9, 3, 20, 17, Some(5), Some(0.5), F32, 64),
-    Case(11, 1, 64, 48, Some(33), None, F16, 16),
+    Case(5, 1, 12, 1, Some(Sliding(1)), None, F16, 16),
+    Case(9, 3, 20, 17, Some(Sliding(5)), Some(0.5), F32, 64),
+    Case(11, 1, 64, 48, Some(Sliding(33)), None, F16, 16),
     Case(4, 1, 8, 130, None, None, F16, 64),
     Case(6, 2, 64, 40, None, None, BF16, 32),
-    Case(4, 4, 20, 33, Some(20), None, BF16, 64),
+    Case(4, 4, 20, 33, Some(Sliding(20)), None, BF16, 64),
     Case(8, 2, 64, 64, None, None, Q8_0, 64),
-    Case(7, 1, 40, 100, Some(33), None, Q8_0, 16),
+    Case(7, 1, 40, 100, Some(Sliding(33)), None, Q8_0, 16),
     Case(2, 2, 33, 17, None, Some(3.0), Q8_0, 64),
     Case(8, 2, 64, 64, None, None, Q4_0, 64),
-    Case(3, 3, 80, 72, Some(18), None, Q4_0, 32),
+    Case(3, 3, 80, 72, Some(Sliding(18)), None, Q4_0, 32),
     Case(32, 1, 12, 5, None, None, Q4_0, 64),
+    Case(4, 2, 16, 33, Some(Chunked(1)), None, F32, 16),
+    Case(6, 3, 20, 17, Some(Chunked(5)), Some(3.0), F32, 32),
+    Case(8, 1, 64, 64, Some(Chunked(16)), None, F16, 64),
+    Case(9, 3, 12, 40, Some(Chunked(23)), None, Q8_0, 16),
+    Case(2, 2, 64, 5, Some(Chunked(64)), None, BF16, 48),
+    Case(3, 1, 8, 100, Some(Chunked(1000)), None, F32, 64),
 ];
 
 /// Lengths of the sequences that share a step: on both sides of a vector and of a page, and one that grows apart.
@@ -148,14 +155,13 @@ impl Case {
         let (keys, values) = (cached(&s.k, dk), cached(&s.v, dv));
         let mut out = Vec::new();
         for row in 0..s.seqs.len() {
-            let context = s.positions[row] as usize + 1;
-            let seen: Vec<usize> = match causal {
-                true => (row + 1 - context.min(window.unwrap_or(context))..=row).collect(),
-                false => {
-                    let near = |j: &usize| s.seqs[*j] == s.seqs[row] && window.is_none_or(|w| row.abs_diff(*j) <= w);
-                    (0..s.seqs.len()).filter(near).collect()
-                }
+            let near = |j: usize| match window {
+                None => true,
+                Some(Sliding(w)) => row.abs_diff(j) + usize::from(causal) <= w,
+                Some(Chunked(n)) => s.positions[row] / n as u32 == s.positions[j] / n as u32,
             };
+            let seen = |j: &usize| s.seqs[*j] == s.seqs[row] && near(*j) && (!causal || *j <= row);
+            let seen: Vec<usize> = (0..s.seqs.len()).filter(seen).collect();
             for head in 0..heads {
                 let g = head / (heads / kv);
                 let at = |x: &[f64], r: usize, dim: usize, d: usize| x[(r * kv + g) * dim + d];

@@ -67,7 +67,7 @@ fn the_best_experts_are_chosen() {
         for (normalise, scale, biased, ties) in
             [(true, 1.0, false, false), (false, 2.5, true, false), (true, 0.5, true, true)]
         {
-            let route_ = Route { used, groups, normalise, scale };
+            let route_ = Route { used, groups, normalise, scale, sigmoid: false };
             // Scores are positive; in some cases few different ones, so that equals must be told apart.
             let score = |x: f32| if ties { (x * 2.0).round().abs() + 1.0 } else { x.abs() };
             let scores: Vec<f32> = r.floats(40 * experts).into_iter().map(score).collect();
@@ -88,9 +88,21 @@ fn the_best_experts_are_chosen() {
 }
 
 #[test]
+fn large_logits_are_told_apart() {
+    let r = Route { used: 2, groups: None, normalise: false, scale: 1.0, sigmoid: true };
+    everywhere(|ctx, at| {
+        let mut out = [f32::NAN; 8];
+        route(ctx, r, 4, &[30.0, 40.0, -3.0, 35.0, -1.0, -2.0, 0.5, f32::NAN], None, &mut out);
+        assert_eq!(out[..6], [1.0, 3.0, 1.0, 1.0, 0.0, 2.0], "{at}");
+        let exact = [-1.0, 0.5].map(|x: f64| 1.0 / (1.0 + (-x).exp()));
+        within(&out[6..], exact.map(|w| (w, w * 4.0 * EPS)), &at);
+    });
+}
+
+#[test]
 fn scores_that_are_no_numbers_choose_somebody() {
     for groups in [None, Some(Groups { all: 2, used: 1, two: true })] {
-        let r = Route { used: 2, groups, normalise: true, scale: 1.0 };
+        let r = Route { used: 2, groups, normalise: true, scale: 1.0, sigmoid: false };
         for scores in [[f32::NAN; 4], [f32::INFINITY; 4], [f32::NEG_INFINITY, f32::NAN, 1.0, f32::INFINITY]] {
             for bias in [[0.0; 4], [f32::NEG_INFINITY; 4], [f32::INFINITY; 4]] {
                 let mut out = [9.0; 4];

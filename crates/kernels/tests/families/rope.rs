@@ -1,5 +1,5 @@
 use crate::{EPS, ROWS, Rng, everywhere, same, scalar, within};
-use alula_kernels::{Ctx, RopeStyle, rope, rope_table};
+use alula_kernels::{Ctx, RopeStyle, rope, rope_table, temperature};
 
 /// (style, rotated dimensions, head width, heads). Whole and partial heads; enough for two threads.
 const CASES: &[(RopeStyle, usize, usize, usize)] = &[
@@ -32,6 +32,18 @@ fn tables_hold_cosines_and_sines() {
         within(&table, exact.map(|v| (v * f64::from(factor), 2.01 * EPS * v.abs() * f64::from(factor))), &factor);
         assert_eq!(table[..10], [factor; 10]);
         assert_eq!(table[10..20], [0.0; 10]);
+    }
+}
+
+#[test]
+fn factors_grow_with_positions() {
+    for (floor, scale) in [(1.0, 0.1), (7.0, 0.4), (8192.0, 0.1)] {
+        let positions = [0, 5, 6, 7, 8190, 8191, 8192, 131_071, 10_485_760];
+        let mut out = [f32::NAN; 9];
+        temperature(floor, scale, &positions, &mut out);
+        let exact =
+            positions.map(|p| 1.0 + f64::from(scale) * ((f64::from(p) + 1.0) / f64::from(floor)).floor().ln_1p());
+        within(&out, exact.map(|f| (f, 2.0 * EPS * f)), &floor);
     }
 }
 

@@ -9,8 +9,11 @@ impl Builder<'_> {
     pub(super) fn experts(&mut self, i: usize, e: Experts, x: ValueId) -> Built {
         let at = |part: &str| format!("blk.{i}.{part}");
         let logits = self.linear(&at("ffn_gate_inp"), &at("ffn_gate_inp"), x, e.count, Rows::All)?;
-        let scores = if e.sigmoid { Op::Map(Unary::Sigmoid) } else { Op::Softmax };
-        let scores = self.push(at("ffn_scores"), scores, &[logits], &[])?;
+        let scores = match (e.route.sigmoid, e.sigmoid) {
+            (true, _) => logits,
+            (_, true) => self.push(at("ffn_scores"), Op::Map(Unary::Sigmoid), &[logits], &[])?,
+            _ => self.push(at("ffn_scores"), Op::Softmax, &[logits], &[])?,
+        };
         let bias = self.bias(&at("exp_probs_b"), e.count, Rows::All)?;
         let routes = self.push(at("ffn_routes"), Op::Route(e.route), &[scores], bias.as_slice())?;
         let width = self.spec.width;
@@ -25,7 +28,7 @@ impl Builder<'_> {
                 w.push(self.expert(i, part, expert, n, k)?);
             }
         }
-        let routed = self.push(at("ffn_experts"), Op::Experts(e.act), &[x, routes], &w)?;
+        let routed = self.push(at("ffn_experts"), Op::Experts { act: e.act, before: e.before }, &[x, routes], &w)?;
         let Some(shared) = e.shared else { return Ok(routed) };
         let mut y = self.gated(i, "_shexp", e.act, shared, x)?;
         let gate = at("ffn_gate_inp_shexp");

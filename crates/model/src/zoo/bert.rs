@@ -124,8 +124,7 @@ pub(super) fn like_bert(c: &Config<'_>, m: Bert) -> Result<Spec, ModelError> {
     let (vocab, width) = c.embedding()?;
     let (heads, kv_heads, key_dim, value_dim) = c.heads(None, None)?;
     let (rope, scale) = (m.rope.as_ref().map(|_| 0), 1.0 / (key_dim as f32).sqrt());
-    let mixer =
-        Attention { heads, kv_heads, key_dim, value_dim, rope, window: None, scale, soft_cap: None, causal: false };
+    let mixer = Attention { heads, kv_heads, key_dim, value_dim, rope, scale, causal: false, ..Attention::default() };
     let layer = Layer { norm: m.norm, place: Place::Post, mixer: Mixer::Attention(mixer), ffn: m.ffn };
     let rows = c.shape("position_embd.weight").and_then(|s| s.first().copied()).unwrap_or(0);
     let first_position = m.padding.map_or(0, |pad| pad + 1);

@@ -108,7 +108,7 @@ fn gemma(
             window: window.filter(|_| windowed),
             scale: 1.0 / scalar.sqrt(),
             soft_cap,
-            causal: true,
+            ..Attention::default()
         };
         Layer { norm, place: Place::Sandwich, mixer: Mixer::Attention(mixer), ffn }
     };
@@ -122,7 +122,7 @@ fn gemma(
         context: c.context(context)?,
         embed_scale: Some((width as f64).sqrt() as f32),
         positions: None,
-        layers: c.windowed(c.layers()?, local)?.into_iter().map(layer).collect(),
+        layers: c.windowed("sliding_attention", c.layers()?, local)?.into_iter().map(layer).collect(),
         ropes: ropes.iter().map(table).collect::<Result<_, _>>()?,
         norm,
         tied: c.tied(),

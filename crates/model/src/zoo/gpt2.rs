@@ -32,17 +32,7 @@ fn spec(c: &Config<'_>) -> Result<Spec, ModelError> {
     let by_layer = c.flag("scale_attn_by_inverse_layer_idx") == Some(true);
     let layer = |i: usize| {
         let scale = if by_layer { plain / (i + 1) as f32 } else { plain };
-        let mixer = Attention {
-            heads,
-            kv_heads,
-            key_dim,
-            value_dim,
-            rope: None,
-            window: None,
-            scale,
-            soft_cap: None,
-            causal: true,
-        };
+        let mixer = Attention { heads, kv_heads, key_dim, value_dim, scale, ..Attention::default() };
         Layer { norm, place: Place::Pre, mixer: Mixer::Attention(mixer), ffn }
     };
     let positions = c.shape("position_embd.weight").and_then(|s| s.first().copied());

@@ -165,8 +165,7 @@ pub(super) fn hybrid(c: &Config<'_>, h: Hybrid) -> Result<Spec, ModelError> {
     let defaults = |partial| Defaults { head_dim: key_dim, base: 10_000.0, partial, style: h.style, layer_type: None };
     let ropes: Vec<_> = h.partial.map(|p| rope(c, defaults(p))).transpose()?.into_iter().collect();
     let (scale, rope) = (1.0 / (key_dim as f32).sqrt(), h.partial.map(|_| 0));
-    let attention =
-        Attention { heads, kv_heads, key_dim, value_dim, rope, window: None, scale, soft_cap: None, causal: true };
+    let attention = Attention { heads, kv_heads, key_dim, value_dim, rope, scale, ..Attention::default() };
     let ffn = Ffn::Gated { act: c.activation("hidden_act", Unary::Silu)?, width: h.ffn };
     let layer = |recurrent: bool| {
         let mixer = match &h.ssm {

@@ -4,7 +4,7 @@
 use super::{Arch, MATRICES, NORMS, moe};
 use crate::rope::{Defaults, rope};
 use crate::{Attention, Config, Ffn, Layer, Mixer, ModelError, Norm, Place, Spec};
-use alula_graph::{NormKind, RopeStyle, Unary};
+use alula_graph::{NormKind, RopeStyle, Unary, Window};
 
 pub(super) static LLAMA: Arch = Arch { gguf: "llama", hf: &["llama"], names: &[MATRICES, NORMS], spec: llama };
 
@@ -30,7 +30,9 @@ fn mistral(c: &Config<'_>) -> Result<Spec, ModelError> {
 /// Where models of this shape differ.
 pub(super) struct Llama {
     pub(super) style: RopeStyle,
-    pub(super) window: Option<usize>,
+    pub(super) window: Option<Window>,
+    /// The word for layers that look at it alone.
+    pub(super) local: &'static str,
     /// Defaults of the configuration class.
     pub(super) context: usize,
     pub(super) head_dim: Option<usize>,
@@ -40,7 +42,8 @@ pub(super) struct Llama {
 
 impl Default for Llama {
     fn default() -> Self {
-        Llama { style: RopeStyle::Halves, window: None, context: 2048, head_dim: None, eps: 1e-6, base: 10_000.0 }
+        let (style, local) = (RopeStyle::Halves, "sliding_attention");
+        Llama { style, window: None, local, context: 2048, head_dim: None, eps: 1e-6, base: 10_000.0 }
     }
 }
 
@@ -55,17 +58,8 @@ pub(super) fn like_llama(c: &Config<'_>, m: Llama) -> Result<Spec, ModelError> {
     let layer = |windowed: bool| {
         let window = m.window.filter(|_| windowed);
         let scale = 1.0 / (key_dim as f32).sqrt();
-        let mixer = Attention {
-            heads,
-            kv_heads,
-            key_dim,
-            value_dim,
-            rope: Some(0),
-            window,
-            scale,
-            soft_cap: None,
-            causal: true,
-        };
+        let rope = Some(0);
+        let mixer = Attention { heads, kv_heads, key_dim, value_dim, rope, window, scale, ..Attention::default() };
         Layer { norm, place: Place::Pre, mixer: Mixer::Attention(mixer), ffn }
     };
     Ok(Spec {
@@ -74,7 +68,7 @@ pub(super) fn like_llama(c: &Config<'_>, m: Llama) -> Result<Spec, ModelError> {
         context: c.context(m.context)?,
         embed_scale: None,
         positions: None,
-        layers: c.windowed(layers, |_| true)?.into_iter().map(layer).collect(),
+        layers: c.windowed(m.local, layers, |_| true)?.into_iter().map(layer).collect(),
         ropes: vec![rope(c, defaults)?],
         norm,
         tied: c.tied(),

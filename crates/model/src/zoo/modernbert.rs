@@ -6,7 +6,7 @@ use super::bert::head;
 use crate::rope::{Defaults, rope};
 use crate::weights::{Fix, Name};
 use crate::{Attention, Config, Ffn, Layer, Mixer, ModelError, Norm, Place, Pool, Spec};
-use alula_graph::{NormKind, RopeStyle, Unary};
+use alula_graph::{NormKind, RopeStyle, Unary, Window};
 
 pub(super) static MODERN_BERT: Arch = Arch { gguf: "modern-bert", hf: &["modernbert"], names: &[NAMES], spec };
 
@@ -33,17 +33,28 @@ fn spec(c: &Config<'_>) -> Result<Spec, ModelError> {
         Ffn::Gated { act: c.activation("hidden_activation", Unary::Gelu)?, width: c.need("feed_forward_length")? };
     let layers = c.layers()?;
     // What a window counts is both sides together.
-    let span = if c.is_gguf() { c.window(None)? } else { Some(c.size("local_attention")?.unwrap_or(128)) };
+    let span =
+        if c.is_gguf() { c.window(None)?.map(Window::most) } else { Some(c.size("local_attention")?.unwrap_or(128)) };
     let every = c.size("attention.sliding_window_pattern")?.or(c.size("global_attn_every_n_layers")?);
     let every = every.filter(|n| *n > 0).unwrap_or(3);
     let local = |i: usize| span.is_some() && !i.is_multiple_of(every);
-    let windowed = if c.is_gguf() { (0..layers).map(local).collect() } else { c.windowed(layers, local)? };
+    let windowed =
+        if c.is_gguf() { (0..layers).map(local).collect() } else { c.windowed("sliding_attention", layers, local)? };
     let layer = |(i, windowed): (usize, bool)| {
         let (window, rope, scale) =
             (span.filter(|_| windowed), Some(usize::from(windowed)), 1.0 / (key_dim as f32).sqrt());
-        let window = window.map(|w| w / 2);
-        let mixer =
-            Attention { heads, kv_heads, key_dim, value_dim, rope, window, scale, soft_cap: None, causal: false };
+        let window = window.map(|w| Window::Sliding(w / 2));
+        let mixer = Attention {
+            heads,
+            kv_heads,
+            key_dim,
+            value_dim,
+            rope,
+            window,
+            scale,
+            causal: false,
+            ..Attention::default()
+        };
         let place = if i == 0 { Place::Normed } else { Place::Pre };
         Layer { norm, place, mixer: Mixer::Attention(mixer), ffn }
     };

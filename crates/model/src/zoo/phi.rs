@@ -33,17 +33,7 @@ fn phi2(c: &Config<'_>) -> Result<Spec, ModelError> {
     let defaults = Defaults { head_dim: key_dim, base: 10_000.0, partial: 0.5, style, layer_type: None };
     let ffn = Ffn::Plain { act: c.activation("hidden_act", Unary::GeluTanh)?, width: c.need("feed_forward_length")? };
     let scale = 1.0 / (key_dim as f32).sqrt();
-    let mixer = Attention {
-        heads,
-        kv_heads,
-        key_dim,
-        value_dim,
-        rope: Some(0),
-        window: None,
-        scale,
-        soft_cap: None,
-        causal: true,
-    };
+    let mixer = Attention { heads, kv_heads, key_dim, value_dim, rope: Some(0), scale, ..Attention::default() };
     let layer = Layer { norm, place: Place::Parallel, mixer: Mixer::Attention(mixer), ffn };
     Ok(Spec {
         width,
