@@ -24,6 +24,8 @@ _MAMBA2 = dict(mamba_n_heads=8, mamba_d_head=12, mamba_n_groups=1, mamba_d_state
 _FACTORS = dict(embedding_multiplier=5.5, attention_multiplier=0.11, residual_multiplier=0.3, logits_scaling=2.5)
 FAMILIES = {
     "llama": ("LlamaConfig", "LlamaForCausalLM", _LLAMA),
+    "llama4": ("Llama4TextConfig", "Llama4ForCausalLM", {**_LLAMA, "head_dim": 12, "num_hidden_layers": 4, "intermediate_size": 24, "intermediate_size_mlp": 40,
+                                                         "num_local_experts": 4, "rope_parameters": dict(rope_type="default", rope_theta=500000.0)}),
     "mistral": ("MistralConfig", "MistralForCausalLM", {**_LLAMA, "sliding_window": None}),
     "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", _LLAMA),
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {**_LLAMA, "head_dim": 20}),
@@ -265,6 +267,19 @@ CASES = {
     "granite_hybrid_moe": Case("granite_hybrid", dict(num_local_experts=5, num_experts_per_tok=3, intermediate_size=24, shared_intermediate_size=40), old=True, gguf="bf16",
                                add={"layer_types": ["mamba", "attention", "mamba"]}),
     "jamba_moe": Case("jamba", dict(num_experts=4, num_experts_per_tok=2, expert_layer_period=2, expert_layer_offset=1), gguf="bf16"),
+    # Llama 4
+    "llama4": Case("llama4", dict(attention_chunk_size=10, floor_scale=7, attn_scale=0.4, rms_norm_eps=3e-5, rope_parameters=rope(
+        "llama3", 300000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)),
+        note="chunks of 10 in three of four layers; in the fourth, queries sharper every 7 tokens"),
+    "llama4_two": Case("llama4", dict(attention_chunk_size=23, floor_scale=16, attn_scale=0.25, num_experts_per_tok=2, num_local_experts=5, interleave_moe_layer_step=2, use_qk_norm=False,
+                       no_rope_layers=[0, 1, 1, 0], layer_types=["chunked_attention", "full_attention", "chunked_attention", "full_attention"], head_dim=20, num_key_value_heads=1, intermediate_size=20, intermediate_size_mlp=52, attention_bias=True, rms_norm_eps=2e-6),
+                       old=True, shards=True, note="two of five experts in every second layer, no norms of queries and keys, as the 128E model; a chunk without positions, and positions without chunks"),
+    "llama4_plain": Case("llama4", dict(num_hidden_layers=3, attention_chunk_size=16, attn_temperature_tuning=False, moe_layers=[1], no_rope_layer_interval=2, tie_word_embeddings=True,
+                         layer_types=["chunked_attention"] * 3, num_experts_per_tok=3, num_local_experts=3), stored="float32",
+                         note="chunks in all layers; all experts of one layer"),
+    "llama4_gguf": Case("llama4", dict(rms_norm_eps=1e-4, num_experts_per_tok=2, rope_parameters=rope(
+        "llama3", 500000.0, factor=16.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)), gguf="bf16",
+        note="chunks and temperatures as in the published models, which GGUF cannot say otherwise"),
     # DeepSeek
     "deepseek_v2": Case("deepseek_v2", dict(topk_method="group_limited_greedy", n_group=4, topk_group=2, routed_scaling_factor=1.7), note="the best groups by their best expert"),
     "deepseek_v2_lite": Case("deepseek_v2", dict(q_lora_rank=None, n_shared_experts=2, first_k_dense_replace=1, num_hidden_layers=2), gguf="bf16", note="queries in one projection; two shared experts"),
@@ -399,6 +414,12 @@ def draw(family, rng: random.Random) -> Case:
         c.update(rope_parameters=one(kinds), rms_norm_eps=eps)
     if family == "llama":
         c.update(attention_bias=one([True, False]), mlp_bias=one([True, False]))
+    elif family == "llama4":
+        n = one([1, 2, 3, 5, 8])
+        kinds = kinds[:2] + kinds[3:4]
+        c.update(rope_parameters=one(kinds), rms_norm_eps=eps, attention_bias=one([True, False]), intermediate_size_mlp=one([40, 60]), num_local_experts=n, num_experts_per_tok=rng.randrange(1, n + 1),
+                 attention_chunk_size=one([1, 2, 7, 16, 17, 31, 48, 100]), attn_temperature_tuning=one([True, True, False]), floor_scale=one([1, 3, 8, 50]), attn_scale=one([0.1, 0.5]),
+                 use_qk_norm=one([True, False]), interleave_moe_layer_step=one([1, 2]), **one([{}, {"no_rope_layer_interval": 2}, {"no_rope_layers": [one([0, 1]) for _ in range(layers)]}]))
     elif family == "mistral":
         c.update(sliding_window=one([None, window]))
     elif family in ("qwen2", "qwen3"):

@@ -2,6 +2,7 @@
 //! with: each is refused with its reason, or read as it must be.
 
 use alula_format::gguf::Gguf;
+use alula_graph::Window;
 use alula_model::{Experts, Ffn, Model};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -67,6 +68,11 @@ fn numbers_that_cannot_be_are_named() {
         ("deepseek_v3", "rope_parameters", json!({"rope_type": 3}), "`rope_parameters` has a type that is no text"),
         ("qwen3_moe", "mlp_only_layers", json!(1), "`mlp_only_layers` must be a list of layers"),
         ("qwen3_moe", "mlp_only_layers", json!(["x"]), "`mlp_only_layers` must be a list of layers"),
+        ("llama4", "floor_scale", json!(0), "`floor_scale` is 0; expected 1 or more"),
+        ("llama4", "no_rope_layers", json!([1, 1]), "`no_rope_layers` must list 4 layers"),
+        ("llama4", "no_rope_layers", json!("x"), "`no_rope_layers` must list 4 layers"),
+        ("llama4", "attention_chunk_size", json!(1.5), "`attention_chunk_size` is 1.5; expected a whole number"),
+        ("llama4", "use_qk_norm", json!(1), "`use_qk_norm` must be true or false"),
         (
             "modernbert_cls",
             "classifier_pooling",
@@ -85,6 +91,9 @@ fn fused_tensors_are_used_whole() {
     for (case, tensor, shape, want) in [
         ("granite_moe", "model.layers.0.block_sparse_moe.input_linear.weight", &[6, 60, 48][..], "asks for 288 rows"),
         ("granite_moe", "model.layers.0.block_sparse_moe.output_linear.weight", &[7, 48, 24], "asks for 288 rows"),
+        ("llama4", "model.layers.0.feed_forward.experts.gate_up_proj", &[4, 48, 50], "asks for 192 rows"),
+        ("llama4", "model.layers.0.feed_forward.experts.gate_up_proj", &[16, 48, 12], "asks for [24, 48]"),
+        ("llama4", "model.layers.0.feed_forward.experts.down_proj", &[5, 24, 48], "asks for 192 rows"),
         ("deepseek_v3", "model.layers.1.self_attn.kv_a_proj_with_mqa.weight", &[36, 48], "asks for 28 rows"),
         ("deepseek_v3", "model.layers.1.self_attn.kv_b_proj.weight", &[98, 20], "asks for 88 rows"),
         ("modernbert", "layers.0.attn.Wqkv.weight", &[150, 48], "asks for 144 rows"),
@@ -131,6 +140,34 @@ fn layers_without_a_router_are_plain() {
     });
     let model = model.unwrap();
     assert_eq!([0, 1, 2].map(|i| experts(&model, i).is_some()), [false, false, true]);
+}
+
+/// As the published Llama 4 models have it, which read images too.
+#[test]
+fn a_text_model_may_be_inside_another() {
+    let model = opened("llama4", |config, header, _| {
+        *config = json!({"model_type": "llama4", "vision_config": {}, "text_config": config.clone()});
+        let tensors = std::mem::take(header.as_object_mut().unwrap());
+        *header = tensors
+            .into_iter()
+            .map(|(name, t)| (format!("language_model.{name}").replace("language_model.__", "__"), t))
+            .collect();
+    });
+    assert_eq!(model.unwrap().spec().layers[0].mixer.attention().unwrap().window, Some(Window::Chunked { chunk: 10 }));
+}
+
+/// Chunks of null tokens are none; a list of layers without positions that is empty is not there; numbers are truths.
+#[test]
+fn what_llama_4_leaves_out() {
+    let attention = |key: &str, value: Value, layer: usize| {
+        let model = with("llama4", key, &value).unwrap();
+        model.spec().layers[layer].mixer.attention().unwrap().clone()
+    };
+    assert_eq!(attention("attention_chunk_size", Value::Null, 0).window, None);
+    assert_eq!(attention("no_rope_layers", json!([]), 3).rope, None);
+    for (value, there) in [(json!(4), true), (json!(0), false), (json!(true), true), (json!(false), false)] {
+        assert_eq!(attention("attn_temperature_tuning", value, 3).temperature.is_some(), there);
+    }
 }
 
 /// The cache of latent attention grows, so contexts are limited as they are with other attention.

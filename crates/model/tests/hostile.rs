@@ -4,6 +4,7 @@
 
 use alula_device::{Batch, CacheType, Cpu, CpuDevice, Device, Limits, Seq};
 use alula_format::gguf::Gguf;
+use alula_graph::{Temperature, Window};
 use alula_model::{Model, ModelError};
 use alula_testkit::Rng;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -79,6 +80,7 @@ fn damaged_gguf_files_are_refused_or_run() {
         "mamba2_one",
         "granite_hybrid",
         "jamba",
+        "llama4_gguf",
     ];
     for case in cases {
         let bytes = std::fs::read(root().join(case).join("model.gguf")).unwrap();
@@ -126,8 +128,16 @@ fn absurd_configurations_are_refused_or_run() {
         ["llama3", "phi3_long", "gemma3_scaled", "qwen2_types", "gpt2_inverse", "phi_partial", "llama_yarn"];
     let recurrent =
         ["mamba_odd", "falcon_mamba_eps", "mamba2_odd", "bamba_odd", "granite_hybrid", "jamba_odd", "falcon_h1"];
-    let others =
-        ["roberta", "nomic_hub", "modernbert_first", "mixtral", "qwen3_moe_fp8", "deepseek_v2_yarn", "deepseek_v3_mtp"];
+    let others = [
+        "roberta",
+        "nomic_hub",
+        "modernbert_first",
+        "mixtral",
+        "qwen3_moe_fp8",
+        "deepseek_v2_yarn",
+        "deepseek_v3_mtp",
+        "llama4",
+    ];
     for case in transformers.into_iter().chain(recurrent).chain(others) {
         let text = std::fs::read_to_string(root().join(case).join("config.json")).unwrap();
         let lines: Vec<&str> = text.lines().collect();
@@ -218,6 +228,9 @@ fn specs_are_checked() {
         ("kv_heads = 2", "kv_heads = 0", "`layers[1].kv_heads` is 0; expected 1 to 16777216"),
         ("rope = 0", "rope = 1", "`layers[1].rope` is 1, but there are 1 ropes"),
         ("window = 20", "window = 0", "`layers[1].window` is 0"),
+        ("window = 20", "window = { chunk = 0 }", "`layers[1].window` is 0"),
+        ("window = 20", "window = { chunks = 20 }", "expected a number of tokens, or `{ chunk = ... }` of them"),
+        ("window = 20", "temperature = { floor = 0.5, scale = 0.1 }", "`layers[1].temperature` is Temperature"),
         ("groups = 2", "groups = 0", "`layers[0].groups` is 0"),
         ("groups = 2", "groups = 3", "`layers[0].groups` is 3, which does not divide 4"),
         ("groups = 2", "groups = 4", "tensor `blk.0.ssm_in.weight` has the shape"),
@@ -376,4 +389,20 @@ fn gguf_says_which_layers_have_a_window() {
 fn message_layers(text: &str) -> String {
     let rest = text.split_once("\"num_hidden_layers\": ").unwrap().1;
     format!("9000{}", rest.chars().take_while(char::is_ascii_digit).collect::<String>())
+}
+
+/// Llama 4's chunks, and the factors on queries where there are none, are those of the published models, or there are none.
+#[test]
+fn gguf_says_whether_there_are_chunks() {
+    let bytes = std::fs::read(root().join("llama4_gguf/model.gguf")).unwrap();
+    let layers = |bytes: Vec<u8>| -> Vec<_> {
+        let model = Model::from_gguf(Gguf::from_bytes(bytes, "m.gguf").unwrap(), "m.gguf").unwrap();
+        let each = |a: &alula_model::Attention| (a.window, a.rope, a.normed, a.temperature);
+        model.spec().layers.iter().map(|l| each(l.mixer.attention().unwrap())).collect()
+    };
+    let local = (Some(Window::Chunked { chunk: 8192 }), Some(0), true, None);
+    let whole = (None, None, false, Some(Temperature { floor: 8192.0, scale: 0.1 }));
+    assert_eq!(layers(bytes.clone()), [local, local, local, whole]);
+    let none = with_pair(&bytes, "llama4.attention.sliding_window", 4, &0u32.to_le_bytes());
+    assert_eq!(layers(none), [(None, Some(0), true, None); 4]);
 }

@@ -28,7 +28,9 @@ fn run<R: Runner>(engine: &mut Engine<R>, request: &Request) -> (Answer, usize) 
 #[test]
 fn models_with_windows_need_few_pages() {
     let device = CpuDevice::new(Cpu::from_env().unwrap(), 2);
-    for (name, few) in [("mistral_window", true), ("phi3_window", true), ("gemma3", false), ("qwen3", false)] {
+    for (name, few) in
+        [("mistral_window", true), ("phi3_window", true), ("llama4_plain", true), ("gemma3", false), ("qwen3", false)]
+    {
         let package =
             Package::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/parity").join(name)).unwrap();
         let engine = |prefix_cache, step_tokens| {

@@ -10,6 +10,7 @@ mod gpt2;
 mod granite;
 mod jamba;
 mod llama;
+mod llama4;
 mod mamba;
 mod modernbert;
 mod moe;
@@ -36,6 +37,7 @@ pub struct Arch {
 pub static ZOO: &[&Arch] = &[
     &llama::LLAMA,
     &llama::MISTRAL,
+    &llama4::LLAMA4,
     &qwen::QWEN2,
     &qwen::QWEN3,
     &gpt2::GPT2,
