@@ -30,7 +30,8 @@ fn spec(c: &Config<'_>) -> Result<Spec, ModelError> {
     let (layers, act) = (spec.layers.len(), c.activation("hidden_act", Unary::Silu)?);
     // Of attention GGUF says only whether there are chunks; the rest is as in the published models.
     let chunk = match c.is_gguf() {
-        true => Some(8192).filter(|_| !matches!(c.size("attention.sliding_window"), Ok(Some(0)))),
+        true if c.size("attention.sliding_window")? == Some(0) => None,
+        true => Some(8192),
         false => c.span("attention_chunk_size", Some(8192))?,
     };
     let rotated = rotated(c, layers, chunk.is_some())?;
