@@ -66,11 +66,25 @@ impl Stamp {
 }
 
 impl Storage {
-    /// Maps a file. Nothing is read until it is touched.
+    /// Maps a file. Nothing is read until it is touched. What somebody cuts off, or a disk does not give, reads as zeros:
+    /// [`is_unwritten`](Storage::is_unwritten) says so, and who has read must ask.
     ///
     /// # Errors
     /// What the operating system says about opening or mapping it.
     pub fn map(path: &Path) -> io::Result<Storage> {
+        Storage::mapped(path, |map| Guard::new(map.as_ptr_range()))
+    }
+
+    /// The same for a file that this program alone writes, and never again once it is there: nobody needs to ask. If it is
+    /// cut all the same, reading it ends the process.
+    ///
+    /// # Errors
+    /// As for [`map`](Storage::map).
+    pub fn map_own(path: &Path) -> io::Result<Storage> {
+        Storage::mapped(path, |_| Guard::default())
+    }
+
+    fn mapped(path: &Path, guard: impl FnOnce(&Mmap) -> Guard) -> io::Result<Storage> {
         let file = File::open(path)?;
         let stamp = Stamp::of(&file.metadata()?)?;
         if stamp.len == 0 {
@@ -78,9 +92,9 @@ impl Storage {
         }
         // SAFETY: `Mmap::map` asks that the file does not change while mapped. The mapping is private to reading and
         // read-only; a model file is not written while it is served. If someone does so all the same, what is read is
-        // bytes all the same, of which `is_unwritten` says that they are not the file's; what was cut off reads as zeros.
+        // bytes all the same, of which `is_unwritten` says that they are not the file's.
         let map = unsafe { Mmap::map(&file)? };
-        let guard = Guard::new(map.as_ptr_range());
+        let guard = guard(&map);
         Ok(Storage(Kind::Mapped(Arc::new(Mapped { guard, map, file, stamp }))))
     }
 

@@ -10,6 +10,7 @@ pub(crate) use unix::Guard;
 
 /// Nothing to guard against.
 #[cfg(not(unix))]
+#[derive(Default)]
 pub(crate) struct Guard;
 
 #[cfg(not(unix))]
@@ -54,7 +55,8 @@ mod unix {
     // SAFETY: written once, before there is a handler that reads it.
     unsafe impl Sync for Before {}
 
-    /// As long as it lives, what is missing of its mapping reads as zeros.
+    /// As long as it lives, what is missing of its mapping, if it has one, reads as zeros.
+    #[derive(Default)]
     pub(crate) struct Guard(Option<&'static Place>);
 
     impl Guard {

@@ -69,7 +69,7 @@ impl Keep {
     pub(crate) fn load(&self, ctx: Ctx<'_>, wanted: &[Wanted<'_>]) -> Option<Vec<Packed>> {
         let path = self.path();
         path.metadata().ok().filter(std::fs::Metadata::is_file)?; // opening a pipe would wait
-        let file = Storage::map(&path).ok()?;
+        let file = Storage::map_own(&path).ok()?;
         let packed = Header::read(&file)?.load(ctx, self, &file, wanted)?;
         // The time of writing is that of the last use. Where it cannot be set, the file goes earlier.
         _ = File::open(&path).and_then(|f| f.set_modified(SystemTime::now()));
