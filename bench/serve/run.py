@@ -99,19 +99,21 @@ class Server:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def written(self):
-        """Tokens that Alula has written so far."""
+    def counts(self):
+        """Of Alula so far: tokens written, first tokens, and the seconds that all of these took."""
         text = urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=30).read().decode()
-        return sum(float(n) for n in re.findall(r"^alula_generated_tokens_total{.*} (\S+)$", text, re.M))
+        names = ["generated_tokens_total", "time_to_first_token_seconds_count", "time_to_first_token_seconds_sum"]
+        return [sum(float(n) for n in re.findall(rf"^alula_{name}{{.*}} (\S+)$", text, re.M)) for name in names]
 
     def pace(self, seconds, out):
         """Tokens a second while all places are taken, without the first quarter of the time and the last two seconds; and a
-        second of the server's processor time, which the load's own does not shorten."""
+        second of the server's processor time, which the load's own does not shorten; and milliseconds to a first token, without
+        the time in which the load did not look."""
         time.sleep(seconds / 4)
-        began, spent, before = time.monotonic(), self.seconds(), self.written()
+        began, spent, before = time.monotonic(), self.seconds(), self.counts()
         time.sleep(seconds * 3 / 4 - 2)
-        written = self.written() - before
-        out.extend([written / (time.monotonic() - began), written / (self.seconds() - spent)])
+        written, firsts, waited = (now - then for now, then in zip(self.counts(), before))
+        out.extend([written / (time.monotonic() - began), written / (self.seconds() - spent), 1e3 * waited / max(firsts, 1)])
 
     def load(self, args, data, profile, constraint, before=()):
         """What guidellm measured."""
@@ -210,12 +212,14 @@ def overload(args, folder):
                 figures = server.load(args, many, profile, f"kind=max_duration,seconds={args.seconds}", ["nice", "-n", "19"])
                 watch.join()
             rate = 10 * figures.arrivals
-            figures.rate, figures.work = paces
+            figures.rate, figures.work, figures.wait = paces
             rows.append(figures)
             print(f"round {round}, {times} times: {figures.rate:.1f} tokens/s, first token p95 {figures.first[1]:.0f} ms, "
                   f"{figures.done} answered, {figures.refused} refused", file=sys.stderr)
     print("| | all that it can do | ten times as much | ratio |\n|---|---|---|---|")
-    for name, of, _ in [*ROWS, ("output tokens a second of the server's processor time", lambda f: f.work, False)]:
+    told = [("output tokens a second of the server's processor time", lambda f: f.work, False),
+            ("time to first token by the server's own count, mean ms", lambda f: f.wait, True)]
+    for name, of, _ in [*ROWS, *told]:
         full, over = [of(f) for f in rows[::2]], [of(f) for f in rows[1::2]]
         print(f"| {name} | {spread(full)} | {spread(over)} | {statistics.median(over) / statistics.median(full):.2f} |")
 
