@@ -85,13 +85,17 @@ async fn run(app: App, idle: Option<Duration>) -> Result<(), Fail> {
         }
     }
     app.set_ready(true);
-    let name = app.models.entries().first().map_or("", |e| &e.name);
+    let (name, task) = app.models.entries().first().map_or(("", Task::Generate), |e| (&e.name, e.facts.task));
     let scheme = if app.config.tls.is_some() { "https" } else { "http" };
     say(format_args!("alula: serving {} on {scheme}://{address}", names(&app.models)));
     let key = if app.keys().needed() { " -H \"Authorization: Bearer $ALULA_API_KEY\"" } else { "" };
+    let (path, body) = match task {
+        Task::Generate => ("chat/completions", r#""messages": [{"role": "user", "content": "Hello"}]"#),
+        Task::Embed => ("embeddings", r#""input": "Hello""#),
+        Task::Rerank => ("rerank", r#""query": "Who sings?", "documents": ["A bird sings.", "It rains."]"#),
+    };
     say(format_args!(
-        "  curl {scheme}://{address}/v1/chat/completions{key} -H 'Content-Type: application/json' \\\n    -d '{{\"model\": \"{name}\", \
-         \"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'"
+        "  curl {scheme}://{address}/v1/{path}{key} -H 'Content-Type: application/json' \\\n    -d '{{\"model\": \"{name}\", {body}}}'"
     ));
     if let Some(idle) = idle {
         let app = Arc::clone(&app);
