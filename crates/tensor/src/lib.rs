@@ -10,7 +10,6 @@ mod float;
 mod quant;
 mod storage;
 mod tensor;
-mod torn;
 
 pub use dtype::{Codes, DType, FORMATS, Format, Head, Unpack};
 pub use float::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};

@@ -8,8 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::torn::Guard;
 use memmap2::{Mmap, UncheckedAdvice};
+use torn::Guard;
+
+mod torn;
 
 /// Shared, read-only bytes. Cheap to clone; the last clone frees or unmaps them.
 #[derive(Clone)]

@@ -1,24 +1,22 @@
 //! Mapped files that become shorter, or whose disk fails, while they are read: the system then sends SIGBUS, which would end the
 //! process and everybody's work with it. Here what is missing of a guarded mapping becomes zeros, and the guard remembers it;
 //! who has read asks, and gives an error instead of the result.
-#![allow(unsafe_code)]
-
 use std::ops::Range;
 
 #[cfg(unix)]
-pub(crate) use unix::Guard;
+pub(in crate::storage) use unix::Guard;
 
 /// Nothing to guard against.
 #[cfg(not(unix))]
 #[derive(Default)]
-pub(crate) struct Guard;
+pub(in crate::storage) struct Guard;
 
 #[cfg(not(unix))]
 impl Guard {
-    pub(crate) fn new(_: Range<*const u8>) -> Guard {
+    pub(in crate::storage) fn new(_: Range<*const u8>) -> Guard {
         Guard
     }
-    pub(crate) fn torn(&self) -> bool {
+    pub(in crate::storage) fn torn(&self) -> bool {
         false
     }
 }
@@ -57,11 +55,11 @@ mod unix {
 
     /// As long as it lives, what is missing of its mapping, if it has one, reads as zeros.
     #[derive(Default)]
-    pub(crate) struct Guard(Option<&'static Place>);
+    pub(in crate::storage) struct Guard(Option<&'static Place>);
 
     impl Guard {
         /// Guards a mapping of whole pages, which must be there as long as the guard.
-        pub(crate) fn new(range: Range<*const u8>) -> Guard {
+        pub(in crate::storage) fn new(range: Range<*const u8>) -> Guard {
             static ONCE: Once = Once::new();
             ONCE.call_once(install);
             let (start, end) = (range.start.addr(), range.end.addr());
@@ -74,7 +72,7 @@ mod unix {
         }
 
         /// Whether something was missing.
-        pub(crate) fn torn(&self) -> bool {
+        pub(in crate::storage) fn torn(&self) -> bool {
             self.0.is_some_and(|place| place.torn.load(SeqCst))
         }
     }
@@ -170,7 +168,7 @@ mod tests {
 
     #[test]
     fn what_is_not_guarded_ends_the_process() {
-        let me = "torn::tests::what_is_not_guarded_ends_the_process";
+        let me = "storage::torn::tests::what_is_not_guarded_ends_the_process";
         if std::env::var_os("ALULA_TEST_TORN").is_some() {
             let (path, cut) = file("unguarded");
             let _guarded = Storage::map(&path).expect("map");
