@@ -149,6 +149,8 @@ pub struct Package {
     path: Option<PathBuf>,
     /// Adapters that its weights have become.
     merged: Vec<(Lora, f32)>,
+    /// Files of adapters that requests choose.
+    chosen: Vec<Storage>,
 }
 
 impl Package {
@@ -162,6 +164,7 @@ impl Package {
             model: Model::open(path)?,
             path: Some(path.to_owned()),
             merged: Vec::new(),
+            chosen: Vec::new(),
         })
     }
 
@@ -171,7 +174,8 @@ impl Package {
     /// As [`Model::open`].
     pub fn from_bytes(bytes: &'static [u8], name: &str) -> Result<Package, LoadError> {
         let gguf = Gguf::from_bytes(bytes, name)?;
-        Ok(Package { name: name.to_owned(), model: Model::from_gguf(gguf, name)?, path: None, merged: Vec::new() })
+        let model = Model::from_gguf(gguf, name)?;
+        Ok(Package { name: name.to_owned(), model, path: None, merged: Vec::new(), chosen: Vec::new() })
     }
 
     /// The same model with adapters that each request may choose, numbered in this order.
@@ -179,7 +183,9 @@ impl Package {
     /// # Errors
     /// As [`Model::with_adapters`].
     pub fn with_adapters(self, adapters: Vec<Lora>) -> Result<Package, LoadError> {
-        Ok(Package { model: self.model.with_adapters(adapters)?, ..self })
+        let files = adapters.iter().flat_map(Lora::heads).map(|(file, _)| file.clone());
+        let chosen = self.chosen.into_iter().chain(files).collect();
+        Ok(Package { model: self.model.with_adapters(adapters)?, chosen, ..self })
     }
 
     /// The same model with adapters added to its weights, each with a factor.
@@ -311,10 +317,11 @@ fn unwritten(files: &[Storage]) -> bool {
 impl Package {
     /// The files that weights are read from, as they were mapped.
     pub fn files(&self) -> Vec<Storage> {
-        self.heads().into_iter().map(|(file, _)| file.clone()).collect()
+        let own = self.heads().into_iter().map(|(file, _)| file);
+        own.chain(&self.chosen).cloned().collect()
     }
 
-    /// These, with what each has before its first tensor.
+    /// Those that matrices of the model are made of, with what each has before its first tensor.
     fn heads(&self) -> Vec<(&Storage, &[u8])> {
         let mut heads: Vec<(&Storage, &[u8])> = match self.model.files() {
             Files::Gguf(g) => g.heads().collect(),
@@ -394,7 +401,7 @@ pub struct Local {
 /// A model's file is not the one that was loaded.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the model's file was written to after it was loaded; load it again (one that is put in its place by renaming does no harm)"
+    "a file of the model was written to after it was loaded; load it again (one that is put in its place by renaming does no harm)"
 )]
 pub struct Written;
 

@@ -2,7 +2,7 @@
 
 use crate::toy::{Answer, Toy, finish};
 use alula_device::{CacheType, Cpu, CpuDevice};
-use alula_engine::local::{LoadOptions, Lora, Package};
+use alula_engine::local::{LoadError, LoadOptions, Lora, Package};
 use alula_engine::{Adapter, Engine, Options, Request, RequestError, Sampling};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -108,4 +108,19 @@ fn adapters_that_cannot_be_are_refused() {
     let mut toy = Engine::new(Toy::new(9), None, Options::default());
     let e = toy.submit(request(&[1], 1, &[adapter(0, 1.0)])).unwrap_err().to_string();
     assert_eq!(e, "adapter 0 with factor 1 cannot be used: the model has 0");
+}
+
+#[test]
+fn an_adapter_that_is_cut_before_it_is_loaded_is_refused() {
+    let file = std::env::temp_dir().join(format!("alula-cut-{}.gguf", std::process::id()));
+    for merge in [false, true] {
+        std::fs::copy(data().join("lora/llama_two/one.gguf"), &file).unwrap();
+        let (base, lora) = (Package::open(&data().join("parity/llama_gqa")).unwrap(), Lora::open(&file).unwrap());
+        let package = if merge { base.merged(vec![(lora, 1.0)]) } else { base.with_adapters(vec![lora]) }.unwrap();
+        std::fs::File::options().write(true).open(&file).unwrap().set_len(0).unwrap();
+        let device = CpuDevice::new(Cpu::from_env().unwrap(), 1);
+        let loaded = package.load(&device, LoadOptions::default(), &mut |_, _| ());
+        assert!(matches!(loaded, Err(LoadError::Written { .. })), "merge {merge}");
+    }
+    std::fs::remove_file(&file).unwrap();
 }
