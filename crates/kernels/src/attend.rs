@@ -321,7 +321,7 @@ impl<const P: usize, const T: usize> Kernel for Scores<'_, '_, P, T> {
         }
         let mut acc = [[isa.splat(0.0); T]; P];
         // SAFETY: a block has a line for each of a key's elements, of which queries have as many.
-        unsafe { float::tile::<I, float::F32, P, T>(isa, from_fn(|p| lines.add(p * dk)), x, dk, &mut acc) }
+        unsafe { float::tile::<I, float::F32, P, T, false>(isa, from_fn(|p| lines.add(p * dk)), x, dk, &mut acc) }
         let scale = isa.splat(task.a.scale);
         for i in 0..T {
             let seen = task.sees(queries[i].0);
@@ -439,7 +439,7 @@ impl<const P: usize, const T: usize> Mix<'_, '_, P, T> {
         // SAFETY: a span has as many lines as positions for every 16 of a value's elements.
         unsafe {
             let lines = from_fn(|l| self.at.lines.add((line + l) * SPAN + range.start));
-            float::tile::<I, float::F32, L, N>(isa, lines, x, range.len(), &mut acc);
+            float::tile::<I, float::F32, L, N, false>(isa, lines, x, range.len(), &mut acc);
         }
         for i in 0..N {
             let out = self.task.out(queries[i].1);

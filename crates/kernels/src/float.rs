@@ -38,12 +38,15 @@ impl Float for BF16 {
     }
 }
 
-/// Adds `n` inputs of `P` panels to the sums of `T` rows.
+/// How far ahead of its use a panel is fetched.
+const AHEAD: usize = 4096;
+
+/// Adds `n` inputs of `P` panels to the sums of `T` rows; `FAR` says that the panels come from memory.
 ///
 /// # Safety
 /// Each of `w` points to `n` × 16 elements; each of `x` to `n` elements.
 #[inline(always)]
-pub(crate) unsafe fn tile<I: Isa, W: Float, const P: usize, const T: usize>(
+pub(crate) unsafe fn tile<I: Isa, W: Float, const P: usize, const T: usize, const FAR: bool>(
     isa: I,
     w: [*const [W::Bits; LANES]; P],
     x: [*const f32; T],
@@ -54,6 +57,13 @@ pub(crate) unsafe fn tile<I: Isa, W: Float, const P: usize, const T: usize>(
     const STEP: usize = 4;
     let mut k = 0;
     while k + STEP <= n {
+        if FAR {
+            for p in 0..P {
+                for line in 0..size_of::<[[W::Bits; LANES]; STEP]>() / 64 {
+                    isa.prefetch(w[p].wrapping_add(k).cast::<u8>().wrapping_add(AHEAD + line * 64));
+                }
+            }
+        }
         for j in 0..STEP {
             // SAFETY: within the panels and the rows.
             unsafe { step::<I, W, P, T>(isa, w, x, k, j, acc) }

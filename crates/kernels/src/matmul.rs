@@ -475,26 +475,26 @@ impl<W: Float> Floats<'_, W> {
                 let lines = from_fn(|p| float::Expanded::lines(&e[p]));
                 for tile in tiles {
                     let place = Place { task, group: &group, sums: &mut sums, tile };
-                    isa.enter(FloatTile::<float::F32, P, T> { place, x, lines });
+                    isa.enter(FloatTile::<float::F32, P, T, false> { place, x, lines });
                 }
             } else {
                 for tile in tiles {
                     let place = Place { task, group: &group, sums: &mut sums, tile };
-                    isa.enter(FloatTile::<W, P, T> { place, x, lines });
+                    isa.enter(FloatTile::<W, P, T, true> { place, x, lines });
                 }
             }
         }
     }
 }
 
-/// Some inputs of `P` panels times `T` rows.
-struct FloatTile<'a, W: Float, const P: usize, const T: usize> {
+/// Some inputs of `P` panels times `T` rows; `FAR` as for [`float::tile`].
+struct FloatTile<'a, W: Float, const P: usize, const T: usize, const FAR: bool> {
     place: Place<'a, P, T>,
     x: &'a [f32],
     lines: [*const [W::Bits; LANES]; P],
 }
 
-impl<W: Float, const P: usize, const T: usize> Kernel for FloatTile<'_, W, P, T> {
+impl<W: Float, const P: usize, const T: usize, const FAR: bool> Kernel for FloatTile<'_, W, P, T, FAR> {
     type Output = ();
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
@@ -504,7 +504,7 @@ impl<W: Float, const P: usize, const T: usize> Kernel for FloatTile<'_, W, P, T>
         // SAFETY: `lines` are the inputs of the group's panels; the rows have them.
         unsafe {
             let x: [_; T] = rows_of(self.x, cols, place.row(), inputs.start);
-            float::tile::<I, W, P, T>(isa, self.lines, x, inputs.len(), &mut acc);
+            float::tile::<I, W, P, T, FAR>(isa, self.lines, x, inputs.len(), &mut acc);
         }
         place.set(isa, cols, acc);
     }
