@@ -189,7 +189,8 @@ pub enum Numerics {
     /// The same bits on every machine.
     #[default]
     Strict,
-    /// Steps of 32 tokens and more in bfloat16 where the machine has AMX; elsewhere as strict.
+    /// Steps of 32 tokens and more in bfloat16 where the machine has AMX, and with float weights where it has AVX512_BF16
+    /// (AMD's); elsewhere as strict.
     Fast,
 }
 

@@ -319,7 +319,9 @@ impl Plan for CpuPlan {
         tables.extend(batch.seqs.iter().map(|s| s.pages));
         let rows = Rows { positions: batch.positions, seqs: &self.row_seq, pages: &tables };
         self.adapted.set(batch, &self.row_seq);
-        let by_tiles = |rows: usize| ctx.cpu.bf16().is_some() && rows >= TILED;
+        let by_tiles = |rows: usize, quantized: bool| {
+            rows >= TILED && ctx.cpu.bf16().is_some_and(|unit| unit.beats_bytes() || !quantized)
+        };
         for (number, Stage { step, inputs, output, blocks: as_blocks }) in self.stages.iter().enumerate() {
             let mut stream = self.stream.as_mut().filter(|s| s.fetches(number));
             let x = inputs.first().map_or(0..0, |x| x.range(batch));
@@ -329,13 +331,14 @@ impl Plan for CpuPlan {
                 let out = |i: usize| linears.get(i).map_or(0..0, |l: &Linear| l.out.range(batch));
                 let parts = self.arena.floats_mut().get_disjoint_mut([x.clone(), out(0), out(1), out(2)]);
                 let Ok([x, outs @ ..]) = parts else { unreachable!("the plan keeps them apart") };
-                let x = if by_tiles(rows) {
+                let quantized = linears[0].matrix.quantized();
+                let x = if by_tiles(rows, quantized) {
                     let scratch = &mut self.tiles[..BTile::count(rows, cols)];
                     if *round {
                         kernels::round(ctx, x, rows, cols, scratch);
                     }
                     Input::B16(scratch)
-                } else if linears[0].matrix.quantized() {
+                } else if quantized {
                     let scratch = &mut self.blocks[..QBlock::count(rows, cols)];
                     if *quantize {
                         kernels::quantize(ctx, Source::Plain(x), rows, cols, scratch);
@@ -366,7 +369,7 @@ impl Plan for CpuPlan {
                 if r.end <= range.start { &before[r] } else { &after[r.start - range.end..r.end - range.end] }
             };
             let rows_made = out.len() / output.cols;
-            if *as_blocks && !by_tiles(rows_made) {
+            if *as_blocks && !by_tiles(rows_made, true) {
                 let source = match step {
                     Step::Norm { kind, eps, weight, bias, .. } => {
                         let norm = kernels::Norm { kind: *kind, eps: *eps, weight, bias: bias.as_deref() };

@@ -144,6 +144,8 @@ pub(crate) fn link(stages: &mut [Stage], uses: &[usize]) {
                     *quantize = in_blocks != x;
                     in_blocks = x;
                 }
+                // A product of weights that are quantised may use no tiles where others do.
+                let x = x.map(|x| (x, linears[0].matrix.quantized()));
                 *round = in_tiles != x;
                 in_tiles = x;
             }

@@ -1,4 +1,4 @@
-//! Products in bfloat16 by AMX tiles: not the bits of the other levels, and only where the user asks for speed at that
+//! Products in bfloat16 by AMX tiles, or by vectors with AVX512_BF16: not the bits of the other levels, and only where the user asks for speed at that
 //! price.
 //!
 //! Activations and weights are rounded to bfloat16, sums are in single precision in the order of the unit. A task is two
@@ -12,7 +12,7 @@ use crate::float::Float;
 use crate::matmul::Task;
 use crate::pack::Blocks;
 use crate::{Ctx, WORTH_SPLITTING};
-use alula_simd::{Amx, Isa, Kernel, LANES};
+use alula_simd::{Bf16, Isa, Kernel, LANES};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
@@ -146,15 +146,15 @@ impl<C: Codes, const MINS: bool> Panel for Quantised<C, MINS> {
 }
 
 /// A task's product: panels times all rows.
-pub(crate) fn product<W: Panel>(amx: Amx, task: Task<'_>, weights: W, x: &[BTile]) {
-    amx.enter(Product { task, weights, x, amx });
+pub(crate) fn product<W: Panel>(unit: Bf16, task: Task<'_>, weights: W, x: &[BTile]) {
+    unit.enter(Product { task, weights, x, unit });
 }
 
 struct Product<'a, W> {
     task: Task<'a>,
     weights: W,
     x: &'a [BTile],
-    amx: Amx,
+    unit: Bf16,
 }
 
 /// Sums between chunks: of 32 rows by two panels.
@@ -165,8 +165,8 @@ impl<W: Panel> Kernel for Product<'_, W> {
     type Output = ();
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let Product { task, weights, x, amx } = self;
-        let tiles = amx.configure(2 * DEPTH);
+        let Product { task, weights, x, unit } = self;
+        let unit = unit.begin();
         let (cols, width) = (task.w.cols, task.w.cols.div_ceil(DEPTH));
         let mut w = [[WTile([[0; LANES]; DEPTH / 2]); CHUNK]; 2];
         let mut sums = Sums([[[[0.0; LANES]; ROWS]; 4]; GROUP / (2 * ROWS)]);
@@ -185,9 +185,9 @@ impl<W: Panel> Kernel for Product<'_, W> {
                     for (i, sums) in sums.0[..rows.len().div_ceil(2 * ROWS)].iter_mut().enumerate() {
                         let group = start / ROWS + 2 * i;
                         let row = |r: usize| x[(group + r) * width + k..][..n].as_ptr().cast();
-                        // SAFETY: tiles of the configured shape, `n` of each.
+                        // SAFETY: `n` tiles of each; nothing here configures others.
                         unsafe {
-                            tiles.add_bf16([row(0), row(1)], [w[0].as_ptr().cast(), w[1].as_ptr().cast()], n, sums);
+                            unit.add([row(0), row(1)], [w[0].as_ptr().cast(), w[1].as_ptr().cast()], n, sums);
                         }
                     }
                 }

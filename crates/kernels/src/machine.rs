@@ -31,8 +31,10 @@ pub struct Ceilings {
     pub fma: Rate,
     /// Operations per second in products of bytes (two per product).
     pub dot: Rate,
-    /// The same by tiles, of bytes and of bfloat16, where the level has them.
-    pub tiles: Option<[Rate; 2]>,
+    /// The same by tiles, where the level has them.
+    pub tiles: Option<Rate>,
+    /// Operations per second in products of bfloat16 (two per product), where the level has a unit that pays.
+    pub bf16: Option<Rate>,
 }
 
 /// Measures the ceilings. Takes a second or two.
@@ -47,8 +49,9 @@ pub fn ceilings(ctx: Ctx<'_>) -> Ceilings {
     });
     let fma = both(&|ctx| best(ctx, &|_, _| ctx.cpu.run(Fma)));
     let dot = both(&|ctx| best(ctx, &|_, _| ctx.cpu.run(Dot)));
-    let tiles = ctx.cpu.amx().map(|amx| [false, true].map(|bf16| both(&|c| best(c, &|_, _| amx.work(bf16, TURNS)))));
-    Ceilings { read, fma, dot, tiles }
+    let tiles = ctx.cpu.amx().map(|amx| both(&|c| best(c, &|_, _| amx.work(false, TURNS))));
+    let bf16 = ctx.cpu.fast().bf16().map(|unit| both(&|c| best(c, &|_, _| unit.work(TURNS))));
+    Ceilings { read, fma, dot, tiles, bf16 }
 }
 
 /// The most work per second that all of a pool's threads do together: a task per thread, which calls `f(task, tasks)`

@@ -138,13 +138,13 @@ impl<'a> Product<'a> {
                 by_codes!(b, |C, MINS| ctx.cpu.run(Runs::<C, MINS>(task, b, x, PhantomData)));
             }
             (kind, Input::B16(x)) => {
-                let Some(amx) = ctx.cpu.bf16() else { return };
+                let Some(unit) = ctx.cpu.bf16() else { return };
                 match kind {
-                    Kind::F32 => fast::product(amx, task, fast::Floats::<float::F32>(PhantomData), x),
-                    Kind::F16 => fast::product(amx, task, fast::Floats::<float::F16>(PhantomData), x),
-                    Kind::BF16 => fast::product(amx, task, fast::Floats::<float::BF16>(PhantomData), x),
+                    Kind::F32 => fast::product(unit, task, fast::Floats::<float::F32>(PhantomData), x),
+                    Kind::F16 => fast::product(unit, task, fast::Floats::<float::F16>(PhantomData), x),
+                    Kind::BF16 => fast::product(unit, task, fast::Floats::<float::BF16>(PhantomData), x),
                     Kind::Blocks(b) => by_codes!(b, |C, MINS| {
-                        fast::product(amx, task, fast::Quantised::<C, MINS>(b, PhantomData), x);
+                        fast::product(unit, task, fast::Quantised::<C, MINS>(b, PhantomData), x);
                     }),
                 }
             }

@@ -1,8 +1,8 @@
 //! Which levels there are, which of them this machine has, and which one to use.
 
-use crate::{Amx, Isa, Kernel, Scalar};
+use crate::{Amx, Bf16, Isa, Kernel, Scalar};
 #[cfg(target_arch = "x86_64")]
-use crate::{Avx2, Avx512, Avx512Vnni};
+use crate::{Avx2, Avx512, Avx512Vnni, Dots};
 #[cfg(target_arch = "aarch64")]
 use crate::{DotProd, I8mm, Neon};
 use std::fmt;
@@ -33,8 +33,9 @@ pub enum Level {
     I8mm(I8mm),
 }
 
-/// One row: the name that `ALULA_ISA` takes, and how to ask the machine for the level, with its unit of tiles if it has one.
-type Row = (&'static str, fn() -> Option<(Level, Option<Amx>)>);
+/// One row: the name that `ALULA_ISA` takes, and how to ask the machine for the level, with its unit for bfloat16 if it has
+/// one.
+type Row = (&'static str, fn() -> Option<(Level, Option<Bf16>)>);
 
 /// Every level of this architecture, slowest first.
 const ISAS: &[Row] = &[
@@ -44,9 +45,9 @@ const ISAS: &[Row] = &[
     #[cfg(target_arch = "x86_64")]
     ("avx512", || Avx512::detect().map(|t| (Level::Avx512(t), None))),
     #[cfg(target_arch = "x86_64")]
-    ("avx512vnni", || Avx512Vnni::detect().map(|t| (Level::Avx512Vnni(t), None))),
+    ("avx512vnni", || Avx512Vnni::detect().map(|t| (Level::Avx512Vnni(t), Dots::detect().map(Bf16::Dots)))),
     #[cfg(target_arch = "x86_64")]
-    ("amx", || Amx::detect().map(|t| (Level::Avx512Vnni(t.vectors()), Some(t)))),
+    ("amx", || Amx::detect().map(|t| (Level::Avx512Vnni(t.vectors()), Some(Bf16::Tiles(t))))),
     #[cfg(target_arch = "aarch64")]
     ("neon", || Neon::detect().map(|t| (Level::Neon(t), None))),
     #[cfg(target_arch = "aarch64")]
@@ -60,7 +61,7 @@ const ISAS: &[Row] = &[
 pub struct Cpu {
     name: &'static str,
     level: Level,
-    amx: Option<Amx>,
+    unit: Option<Bf16>,
     fast: bool,
 }
 
@@ -80,7 +81,7 @@ impl std::error::Error for IsaError {}
 impl Cpu {
     /// Every level this machine has, slowest first.
     pub fn all() -> Vec<Cpu> {
-        let have = |&(name, detect): &Row| detect().map(|(level, amx)| Cpu { name, level, amx, fast: false });
+        let have = |&(name, detect): &Row| detect().map(|(level, unit)| Cpu { name, level, unit, fast: false });
         ISAS.iter().filter_map(have).collect()
     }
 
@@ -112,7 +113,10 @@ impl Cpu {
 
     /// The level's unit of tiles, if it has one.
     pub fn amx(&self) -> Option<Amx> {
-        self.amx
+        match self.unit {
+            Some(Bf16::Tiles(amx)) => Some(amx),
+            _ => None,
+        }
     }
 
     /// The same level, where units that round in their own way are used too, so that bits depend on the machine.
@@ -121,8 +125,8 @@ impl Cpu {
     }
 
     /// The unit for products of bfloat16, if it may be used: see [`fast`](Cpu::fast).
-    pub fn bf16(&self) -> Option<Amx> {
-        self.amx.filter(|_| self.fast)
+    pub fn bf16(&self) -> Option<Bf16> {
+        self.unit.filter(|_| self.fast)
     }
 
     /// Runs a kernel at this level.

@@ -9,14 +9,16 @@
 #![warn(unsafe_code)]
 
 mod arch;
+mod bf16;
 mod cpu;
 mod isa;
 pub mod math;
 
-pub use arch::{Amx, Scalar, Tiles, f32_to_bf16, f32_to_f16};
+pub use arch::{Amx, Dots, Scalar, Tiles, f32_to_bf16, f32_to_f16};
 #[cfg(target_arch = "x86_64")]
 pub use arch::{Avx2, Avx512, Avx512Vnni};
 #[cfg(target_arch = "aarch64")]
 pub use arch::{DotProd, I8mm, Neon};
+pub use bf16::{Bf16, Bf16Sums};
 pub use cpu::{Cpu, IsaError, Level};
 pub use isa::{Isa, Kernel, LANES};

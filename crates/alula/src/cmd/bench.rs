@@ -146,10 +146,8 @@ fn machine(a: &Bench) -> Result<(), Fail> {
     let c = device.ceilings();
     let mut rows =
         vec![("read", "GB/s", c.read), ("f32 fma", "GFLOPS", Some(c.fma)), ("int8 dot", "GOPS", Some(c.dot))];
-    let tiles = c.tiles.map(|t| t.map(Some)).unwrap_or_default();
-    if c.tiles.is_some() {
-        rows.extend([("int8 tile", "GOPS", tiles[0]), ("bf16 tile", "GFLOPS", tiles[1])]);
-    }
+    rows.extend(c.tiles.map(|rate| ("int8 tile", "GOPS", Some(rate))));
+    rows.extend(c.bf16.map(|rate| ("bf16", "GFLOPS", Some(rate))));
     let mut out = std::io::stdout();
     if a.json {
         let rate = |r: Rate| json!({"one_thread": r.one, "all_threads": r.all});
@@ -160,8 +158,8 @@ fn machine(a: &Bench) -> Result<(), Fail> {
             "read_bytes_per_second": c.read.map(rate),
             "fma_flops": rate(c.fma),
             "dot_ops": rate(c.dot),
-            "tile_int8_ops": tiles[0].map(rate),
-            "tile_bf16_flops": tiles[1].map(rate),
+            "tile_int8_ops": c.tiles.map(rate),
+            "bf16_flops": c.bf16.map(rate),
         });
         writeln!(out, "{report}")?;
         return Ok(());

@@ -11,6 +11,8 @@ mod x86_amx;
 mod x86_avx2;
 #[cfg(target_arch = "x86_64")]
 mod x86_avx512;
+#[cfg(target_arch = "x86_64")]
+mod x86_bf16;
 
 #[cfg(target_arch = "aarch64")]
 pub use neon::{DotProd, I8mm, Neon};
@@ -21,6 +23,8 @@ pub use x86_avx2::Avx2;
 pub use x86_avx512::{Avx512, Avx512Vnni};
 
 #[cfg(not(target_arch = "x86_64"))]
-pub use no_amx::{Amx, Tiles};
+pub use no_amx::{Amx, Dots, Tiles};
 #[cfg(target_arch = "x86_64")]
 pub use x86_amx::{Amx, Tiles};
+#[cfg(target_arch = "x86_64")]
+pub use x86_bf16::Dots;

@@ -1,10 +1,14 @@
-//! Machines that have no AMX: there is no token, so nothing here is ever called.
+//! Machines that have neither AMX nor AVX512_BF16: there is no token, so nothing here is ever called.
 
 use crate::Kernel;
 
 /// There is none.
 #[derive(Clone, Copy, Debug)]
 pub enum Amx {}
+
+/// There is none.
+#[derive(Clone, Copy, Debug)]
+pub enum Dots {}
 
 /// There are none.
 pub struct Tiles(());
@@ -22,6 +26,25 @@ impl Amx {
 
     /// Never called.
     pub fn work(self, _: bool, _: u64) -> u64 {
+        match self {}
+    }
+}
+
+#[allow(unsafe_code)]
+impl Dots {
+    /// Never called.
+    pub fn enter<K: Kernel>(self, _: K) -> K::Output {
+        match self {}
+    }
+
+    /// Never called.
+    pub fn work(self, _: u64) -> u64 {
+        match self {}
+    }
+
+    /// # Safety
+    /// Never called.
+    pub unsafe fn add(self, _: [*const u8; 2], _: [*const u8; 2], _: usize, _: &mut [[[f32; 16]; 16]; 4]) {
         match self {}
     }
 }
