@@ -54,9 +54,9 @@ Examples:
 
 MODEL is `builtin`, a GGUF file, a Hugging Face folder, or a name in the models directory
 (ALULA_MODELS, by default ~/.local/share/alula/models). Every flag is also read from the
-environment: --max-tokens from ALULA_MAX_TOKENS, and so on. ALULA_ISA=scalar, avx2, avx512,
-avx512vnni, amx, neon, dotprod or i8mm forces an instruction set; results are the same to the
-bit, unless --numerics fast gives that up.";
+environment: --max-tokens from ALULA_MAX_TOKENS, and so on. ALULA_ISA=scalar, avx2, avxvnni,
+avx512, avx512vnni, amx, neon, dotprod or i8mm forces an instruction set; results are the same
+to the bit, unless --numerics fast gives that up.";
 
 /// The commands.
 #[derive(Subcommand, Debug)]

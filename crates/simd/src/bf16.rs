@@ -34,7 +34,7 @@ impl Bf16 {
         }
     }
 
-    /// Products in registers, some 16 tiles' of them a turn or fewer. Returns the operations, two per product.
+    /// Products in registers, the same number every turn. Returns the operations, two per product.
     pub fn work(self, turns: u64) -> u64 {
         match self {
             Bf16::Tiles(amx) => amx.work(true, turns),

@@ -2,7 +2,7 @@
 
 use crate::{Amx, Bf16, Isa, Kernel, Scalar};
 #[cfg(target_arch = "x86_64")]
-use crate::{Avx2, Avx512, Avx512Vnni, Dots};
+use crate::{Avx2, Avx512, Avx512Vnni, AvxVnni, Dots};
 #[cfg(target_arch = "aarch64")]
 use crate::{DotProd, I8mm, Neon};
 use std::fmt;
@@ -16,6 +16,9 @@ pub enum Level {
     /// AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
+    /// The same with AVX-VNNI.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni(AvxVnni),
     /// AVX-512 F, BW, DQ, VL.
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
@@ -42,6 +45,8 @@ const ISAS: &[Row] = &[
     ("scalar", || Some((Level::Scalar(Scalar), None))),
     #[cfg(target_arch = "x86_64")]
     ("avx2", || Avx2::detect().map(|t| (Level::Avx2(t), None))),
+    #[cfg(target_arch = "x86_64")]
+    ("avxvnni", || AvxVnni::detect().map(|t| (Level::AvxVnni(t), None))),
     #[cfg(target_arch = "x86_64")]
     ("avx512", || Avx512::detect().map(|t| (Level::Avx512(t), None))),
     #[cfg(target_arch = "x86_64")]
@@ -136,6 +141,8 @@ impl Cpu {
             Level::Scalar(t) => t.enter(kernel),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2(t) => t.enter(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Level::AvxVnni(t) => t.enter(kernel),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(t) => t.enter(kernel),
             #[cfg(target_arch = "x86_64")]

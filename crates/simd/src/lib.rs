@@ -16,7 +16,7 @@ pub mod math;
 
 pub use arch::{Amx, Dots, Scalar, Tiles, f32_to_bf16, f32_to_f16};
 #[cfg(target_arch = "x86_64")]
-pub use arch::{Avx2, Avx512, Avx512Vnni};
+pub use arch::{Avx2, Avx512, Avx512Vnni, AvxVnni};
 #[cfg(target_arch = "aarch64")]
 pub use arch::{DotProd, I8mm, Neon};
 pub use bf16::{Bf16, Bf16Sums};

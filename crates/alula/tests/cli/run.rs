@@ -17,7 +17,7 @@ fn the_same_text_whatever_computes_it() {
     let want = alula(&args("1")).ok();
     assert!(want.split_whitespace().count() > 8, "{want:?}");
     assert_eq!(alula(&args("2")).ok(), want);
-    for isa in ["scalar", "avx2", "avx512", "avx512vnni", "amx", "neon", "dotprod", "i8mm"] {
+    for isa in ["scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "amx", "neon", "dotprod", "i8mm"] {
         let mut c = command(&args("2"));
         c.env("ALULA_ISA", isa);
         let ran = run_with(c, b"");

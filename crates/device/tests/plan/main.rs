@@ -2,6 +2,7 @@
 //! sequence, batches that break a rule, sizes and memory.
 
 mod encoder;
+mod fast;
 mod fixed;
 mod holes;
 mod kept;

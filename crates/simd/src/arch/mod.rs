@@ -18,7 +18,7 @@ mod x86_bf16;
 pub use neon::{DotProd, I8mm, Neon};
 pub use scalar::{Scalar, f32_to_bf16, f32_to_f16};
 #[cfg(target_arch = "x86_64")]
-pub use x86_avx2::Avx2;
+pub use x86_avx2::{Avx2, AvxVnni};
 #[cfg(target_arch = "x86_64")]
 pub use x86_avx512::{Avx512, Avx512Vnni};
 
