@@ -121,7 +121,7 @@ impl Device for CpuDevice {
             Stream::new(fetcher, graph, &prepared.stages, &mut loader, room)
         };
         let stream = room.map(stream).transpose()?;
-        let Prepared { stages, arena, widest, widest_blocks, group, dim, mut sorted, gathered, input, adapters } =
+        let Prepared { stages, arena, widest_tiles, widest_blocks, group, dim, mut sorted, gathered, input, adapters } =
             prepared;
         let none = || {
             let (Limits { pages, slots, .. }, cache) = (limits, memory.cache);
@@ -140,7 +140,7 @@ impl Device for CpuDevice {
         let none = || DeviceError::Memory { what: format!("steps of {} tokens", limits.tokens) };
         let rows = limits.tokens.max(limits.outputs);
         let blocks: Vec<QBlock> = zeros(QBlock::count(rows, widest_blocks)).ok_or_else(none)?;
-        let tiles = if self.cpu.bf16().is_some() { BTile::count(rows, widest) } else { 0 };
+        let tiles = BTile::count(rows, widest_tiles);
         let tiles: Vec<BTile> = zeros(tiles).ok_or_else(none)?;
         let row_seq = zeros(limits.tokens).ok_or_else(none)?;
         let kept = graph.kept().iter().map(|&v| place(graph, &arena, v)).collect();
@@ -319,9 +319,8 @@ impl Plan for CpuPlan {
         tables.extend(batch.seqs.iter().map(|s| s.pages));
         let rows = Rows { positions: batch.positions, seqs: &self.row_seq, pages: &tables };
         self.adapted.set(batch, &self.row_seq);
-        let by_tiles = |rows: usize, quantized: bool| {
-            rows >= TILED && ctx.cpu.bf16().is_some_and(|unit| unit.beats_bytes() || !quantized)
-        };
+        let by_tiles =
+            |rows: usize, quantized: bool| rows >= TILED && ctx.cpu.bf16().is_some_and(|unit| unit.pays(quantized));
         for (number, Stage { step, inputs, output, blocks: as_blocks }) in self.stages.iter().enumerate() {
             let mut stream = self.stream.as_mut().filter(|s| s.fetches(number));
             let x = inputs.first().map_or(0..0, |x| x.range(batch));

@@ -23,7 +23,7 @@ impl CpuDevice {
         let size =
             |w: &[WeightId]| w.iter().map(|w| graph.weights()[w.0].shape.iter().product::<usize>() as u64).sum::<u64>();
         let all: u64 = graph.nodes().iter().map(|n| size(&n.weights)).sum();
-        let (mut done, mut widest, mut widest_blocks, mut group, mut dim) = (0, 0, 0, 1, 1);
+        let (mut done, mut widest_tiles, mut widest_blocks, mut group, mut dim) = (0, 0, 0, 1, 1);
         let (mut sorted, mut gathered, mut input, mut adapters) = (ExpertScratch::default(), 0, 0, 0);
         let mut stages: Vec<Stage> = Vec::with_capacity(graph.nodes().len());
         for node in graph.nodes() {
@@ -34,7 +34,9 @@ impl CpuDevice {
                 Op::Embed(index) => Step::Embed(*index, loader.table(node.weights[0])?),
                 Op::MatMul => {
                     let matrix = loader.matrix(node.weights[0])?;
-                    widest = widest.max(matrix.cols());
+                    if self.cpu.bf16().is_some_and(|unit| unit.pays(matrix.quantized())) {
+                        widest_tiles = widest_tiles.max(matrix.cols());
+                    }
                     if matrix.quantized() {
                         widest_blocks = widest_blocks.max(matrix.cols());
                     }
@@ -140,18 +142,17 @@ impl CpuDevice {
         let mut uses = vec![0; graph.values().len()];
         graph.nodes().iter().flat_map(|n| &n.inputs).chain(graph.kept()).for_each(|v| uses[v.0] += 1);
         link(&mut stages, &uses);
-        Ok(Prepared { stages, arena, widest, widest_blocks, group, dim, sorted, gathered, input, adapters })
+        Ok(Prepared { stages, arena, widest_tiles, widest_blocks, group, dim, sorted, gathered, input, adapters })
     }
 
     /// Bytes of a plan's scratches, and of its cache.
     pub(crate) fn sizes(&self, graph: &Graph, p: &Prepared, limits: Limits) -> [usize; 2] {
         let cache = graph.states().iter().fold(0, |sum: usize, s| sum.saturating_add(State::bytes(*s, limits)));
         let (rows, seen) = (limits.tokens.max(limits.outputs), if paged(graph) { limits.context } else { 0 });
-        let tiles = if self.cpu.bf16().is_some() { BTile::count(rows, p.widest) } else { 0 };
         let all = [
             p.arena.len.saturating_mul(4),
             QBlock::count(rows, p.widest_blocks).saturating_mul(size_of::<QBlock>()),
-            tiles.saturating_mul(size_of::<BTile>()),
+            BTile::count(rows, p.widest_tiles).saturating_mul(size_of::<BTile>()),
             Scratch::size(self.pool.threads(), seen, p.group, p.dim).unwrap_or(usize::MAX),
             p.gathered.saturating_mul(4),
             p.sorted.bytes(),
@@ -211,7 +212,7 @@ pub(crate) fn place(graph: &Graph, arena: &Arena, v: ValueId) -> Place {
 pub(crate) struct Prepared {
     pub(crate) stages: Vec<Stage>,
     pub(crate) arena: Arena,
-    pub(crate) widest: usize,
+    pub(crate) widest_tiles: usize,
     pub(crate) widest_blocks: usize,
     pub(crate) group: usize,
     pub(crate) dim: usize,

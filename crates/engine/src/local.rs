@@ -49,7 +49,7 @@ pub enum LoadError {
         file: String,
     },
     /// Not the bytes that it began with.
-    #[error("{file}: it was written to while it was loaded; load it again when it is whole")]
+    #[error("{file}: it, or an adapter of it, was written to while it was loaded; load it again when it is whole")]
     Written {
         /// File.
         file: String,

@@ -13,9 +13,9 @@ pub enum Bf16 {
 }
 
 impl Bf16 {
-    /// Whether it is faster than products of bytes too.
-    pub fn beats_bytes(self) -> bool {
-        matches!(self, Bf16::Tiles(_))
+    /// Whether it is the fastest for weights of this kind: some are slower than products of bytes.
+    pub fn pays(self, quantized: bool) -> bool {
+        !quantized || matches!(self, Bf16::Tiles(_))
     }
 
     /// Runs a kernel at the level of the vectors beside it.
