@@ -265,7 +265,7 @@ unsafe fn factors<I: Isa, C: Codes, const MINS: bool>(
 }
 
 /// How far ahead of its use a panel is fetched.
-const AHEAD: usize = 4096;
+pub(crate) const AHEAD: usize = 4096;
 
 /// Sums of `T` rows of activations with one packed panel, from nothing.
 ///

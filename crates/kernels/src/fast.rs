@@ -1,5 +1,5 @@
-//! Products in bfloat16 by AMX tiles, or by vectors with AVX512_BF16: not the bits of the other levels, and only where the user asks for speed at that
-//! price.
+//! Products in bfloat16 by AMX tiles, or by vectors with AVX512_BF16: not the bits of the other levels, and only where
+//! the user asks for speed at that price.
 //!
 //! Activations and weights are rounded to bfloat16, sums are in single precision in the order of the unit. A task is two
 //! panels; a chunk of their inputs is turned into tiles, which then meet all rows, 32 at a time.

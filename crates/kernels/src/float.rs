@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 #![allow(clippy::needless_range_loop)] // no closures around vector code
 
+use crate::dots::AHEAD;
 use alula_simd::{Isa, LANES};
 use std::mem::MaybeUninit;
 
@@ -37,9 +38,6 @@ impl Float for BF16 {
         isa.load_bf16(p)
     }
 }
-
-/// How far ahead of its use a panel is fetched.
-const AHEAD: usize = 4096;
 
 /// Adds `n` inputs of `P` panels to the sums of `T` rows; `FAR` says that the panels come from memory.
 ///
