@@ -267,7 +267,7 @@ unsafe fn factors<I: Isa, C: Codes, const MINS: bool>(
 /// How far ahead of its use a panel is fetched.
 pub(crate) const AHEAD: usize = 4096;
 
-/// Sums of `T` rows of activations with one packed panel, from nothing.
+/// Sums of `T` rows of activations with one packed panel, from nothing; what lies `ahead` bytes further is fetched.
 ///
 /// # Safety
 /// `w` points to a panel of `blocks` blocks as `b` says, and `C` is how its codes lie; `x` to the first column of `T`
@@ -280,6 +280,7 @@ pub(crate) unsafe fn packed<I: Isa, C: Codes, const MINS: bool, const T: usize>(
     mut x: *const QBlock,
     column: usize,
     blocks: usize,
+    ahead: usize,
 ) -> [[I::F; T]; 1] {
     let table = isa.table(&b.table.unwrap_or_default());
     let table = if I::SIGNED { isa.sub_b(table, isa.splat_b(b.offset as u8)) } else { table };
@@ -292,9 +293,9 @@ pub(crate) unsafe fn packed<I: Isa, C: Codes, const MINS: bool, const T: usize>(
         for run in 0..b.runs {
             // SAFETY: by the contract.
             unsafe {
-                // Machines fetch ahead by themselves, but not into the next page.
-                for line in 0..C::LINES {
-                    isa.prefetch(w.wrapping_add(AHEAD + (run * C::LINES + line) * LINE));
+                // Machines fetch ahead by themselves, but not into the next page. A line more, as there are factors too.
+                for line in 0..C::LINES + 1 {
+                    isa.prefetch(w.wrapping_add(ahead + (run * (C::LINES + 1) + line) * LINE));
                 }
                 let codes = w.add(b.codes_at + run * C::LINES * LINE).cast();
                 let f = factors::<I, C, MINS>(isa, b, w, d, run);

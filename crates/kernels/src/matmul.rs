@@ -298,10 +298,12 @@ impl<C: Codes, const MINS: bool, const T: usize> Kernel for Few<'_, C, MINS, T> 
     fn run<I: Isa>(self, isa: I) {
         let (Runs(task, b, x, _), panel, t) = (self.runs, self.panel, self.t);
         assert!(t + T <= task.rows);
+        // The first rows read the panel from memory, the next from the cache: time to fetch the panel that follows.
+        let ahead = if t == 0 { dots::AHEAD } else { task.w.panel };
         // SAFETY: the panel is as `b` says; the rows have as many inputs.
         let acc = unsafe {
             let x = x.as_ptr().add(t * RUNS);
-            dots::packed::<I, C, MINS, T>(isa, b, task.panel(panel), x, task.rows * RUNS, task.w.cols / b.block)
+            dots::packed::<I, C, MINS, T>(isa, b, task.panel(panel), x, task.rows * RUNS, task.w.cols / b.block, ahead)
         };
         task.put(isa, [panel], t, acc);
     }
