@@ -9,6 +9,9 @@ use std::thread::JoinHandle;
 /// Turns of the spin loop before a worker parks: some tens of microseconds, more than the gap between two ops.
 const SPINS: u32 = 20_000;
 
+/// No worker may join.
+const CLOSED: usize = 1 << (usize::BITS - 1);
+
 type Job = *const (dyn Fn(usize, usize) + Sync);
 
 struct Shared {
@@ -17,7 +20,9 @@ struct Shared {
     job: Mutex<Option<SendJob>>,
     tasks: AtomicUsize,
     next: AtomicUsize,
-    running: AtomicUsize,
+    /// How many workers are at the job, and [`CLOSED`] while there is none to join. Who comes late, because the system gave
+    /// its core to somebody else, is not waited for.
+    inside: AtomicUsize,
     panicked: AtomicBool,
 }
 
@@ -46,7 +51,7 @@ impl Pool {
             job: Mutex::new(None),
             tasks: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
-            running: AtomicUsize::new(0),
+            inside: AtomicUsize::new(CLOSED),
             panicked: AtomicBool::new(false),
         });
         let workers = (1..threads)
@@ -81,18 +86,19 @@ impl Pool {
         };
         let s = &*self.shared;
         let job: &(dyn Fn(usize, usize) + Sync) = &f;
-        // SAFETY: only the lifetime changes. This function does not return, nor unwind, before `running` is 0, and a
-        // worker touches the job only before it counts itself out.
+        // SAFETY: only the lifetime changes. This function does not return, nor unwind, before the job is closed and nobody
+        // is inside, and a worker touches the job only between joining while it is open and leaving.
         let job: Job = unsafe { std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync + '_), Job>(job) };
         *s.job.lock().unwrap_or_else(|e| e.into_inner()) = Some(SendJob(job));
         s.tasks.store(tasks, Relaxed);
         s.next.store(0, Relaxed);
-        s.running.store(self.workers.len(), Relaxed);
+        s.inside.fetch_sub(CLOSED, Release);
         s.epoch.fetch_add(1, Release);
         self.workers.iter().for_each(|w| w.thread().unpark());
         let mine = catch_unwind(AssertUnwindSafe(|| s.drain(&f, 0)));
+        s.inside.fetch_or(CLOSED, Relaxed);
         let mut turns = 0u32;
-        while s.running.load(Acquire) != 0 {
+        while s.inside.load(Acquire) != CLOSED {
             turns += 1;
             if turns < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
@@ -133,15 +139,20 @@ impl Shared {
                 return;
             }
             seen = epoch;
+            // Looked at first, so that who comes late seldom counts at all.
+            if self.inside.load(Relaxed) & CLOSED != 0 {
+                continue;
+            }
+            let open = self.inside.fetch_add(1, Acquire) & CLOSED == 0;
             let job = *self.job.lock().unwrap_or_else(|e| e.into_inner());
-            if let Some(SendJob(job)) = job {
-                // SAFETY: `Pool::run` keeps the closure alive until `running` is 0.
+            if let Some(SendJob(job)) = job.filter(|_| open) {
+                // SAFETY: the job was open, so `Pool::run` keeps the closure alive until this worker has left.
                 let f = unsafe { &*job };
                 if catch_unwind(AssertUnwindSafe(|| self.drain(f, thread))).is_err() {
                     self.panicked.store(true, Relaxed);
                 }
             }
-            self.running.fetch_sub(1, Release);
+            self.inside.fetch_sub(1, Release);
         }
     }
 }
@@ -223,11 +234,14 @@ mod tests {
     #[test]
     fn jobs_in_a_row_never_mix() {
         // Each job's closure and tasks are gone when `run` returns; a worker that came late would touch them.
-        let pool = Pool::new(3);
-        for n in 1..2000 {
-            let counts: Vec<_> = (0..n % 7 + 2).map(|_| AtomicUsize::new(0)).collect();
-            pool.run(counts.len(), true, |t, _| _ = counts[t].fetch_add(1, Relaxed));
-            assert!(counts.iter().all(|c| c.load(Relaxed) == 1), "job {n}");
+        // With many threads, most come late.
+        for threads in [3, 16] {
+            let pool = Pool::new(threads);
+            for n in 1..3000 {
+                let counts: Vec<_> = (0..n % 7 + 2).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(counts.len(), true, |t, _| _ = counts[t].fetch_add(1, Relaxed));
+                assert!(counts.iter().all(|c| c.load(Relaxed) == 1), "job {n} of {threads} threads");
+            }
         }
     }
 }
