@@ -57,9 +57,18 @@ impl Pool {
         let workers = (1..threads)
             .map_while(|id| {
                 prepare(id);
-                let shared = Arc::clone(&shared);
+                let own = Arc::clone(&shared);
+                // The first job waits until all have started, so that no later one has to do with that.
+                shared.inside.fetch_add(1, Relaxed);
+                let started = std::thread::Builder::new().name(format!("alula-{id}")).spawn(move || {
+                    own.inside.fetch_sub(1, Release);
+                    own.work(id);
+                });
                 // Where the system refuses more threads, the pool has fewer.
-                std::thread::Builder::new().name(format!("alula-{id}")).spawn(move || shared.work(id)).ok()
+                if started.is_err() {
+                    shared.inside.fetch_sub(1, Relaxed);
+                }
+                started.ok()
             })
             .collect();
         Pool { shared, workers, turn: Mutex::new(()) }
@@ -144,8 +153,8 @@ impl Shared {
                 continue;
             }
             let open = self.inside.fetch_add(1, Acquire) & CLOSED == 0;
-            let job = *self.job.lock().unwrap_or_else(|e| e.into_inner());
-            if let Some(SendJob(job)) = job.filter(|_| open) {
+            let job = || *self.job.lock().unwrap_or_else(|e| e.into_inner());
+            if let Some(SendJob(job)) = open.then(job).flatten() {
                 // SAFETY: the job was open, so `Pool::run` keeps the closure alive until this worker has left.
                 let f = unsafe { &*job };
                 if catch_unwind(AssertUnwindSafe(|| self.drain(f, thread))).is_err() {
