@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-/// Turns of the spin loop before a worker parks: some tens of microseconds, more than the gap between two ops.
+/// Turns of the spin loop before a worker parks: half a millisecond (Zen 5), more than the gap between two ops.
 const SPINS: u32 = 20_000;
 
 /// No worker may join.
@@ -20,7 +20,7 @@ struct Shared {
     job: Mutex<Option<SendJob>>,
     tasks: AtomicUsize,
     next: AtomicUsize,
-    /// How many workers are at the job, and [`CLOSED`] while there is none to join. Who comes late, because the system gave
+    /// How many workers are at the job or have not started yet, and [`CLOSED`] while there is none to join. Who comes late, because the system gave
     /// its core to somebody else, is not waited for.
     inside: AtomicUsize,
     panicked: AtomicBool,
