@@ -16,6 +16,7 @@ use alula_kernels::{
     Source, TILED, zeros,
 };
 use alula_simd::Cpu;
+use alula_tensor::Storage;
 use std::array::from_fn;
 use std::sync::Arc;
 
@@ -175,6 +176,7 @@ impl Device for CpuDevice {
             paged,
             window: window(graph),
             slots: fixed.then_some(slots),
+            file: loader.file,
             saving,
         }))
     }
@@ -219,6 +221,8 @@ struct CpuPlan {
     window: Option<usize>,
     /// Where layers keep states of fixed size.
     slots: Option<Slots>,
+    /// Where packed weights lie that were kept.
+    file: Option<Storage>,
     /// Held until the packed weights are kept.
     #[expect(dead_code, reason = "it is there to be dropped")]
     saving: Option<Saving>,
@@ -507,6 +511,10 @@ impl Plan for CpuPlan {
 
     fn restore(&mut self, checkpoint: u32, slot: u32) -> Result<(), DeviceError> {
         self.copy(|slots| slots.restore(checkpoint, slot))
+    }
+
+    fn packed_file(&self) -> Option<&Storage> {
+        self.file.as_ref()
     }
 
     fn kept(&self, value: usize) -> &[f32] {

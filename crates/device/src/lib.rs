@@ -29,6 +29,7 @@ pub use kept::Keep;
 pub use read::disk_speed;
 
 use alula_graph::{Graph, Op, WeightSource};
+use alula_tensor::Storage;
 use std::time::Duration;
 
 /// What a device cannot do, or was asked wrongly.
@@ -208,6 +209,10 @@ pub trait Plan: Send {
     /// # Errors
     /// The checkpoint holds nothing; the slot or the checkpoint does not exist.
     fn restore(&mut self, checkpoint: u32, slot: u32) -> Result<(), DeviceError>;
+
+    /// The file that packed weights are read from, if they were kept from an earlier start. Who finds that it was
+    /// [written to](Storage::is_unwritten) after a run must not use what the run gave.
+    fn packed_file(&self) -> Option<&Storage>;
 
     /// A value that the graph keeps, by its number there, `[tokens, columns]` of the last run.
     fn kept(&self, value: usize) -> &[f32];

@@ -5,7 +5,7 @@ use crate::pager::Part;
 use crate::{DeviceError, Keep};
 use alula_graph::{Graph, Weight, WeightId, WeightSource};
 use alula_kernels::{Ctx, Packed};
-use alula_tensor::Tensor;
+use alula_tensor::{Storage, Tensor};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -18,6 +18,8 @@ pub(crate) struct Loader<'a> {
     /// What was packed here, of matrices to be kept.
     pub(crate) fresh: Vec<kept::Part>,
     keeps: bool,
+    /// Where matrices were kept, if they are from there.
+    pub(crate) file: Option<Storage>,
     vectors: HashMap<usize, Arc<[f32]>>,
     /// Bytes of them.
     pub(crate) weights: usize,
@@ -41,7 +43,8 @@ impl<'a> Loader<'a> {
             (w.name.as_str(), rows, cols)
         });
         let wanted: Vec<_> = wanted.collect();
-        let kept = keep.and_then(|keep| keep.load(ctx, &wanted)).unwrap_or_default();
+        let (kept, file) = keep.and_then(|keep| keep.load(ctx, &wanted)).unzip();
+        let kept: Vec<Packed> = kept.unwrap_or_default();
         let weights = kept.iter().map(Packed::bytes).sum();
         let packed = ids.into_iter().zip(kept.into_iter().map(Arc::new)).collect();
         Loader {
@@ -51,6 +54,7 @@ impl<'a> Loader<'a> {
             packed,
             fresh: Vec::new(),
             keeps: keep.is_some(),
+            file,
             vectors: HashMap::new(),
             weights,
             sketch: false,

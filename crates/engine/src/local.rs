@@ -296,7 +296,8 @@ impl Package {
             (true, None) => return Err(LoadError::Guess { file: self.name.clone() }),
             _ => None,
         };
-        let files = self.files();
+        let mut files = self.files();
+        files.extend(plan.packed_file().cloned());
         if !unwritten(&files) {
             return Err(LoadError::Written { file: self.name.clone() });
         }
@@ -401,11 +402,16 @@ pub struct Local {
 /// A model's file is not the one that was loaded.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "a file of the model was written to after it was loaded; load it again (one that is put in its place by renaming does no harm)"
+    "a file of the model, or that of its packed weights, was written to after it was loaded; load it again (one that is put in its place by renaming does no harm)"
 )]
 pub struct Written;
 
 impl Local {
+    /// The files that its steps read: the model's, as they were mapped, and that of its packed weights.
+    pub fn files(&self) -> &[Storage] {
+        &self.files
+    }
+
     /// What it holds.
     pub fn memory(&self) -> Memory {
         let (a, b) = (self.plan.memory(), self.guess.as_ref().map_or(Memory::default(), |g| g.memory()));

@@ -2,34 +2,31 @@
 #![allow(unsafe_code)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::*};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-/// Turns of the spin loop before a worker parks: half a millisecond (Zen 5), more than the gap between two ops.
+/// Turns of the spin loop before a worker parks and a caller yields: half a millisecond (Zen 5), more than the gap between
+/// two ops.
 const SPINS: u32 = 20_000;
 
 /// No worker may join.
 const CLOSED: usize = 1 << (usize::BITS - 1);
 
-type Job = *const (dyn Fn(usize, usize) + Sync);
+type Job<'a> = &'a (dyn Fn(usize, usize) + Sync);
 
 struct Shared {
-    /// Counts jobs; a change wakes the workers. `usize::MAX` tells them to end.
+    /// Counts jobs that are split; workers that spin see a change, those that park are woken. `usize::MAX` tells them to end.
     epoch: AtomicUsize,
-    job: Mutex<Option<SendJob>>,
+    /// The last job. It is there while a worker is inside.
+    job: AtomicPtr<Job<'static>>,
     tasks: AtomicUsize,
     next: AtomicUsize,
-    /// How many workers are at the job or have not started yet, and [`CLOSED`] while there is none to join. Who comes late, because the system gave
-    /// its core to somebody else, is not waited for.
+    /// How many workers are at the job or have not started yet, and [`CLOSED`] while there is none to join. Who comes when
+    /// the caller has found no task left, because the system gave its core to somebody else, is not waited for.
     inside: AtomicUsize,
     panicked: AtomicBool,
 }
-
-#[derive(Clone, Copy)]
-struct SendJob(Job);
-// SAFETY: the pointer is to a `Sync` closure that `Pool::run` keeps alive until every worker is done with it.
-unsafe impl Send for SendJob {}
 
 /// Threads that share the work of one job at a time. With one thread there are no workers at all.
 pub struct Pool {
@@ -48,7 +45,7 @@ impl Pool {
     pub fn prepared(threads: usize, mut prepare: impl FnMut(usize)) -> Pool {
         let shared = Arc::new(Shared {
             epoch: AtomicUsize::new(0),
-            job: Mutex::new(None),
+            job: AtomicPtr::default(),
             tasks: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
             inside: AtomicUsize::new(CLOSED),
@@ -58,7 +55,7 @@ impl Pool {
             .map_while(|id| {
                 prepare(id);
                 let own = Arc::clone(&shared);
-                // The first job waits until all have started, so that no later one has to do with that.
+                // The first job that is split ends when all have started, so that no later one has to do with that.
                 shared.inside.fetch_add(1, Relaxed);
                 let started = std::thread::Builder::new().name(format!("alula-{id}")).spawn(move || {
                     own.inside.fetch_sub(1, Release);
@@ -94,11 +91,10 @@ impl Pool {
             return (0..tasks).for_each(|task| f(task, 0));
         };
         let s = &*self.shared;
-        let job: &(dyn Fn(usize, usize) + Sync) = &f;
-        // SAFETY: only the lifetime changes. This function does not return, nor unwind, before the job is closed and nobody
-        // is inside, and a worker touches the job only between joining while it is open and leaving.
-        let job: Job = unsafe { std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync + '_), Job>(job) };
-        *s.job.lock().unwrap_or_else(|e| e.into_inner()) = Some(SendJob(job));
+        // It lives longer than any worker is inside: this function does not return, nor unwind, before the job is closed and
+        // all have left.
+        let job: Job<'_> = &f;
+        s.job.store((&raw const job).cast_mut().cast(), Relaxed);
         s.tasks.store(tasks, Relaxed);
         s.next.store(0, Relaxed);
         s.inside.fetch_sub(CLOSED, Release);
@@ -108,8 +104,12 @@ impl Pool {
         s.inside.fetch_or(CLOSED, Relaxed);
         let mut turns = 0u32;
         while s.inside.load(Acquire) != CLOSED {
-            turns += 1;
-            if turns < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+            if turns < SPINS {
+                turns += 1;
+                std::hint::spin_loop();
+            } else {
+                std::thread::yield_now();
+            }
         }
         let theirs = s.panicked.swap(false, Relaxed);
         drop(turn);
@@ -148,18 +148,16 @@ impl Shared {
                 return;
             }
             seen = epoch;
-            // Looked at first, so that who comes late seldom counts at all.
-            if self.inside.load(Relaxed) & CLOSED != 0 {
-                continue;
+            let join = |inside| (inside & CLOSED == 0).then_some(inside + 1);
+            if self.inside.fetch_update(Acquire, Relaxed, join).is_err() {
+                continue; // too late
             }
-            let open = self.inside.fetch_add(1, Acquire) & CLOSED == 0;
-            let job = || *self.job.lock().unwrap_or_else(|e| e.into_inner());
-            if let Some(SendJob(job)) = open.then(job).flatten() {
-                // SAFETY: the job was open, so `Pool::run` keeps the closure alive until this worker has left.
-                let f = unsafe { &*job };
-                if catch_unwind(AssertUnwindSafe(|| self.drain(f, thread))).is_err() {
-                    self.panicked.store(true, Relaxed);
-                }
+            // SAFETY: the job is open, whose opening was after `Pool::run` stored it, and `run` keeps it until this worker has
+            // left.
+            let f = unsafe { *self.job.load(Relaxed) };
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.drain(f, thread))) {
+                self.panicked.store(true, Relaxed);
+                std::mem::forget(panic); // to drop it may panic
             }
             self.inside.fetch_sub(1, Release);
         }
@@ -202,13 +200,18 @@ mod tests {
         let total = AtomicUsize::new(0);
         for _ in 0..3 {
             std::thread::sleep(std::time::Duration::from_millis(5));
-            pool.run(10, true, |t, _| _ = total.fetch_add(t, Relaxed));
+            // Each thread waits for the other: both must come.
+            let meet = std::sync::Barrier::new(2);
+            pool.run(2, true, |t, _| {
+                meet.wait();
+                total.fetch_add(t, Relaxed);
+            });
         }
-        assert_eq!(total.load(Relaxed), 135);
+        assert_eq!(total.load(Relaxed), 3);
         let caught = catch_unwind(AssertUnwindSafe(|| pool.run(10, true, |t, _| assert!(t != 7))));
         assert!(caught.is_err());
         pool.run(10, true, |t, _| _ = total.fetch_add(t, Relaxed));
-        assert_eq!(total.load(Relaxed), 180);
+        assert_eq!(total.load(Relaxed), 48);
         // Both threads panic: each is in its task when the other is.
         let both = AtomicUsize::new(0);
         let caught = catch_unwind(AssertUnwindSafe(|| {
@@ -222,7 +225,7 @@ mod tests {
         }));
         assert!(caught.is_err());
         pool.run(10, true, |t, _| _ = total.fetch_add(t, Relaxed));
-        assert_eq!(total.load(Relaxed), 225);
+        assert_eq!(total.load(Relaxed), 93);
     }
 
     #[test]

@@ -74,19 +74,6 @@ impl Storage {
     /// # Errors
     /// What the operating system says about opening or mapping it.
     pub fn map(path: &Path) -> io::Result<Storage> {
-        Storage::mapped(path, |map| Guard::new(map.as_ptr_range()))
-    }
-
-    /// The same for a file that this program alone writes, and never again once it is there: nobody needs to ask. If it is
-    /// cut all the same, reading it ends the process.
-    ///
-    /// # Errors
-    /// As for [`map`](Storage::map).
-    pub fn map_own(path: &Path) -> io::Result<Storage> {
-        Storage::mapped(path, |_| Guard::default())
-    }
-
-    fn mapped(path: &Path, guard: impl FnOnce(&Mmap) -> Guard) -> io::Result<Storage> {
         let file = File::open(path)?;
         let stamp = Stamp::of(&file.metadata()?)?;
         if stamp.len == 0 {
@@ -96,7 +83,7 @@ impl Storage {
         // read-only; a model file is not written while it is served. If someone does so all the same, what is read is
         // bytes all the same, of which `is_unwritten` says that they are not the file's.
         let map = unsafe { Mmap::map(&file)? };
-        let guard = guard(&map);
+        let guard = Guard::new(map.as_ptr_range());
         Ok(Storage(Kind::Mapped(Arc::new(Mapped { guard, map, file, stamp }))))
     }
 

@@ -16,6 +16,7 @@ use alula_server::tls::TlsConfig;
 use alula_server::trace::Traces;
 use alula_server::worker::Worker;
 use alula_server::{App, Config, Server};
+use alula_tensor::Storage;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -231,24 +232,28 @@ fn task(package: &Package) -> Task {
 fn load(place: &Place, a: &Serve) -> Result<Model, Fail> {
     let (package, _) = open::adapt(place.open()?, &a.lora)?;
     let tokenizer = Arc::new(package.tokenizer()?);
-    let files = package.files();
-    let fresh = Box::new(move || files.iter().all(|file| file.is_unwritten()));
-    let kind = match task(&package) {
-        Task::Generate => Kind::Writer(Box::new(writer(&package, Arc::clone(&tokenizer), a)?)),
+    let (kind, files) = match task(&package) {
+        Task::Generate => {
+            let (writer, files) = writer(&package, Arc::clone(&tokenizer), a)?;
+            (Kind::Writer(Box::new(writer)), files)
+        }
         Task::Rerank => {
             let options = embed::options(usual_context(package.model.spec()), open::cache(a.load.cache_type));
             let local = package.load(&open::device(a.load.compute)?, keep(options, a), &mut |_, _| {})?;
-            Kind::Ranker(Arc::new(tokio::sync::Mutex::new(Ranker::new(local, (*tokenizer).clone()))))
+            let files = local.files().to_vec();
+            (Kind::Ranker(Arc::new(tokio::sync::Mutex::new(Ranker::new(local, (*tokenizer).clone())))), files)
         }
         Task::Embed => {
             let recipe = Recipe::of(&package)?;
             let (dimensions, package) = (package.model.spec().width, package.with_head(recipe.head())?);
             let options = embed::options(recipe.longest, open::cache(a.load.cache_type));
             let local = package.load(&open::device(a.load.compute)?, keep(options, a), &mut |_, _| {})?;
+            let files = local.files().to_vec();
             let embedder = Embedder::new(local, (*tokenizer).clone(), recipe, dimensions);
-            Kind::Embedder(Arc::new(tokio::sync::Mutex::new(embedder)))
+            (Kind::Embedder(Arc::new(tokio::sync::Mutex::new(embedder))), files)
         }
     };
+    let fresh = Box::new(move || files.iter().all(Storage::is_unwritten));
     Ok(Model { tokenizer, kind, fresh })
 }
 
@@ -256,8 +261,12 @@ fn keep(options: LoadOptions, a: &Serve) -> LoadOptions {
     LoadOptions { keep: open::keep(a.load.no_cache), ..options }
 }
 
-/// An engine in a thread of its own.
-fn writer(package: &Package, tokenizer: Arc<alula_tokenizer::Tokenizer>, a: &Serve) -> Result<Writer, Fail> {
+/// An engine in a thread of its own, and the files that it reads.
+fn writer(
+    package: &Package,
+    tokenizer: Arc<alula_tokenizer::Tokenizer>,
+    a: &Serve,
+) -> Result<(Writer, Vec<Storage>), Fail> {
     let speech = Speech::new(package, Arc::clone(&tokenizer))?;
     let shown = Writer::shown(&speech, &tokenizer);
     let words = Arc::new(Words::new(Arc::clone(&tokenizer), package.end_ids()).showing(shown));
@@ -277,6 +286,7 @@ fn writer(package: &Package, tokenizer: Arc<alula_tokenizer::Tokenizer>, a: &Ser
     let device = open::device(a.load.compute)?;
     let options = LoadOptions { pages: Some(pages(package, &device, &options, context, a)?), ..keep(options, a) };
     let local = package.load(&device, options.clone(), &mut |_, _| {})?;
+    let mut files = local.files().to_vec();
     let speculation = Speculation { lookup: a.lookup.into(), ..Speculation::default() };
     let (waiting, waiting_tokens) = (a.max_queue, a.max_queue_tokens);
     let how = Options { running: parallel, waiting, waiting_tokens, speculation, ..Options::default() };
@@ -286,13 +296,14 @@ fn writer(package: &Package, tokenizer: Arc<alula_tokenizer::Tokenizer>, a: &Ser
             let draft = models::need(draft)?.open()?;
             let options = LoadOptions { step_tokens: options.step_tokens + parallel, guess: false, ..options };
             let draft = draft.load(&device, options, &mut |_, _| {})?;
+            files.extend_from_slice(draft.files());
             Engine::with_draft(local, Box::new(draft), Some(words), how)?
         }
     };
     let context = engine.context();
     let worker = Worker::start(&package.name, engine)?;
     let writer = Writer::new(worker, speech, context, &tokenizer, &package.end_ids());
-    Ok(writer.embedding(Recipe::of(package)?, package.model.spec().width))
+    Ok((writer.embedding(Recipe::of(package)?, package.model.spec().width), files))
 }
 
 /// Cache pages: for every answer its whole context, within the memory that there is for them, but for one of them at least.

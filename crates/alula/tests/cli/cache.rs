@@ -86,7 +86,7 @@ impl Place {
         place
     }
 
-    fn command(&self, args: &[&str]) -> std::process::Command {
+    pub fn command(&self, args: &[&str]) -> std::process::Command {
         let mut c = command(args);
         c.env("ALULA_MODELS", &self.models).env_remove("ALULA_NO_CACHE");
         c

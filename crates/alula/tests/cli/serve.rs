@@ -1,6 +1,8 @@
 //! `alula serve` as whoever runs it sees it.
 
+use crate::cache::Place;
 use crate::common::command;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
@@ -8,7 +10,11 @@ use std::time::{Duration, Instant};
 
 /// A server of a model on a free port, what it says, and its address.
 fn start(model: &str) -> (Child, BufReader<std::process::ChildStderr>, String) {
-    let mut child = command(&["serve", model, "--port", "0"]).stderr(Stdio::piped()).spawn().expect("it starts");
+    started(command(&["serve", model, "--port", "0"]))
+}
+
+fn started(mut command: Command) -> (Child, BufReader<std::process::ChildStderr>, String) {
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("it starts");
     let mut said = BufReader::new(child.stderr.take().expect("a pipe"));
     let mut line = String::new();
     while !line.contains("http://") {
@@ -77,7 +83,7 @@ fn a_file_that_is_written_to_ends_answers_and_is_loaded_anew() {
     let mut stream = ask(&address, body);
     let mut begun = [0; 600];
     stream.read_exact(&mut begun).expect("an answer begins");
-    let file = std::fs::File::options().write(true).open(&path).expect("the file");
+    let file = File::options().write(true).open(&path).expect("the file");
     file.set_len(0).expect("it is cut");
     let mut rest = String::new();
     stream.read_to_string(&mut rest).expect("an end");
@@ -90,4 +96,50 @@ fn a_file_that_is_written_to_ends_answers_and_is_loaded_anew() {
     std::fs::remove_file(&path).expect("removed");
     signal(&child, "-INT");
     assert!(child.wait().expect("its end").success());
+}
+
+#[test]
+fn a_file_of_packed_weights_that_is_written_to_is_made_anew() {
+    let place = Place::new("packed-written");
+    place.say(&[]);
+    let packed = place.file();
+    let whole = std::fs::read(&packed).expect("packed weights");
+    let model = place.model.to_str().expect("a name");
+    let mut first = None;
+    for write in ["cut", "written over", "cut in the middle of answers"] {
+        let (mut child, _said, address) = started(place.command(&["serve", model, "--port", "0"]));
+        let mut text = || {
+            let mut answer = String::new();
+            let body = r#"{"prompt": "ab", "temperature": 0, "max_tokens": 8}"#;
+            ask(&address, body).read_to_string(&mut answer).expect("an answer");
+            let said = answer.split_once("\"text\":").expect("a text").1.split_once("logprobs").expect("a choice").0;
+            assert_eq!(*first.get_or_insert(said.to_owned()), said, "{write}");
+        };
+        text();
+        let body = r#"{"prompt": "a", "max_tokens": 100, "ignore_eos": true, "n": 128, "stream": true}"#;
+        let stream = write.ends_with("answers").then(|| {
+            let mut stream = ask(&address, body);
+            stream.read_exact(&mut [0; 600]).expect("an answer begins");
+            stream
+        });
+        if write == "written over" {
+            std::fs::write(&packed, vec![1; whole.len()]).expect("it is written over");
+        } else {
+            File::options().write(true).open(&packed).and_then(|f| f.set_len(100)).expect("it is cut");
+        }
+        if let Some(mut stream) = stream {
+            let mut rest = String::new();
+            stream.read_to_string(&mut rest).expect("an end");
+            assert!(rest.contains("was written to after it was loaded"), "{}", &rest[rest.len().saturating_sub(300)..]);
+        }
+        text();
+        let began = Instant::now();
+        while std::fs::read(&packed).expect("packed weights") != whole {
+            assert!(began.elapsed() < Duration::from_secs(60), "{write}: it is not made anew");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(child.try_wait().expect("its state").is_none(), "it serves on");
+        signal(&child, "-INT");
+        assert!(child.wait().expect("its end").success());
+    }
 }

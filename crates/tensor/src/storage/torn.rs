@@ -8,7 +8,6 @@ pub(in crate::storage) use unix::Guard;
 
 /// Nothing to guard against.
 #[cfg(not(unix))]
-#[derive(Default)]
 pub(in crate::storage) struct Guard;
 
 #[cfg(not(unix))]
@@ -54,7 +53,6 @@ mod unix {
     unsafe impl Sync for Before {}
 
     /// As long as it lives, what is missing of its mapping, if it has one, reads as zeros.
-    #[derive(Default)]
     pub(in crate::storage) struct Guard(Option<&'static Place>);
 
     impl Guard {
