@@ -88,17 +88,26 @@ impl Kernel for Chunk<'_> {
     }
 }
 
-/// `out = step(a, b)`, as far as all go.
+/// `out = step(a, b)`.
+///
+/// # Panics
+/// If they are not of one length.
 #[inline(always)]
 pub(crate) fn each<I: Isa>(isa: I, step: Step, a: &[f32], b: &[f32], out: &mut [f32]) {
+    assert!(a.len() == out.len() && b.len() == out.len());
     // Not a function with a closure, which would be compiled without the level's instructions where it is not inlined.
     macro_rules! all {
-        (|$a:ident, $b:ident| $f:expr) => {
-            for ((a, b), out) in a.chunks(LANES).zip(b.chunks(LANES)).zip(out.chunks_mut(LANES)) {
-                let ($a, $b) = (load_part(isa, a), load_part(isa, b));
-                store_part(isa, $f, out);
+        (|$a:ident, $b:ident| $f:expr) => {{
+            let ((a, ends), (b, more_ends), (out, rest)) = (a.as_chunks(), b.as_chunks(), out.as_chunks_mut());
+            for i in 0..out.len() {
+                let ($a, $b) = (isa.load(&a[i]), isa.load(&b[i]));
+                isa.store($f, &mut out[i]);
             }
-        };
+            if !rest.is_empty() {
+                let ($a, $b) = (load_part(isa, ends), load_part(isa, more_ends));
+                store_part(isa, $f, rest);
+            }
+        }};
     }
     match step {
         Step::Map(f) => all!(|a, _b| f.apply(isa, a)),

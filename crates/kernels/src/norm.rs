@@ -77,7 +77,7 @@ pub(crate) struct Stats {
     scale: f32,
 }
 
-impl Norm<'_> {
+impl<'a> Norm<'a> {
     /// The statistics of a row.
     ///
     /// # Panics
@@ -92,11 +92,16 @@ impl Norm<'_> {
             NormKind::Layer => isa.sum(x.chunks(LANES).fold(zero, |s, c| isa.add(s, load_part(isa, c)))) / n,
         };
         let m = isa.splat(mean);
+        let (whole, rest) = x.as_chunks();
         let mut squares = zero;
-        for c in x.chunks(LANES) {
+        for c in whole {
+            let d = isa.sub(isa.load(c), m);
+            squares = isa.fma(d, d, squares);
+        }
+        if !rest.is_empty() {
             let mut centred = [0.0; LANES];
-            isa.store(isa.sub(load_part(isa, c), m), &mut centred);
-            centred[c.len()..].fill(0.0);
+            isa.store(isa.sub(load_part(isa, rest), m), &mut centred);
+            centred[rest.len()..].fill(0.0);
             let d = isa.load(&centred);
             squares = isa.fma(d, d, squares);
         }
@@ -107,14 +112,24 @@ impl Norm<'_> {
     #[inline(always)]
     pub(crate) fn apply<I: Isa>(&self, isa: I, stats: Stats, first: usize, x: &[f32], out: &mut [f32]) {
         let (m, scale) = (isa.splat(stats.mean), isa.splat(stats.scale));
-        let chunks = x.chunks(LANES).zip(self.weight[first..].chunks(LANES)).zip(out.chunks_mut(LANES));
-        for (i, ((x, w), out)) in chunks.enumerate() {
-            let y = isa.mul(isa.mul(isa.sub(load_part(isa, x), m), scale), load_part(isa, &w[..x.len()]));
-            let y = match self.bias {
-                Some(b) => isa.add(y, load_part(isa, &b[first + i * LANES..][..x.len()])),
+        let own = |all: &'a [f32]| &all[first..][..x.len()];
+        let (w, bias) = (own(self.weight), self.bias.map(own));
+        let ((x, ends), (w, ends_of_w), (out, rest)) = (x.as_chunks(), w.as_chunks(), out.as_chunks_mut());
+        for i in 0..x.len() {
+            let y = isa.mul(isa.mul(isa.sub(isa.load(&x[i]), m), scale), isa.load(&w[i]));
+            let y = match bias {
+                Some(b) => isa.add(y, load_part(isa, &b[i * LANES..])),
                 None => y,
             };
-            store_part(isa, y, out);
+            isa.store(y, &mut out[i]);
+        }
+        if !rest.is_empty() {
+            let y = isa.mul(isa.mul(isa.sub(load_part(isa, ends), m), scale), load_part(isa, ends_of_w));
+            let y = match bias {
+                Some(b) => isa.add(y, load_part(isa, &b[x.len() * LANES..])),
+                None => y,
+            };
+            store_part(isa, y, rest);
         }
     }
 }

@@ -10,6 +10,9 @@ use std::thread::JoinHandle;
 /// two ops.
 const SPINS: u32 = 20_000;
 
+/// Parts of the tasks that are left, for each thread.
+const PARTS: usize = 8;
+
 /// No worker may join.
 const CLOSED: usize = 1 << (usize::BITS - 1);
 
@@ -22,6 +25,10 @@ struct Shared {
     job: AtomicPtr<Job<'static>>,
     tasks: AtomicUsize,
     next: AtomicUsize,
+    /// A thread takes one of so many parts of the tasks that are left, so that threads seldom meet at `next` and mostly go
+    /// through memory in one direction, and yet end together (guided self-scheduling: Polychronopoulos and Kuck 1987). Of few
+    /// tasks, which may be large and uneven, each is taken alone.
+    parts: usize,
     /// How many workers are at the job or have not started yet, and [`CLOSED`] while there is none to join. Who comes when
     /// the caller has found no task left, because the system gave its core to somebody else, is not waited for.
     inside: AtomicUsize,
@@ -48,6 +55,7 @@ impl Pool {
             job: AtomicPtr::default(),
             tasks: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
+            parts: PARTS * threads.max(1),
             inside: AtomicUsize::new(CLOSED),
             panicked: AtomicBool::new(false),
         });
@@ -124,11 +132,13 @@ impl Shared {
     fn drain(&self, f: &(dyn Fn(usize, usize) + Sync), thread: usize) {
         let tasks = self.tasks.load(Relaxed);
         loop {
-            let task = self.next.fetch_add(1, Relaxed);
-            if task >= tasks {
+            let left = tasks.saturating_sub(self.next.load(Relaxed));
+            let many = (left / self.parts).max(1);
+            let first = self.next.fetch_add(many, Relaxed);
+            if first >= tasks {
                 return;
             }
-            f(task, thread);
+            (first..tasks.min(first + many)).for_each(|task| f(task, thread));
         }
     }
 

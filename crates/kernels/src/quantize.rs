@@ -201,11 +201,13 @@ fn blocks<I: Isa>(isa: I, x: &[[f32; LANES]], out: &mut [QBlock]) {
     }
     let halves = less.as_flattened().as_chunks::<4>().0.as_chunks::<2>().0;
     for (i, block) in out.iter_mut().take(x.len() / 2).enumerate() {
-        let [first, second] = [halves[i][0].iter().sum::<i32>(), halves[i][1].iter().sum()];
+        // Nothing is read back from the block: the store would have to be over first.
+        let [first, second]: [i32; 2] = [halves[i][0].iter().sum(), halves[i][1].iter().sum()];
+        let (both, scale) = (first + second, scales[i]);
         block.q.as_chunks_mut().0.copy_from_slice(&codes.0[2 * i..2 * i + 2]);
-        block.scale = scales[i];
-        block.less = [first, second, first + second];
-        block.mins = block.less.map(|less| scales[i] * less as f32);
+        block.scale = scale;
+        block.less = [first, second, both];
+        block.mins = [scale * first as f32, scale * second as f32, scale * both as f32];
     }
 }
 
