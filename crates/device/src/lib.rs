@@ -210,8 +210,8 @@ pub trait Plan: Send {
     /// The checkpoint holds nothing; the slot or the checkpoint does not exist.
     fn restore(&mut self, checkpoint: u32, slot: u32) -> Result<(), DeviceError>;
 
-    /// The file that packed weights are read from, if they were kept from an earlier start. Who finds that it was
-    /// [written to](Storage::is_unwritten) after a run must not use what the run gave.
+    /// The file that packed weights are read from, if they were kept from an earlier start. Who finds after a run that it is
+    /// no longer [whole](Storage::is_whole) must not use what the run gave.
     fn packed_file(&self) -> Option<&Storage>;
 
     /// A value that the graph keeps, by its number there, `[tokens, columns]` of the last run.

@@ -296,9 +296,8 @@ impl Package {
             (true, None) => return Err(LoadError::Guess { file: self.name.clone() }),
             _ => None,
         };
-        let mut files = self.files();
-        files.extend(plan.packed_file().cloned());
-        if !unwritten(&files) {
+        let files = Mapped { model: self.files(), packed: plan.packed_file().cloned() };
+        if !files.model.iter().all(Storage::is_unwritten) {
             return Err(LoadError::Written { file: self.name.clone() });
         }
         Ok(Local { plan, guess, hidden: Vec::new(), spec: spec.clone(), files })
@@ -310,9 +309,19 @@ const LEAST: usize = 8 << 20;
 /// For so long a file's time may stand still while it is written.
 const TICK: Duration = Duration::from_millis(20);
 
-/// Whether these are still what was mapped.
-fn unwritten(files: &[Storage]) -> bool {
-    files.iter().all(Storage::is_unwritten)
+/// What the steps of a loaded model read.
+#[derive(Clone, Debug)]
+pub struct Mapped {
+    model: Vec<Storage>,
+    /// Its packed weights, which only this program writes; each start sets their time of writing.
+    packed: Option<Storage>,
+}
+
+impl Mapped {
+    /// Whether they are still what was mapped: nobody wrote to the model's files, nobody cut that of the packed weights.
+    pub fn are_sound(&self) -> bool {
+        self.model.iter().all(Storage::is_unwritten) && self.packed.as_ref().is_none_or(Storage::is_whole)
+    }
 }
 
 impl Package {
@@ -396,19 +405,19 @@ pub struct Local {
     guess: Option<Box<dyn Plan>>,
     hidden: Vec<f32>,
     spec: Spec,
-    files: Vec<Storage>,
+    files: Mapped,
 }
 
 /// A model's file is not the one that was loaded.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "a file of the model, or that of its packed weights, was written to after it was loaded; load it again (one that is put in its place by renaming does no harm)"
+    "a file of the model was written to, or that of its packed weights was cut, after it was loaded; load it again (one that is put in its place by renaming does no harm)"
 )]
 pub struct Written;
 
 impl Local {
-    /// The files that its steps read: the model's, as they were mapped, and that of its packed weights.
-    pub fn files(&self) -> &[Storage] {
+    /// The files that its steps read.
+    pub fn files(&self) -> &Mapped {
         &self.files
     }
 
@@ -486,7 +495,7 @@ impl Runner for Local {
     fn run(&mut self, batch: &Batch<'_>) -> Result<&[f32], RunError> {
         let rows = self.plan.run(batch)?;
         // Some of them are read in every step; what is missing there is zeros.
-        if unwritten(&self.files) { Ok(rows) } else { Err(Written.into()) }
+        if self.files.are_sound() { Ok(rows) } else { Err(Written.into()) }
     }
     fn hidden(&self) -> &[f32] {
         match self.spec.head {

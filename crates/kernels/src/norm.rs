@@ -112,6 +112,7 @@ impl<'a> Norm<'a> {
     #[inline(always)]
     pub(crate) fn apply<I: Isa>(&self, isa: I, stats: Stats, first: usize, x: &[f32], out: &mut [f32]) {
         let (m, scale) = (isa.splat(stats.mean), isa.splat(stats.scale));
+        assert!(x.len() == out.len());
         let own = |all: &'a [f32]| &all[first..][..x.len()];
         let (w, bias) = (own(self.weight), self.bias.map(own));
         let ((x, ends), (w, ends_of_w), (out, rest)) = (x.as_chunks(), w.as_chunks(), out.as_chunks_mut());

@@ -133,6 +133,15 @@ impl Storage {
         }
     }
 
+    /// Whether nothing of the mapped file was cut off or could not be read since it was mapped: what
+    /// [`is_unwritten`](Storage::is_unwritten) says, but for the time of writing. True for memory that is no mapped file.
+    pub fn is_whole(&self) -> bool {
+        match &self.0 {
+            Kind::Mapped(m) => !m.guard.torn() && m.file.metadata().is_ok_and(|now| now.len() == m.stamp.len),
+            _ => true,
+        }
+    }
+
     /// The mapped file, whose bytes these are.
     pub fn file(&self) -> Option<&File> {
         if let Kind::Mapped(m) = &self.0 { Some(&m.file) } else { None }

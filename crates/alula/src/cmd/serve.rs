@@ -6,7 +6,7 @@ use crate::models::{self, BUILTIN, Place};
 use crate::{Fail, open, say};
 use alula_device::{CpuDevice, Device, PAGE};
 use alula_engine::embed::{self, Embedder, Ranker, Recipe};
-use alula_engine::local::{LoadOptions, Package, Words, usual_context};
+use alula_engine::local::{LoadOptions, Mapped, Package, Words, usual_context};
 use alula_engine::speech::Speech;
 use alula_engine::{Engine, Options, Speculation};
 use alula_model::Head;
@@ -16,7 +16,6 @@ use alula_server::tls::TlsConfig;
 use alula_server::trace::Traces;
 use alula_server::worker::Worker;
 use alula_server::{App, Config, Server};
-use alula_tensor::Storage;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -240,7 +239,7 @@ fn load(place: &Place, a: &Serve) -> Result<Model, Fail> {
         Task::Rerank => {
             let options = embed::options(usual_context(package.model.spec()), open::cache(a.load.cache_type));
             let local = package.load(&open::device(a.load.compute)?, keep(options, a), &mut |_, _| {})?;
-            let files = local.files().to_vec();
+            let files = vec![local.files().clone()];
             (Kind::Ranker(Arc::new(tokio::sync::Mutex::new(Ranker::new(local, (*tokenizer).clone())))), files)
         }
         Task::Embed => {
@@ -248,12 +247,12 @@ fn load(place: &Place, a: &Serve) -> Result<Model, Fail> {
             let (dimensions, package) = (package.model.spec().width, package.with_head(recipe.head())?);
             let options = embed::options(recipe.longest, open::cache(a.load.cache_type));
             let local = package.load(&open::device(a.load.compute)?, keep(options, a), &mut |_, _| {})?;
-            let files = local.files().to_vec();
+            let files = vec![local.files().clone()];
             let embedder = Embedder::new(local, (*tokenizer).clone(), recipe, dimensions);
             (Kind::Embedder(Arc::new(tokio::sync::Mutex::new(embedder))), files)
         }
     };
-    let fresh = Box::new(move || files.iter().all(Storage::is_unwritten));
+    let fresh = Box::new(move || files.iter().all(Mapped::are_sound));
     Ok(Model { tokenizer, kind, fresh })
 }
 
@@ -266,7 +265,7 @@ fn writer(
     package: &Package,
     tokenizer: Arc<alula_tokenizer::Tokenizer>,
     a: &Serve,
-) -> Result<(Writer, Vec<Storage>), Fail> {
+) -> Result<(Writer, Vec<Mapped>), Fail> {
     let speech = Speech::new(package, Arc::clone(&tokenizer))?;
     let shown = Writer::shown(&speech, &tokenizer);
     let words = Arc::new(Words::new(Arc::clone(&tokenizer), package.end_ids()).showing(shown));
@@ -286,7 +285,7 @@ fn writer(
     let device = open::device(a.load.compute)?;
     let options = LoadOptions { pages: Some(pages(package, &device, &options, context, a)?), ..keep(options, a) };
     let local = package.load(&device, options.clone(), &mut |_, _| {})?;
-    let mut files = local.files().to_vec();
+    let mut files = vec![local.files().clone()];
     let speculation = Speculation { lookup: a.lookup.into(), ..Speculation::default() };
     let (waiting, waiting_tokens) = (a.max_queue, a.max_queue_tokens);
     let how = Options { running: parallel, waiting, waiting_tokens, speculation, ..Options::default() };
@@ -296,7 +295,7 @@ fn writer(
             let draft = models::need(draft)?.open()?;
             let options = LoadOptions { step_tokens: options.step_tokens + parallel, guess: false, ..options };
             let draft = draft.load(&device, options, &mut |_, _| {})?;
-            files.extend_from_slice(draft.files());
+            files.push(draft.files().clone());
             Engine::with_draft(local, Box::new(draft), Some(words), how)?
         }
     };

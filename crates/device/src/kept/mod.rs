@@ -14,7 +14,7 @@ pub(crate) use file::{Part, Wanted};
 use alula_kernels::{Ctx, Packed};
 use alula_tensor::Storage;
 use file::Header;
-use std::fs::{self, File, FileTimes, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -71,7 +71,8 @@ impl Keep {
         path.metadata().ok().filter(std::fs::Metadata::is_file)?; // opening a pipe would wait
         let file = Storage::map(&path).ok()?;
         let packed = Header::read(&file)?.load(ctx, self, &file, wanted)?;
-        used(&file, SystemTime::now());
+        // The time of writing is that of the last use. Where it cannot be set, the file goes earlier.
+        _ = File::open(&path).and_then(|f| f.set_modified(SystemTime::now()));
         Some((packed, file))
     }
 
@@ -149,12 +150,6 @@ impl Drop for Temporary {
     }
 }
 
-/// Keeps the time when a file was last used; where it cannot be set, the file goes earlier. The time of writing stays, by
-/// which who has the file mapped sees that it is still the same.
-fn used(file: &Storage, time: SystemTime) {
-    _ = file.file().map(|f| f.set_times(FileTimes::new().set_accessed(time)));
-}
-
 /// Waits for the thread that writes.
 pub(crate) struct Saving(Option<JoinHandle<()>>);
 
@@ -205,15 +200,12 @@ pub fn sweep(folder: &Path) -> io::Result<Vec<PathBuf>> {
 pub fn list(folder: &Path) -> io::Result<Vec<Kept>> {
     let kept = |file: PathBuf| {
         let meta = file.metadata().ok().filter(|m| m.is_file())?;
-        let last = meta.accessed().ok()?;
-        let map = Storage::map(&file).ok();
-        let header = map.as_ref().and_then(|f| Header::read(f));
-        map.inspect(|map| used(map, last)); // to look is not to use
+        let header = Storage::map(&file).ok().and_then(|f| Header::read(&f));
         let (name, source) = match header {
             Some(h) => (h.name, Some(h.source)),
             None => (file.file_name()?.to_string_lossy().into_owned(), None),
         };
-        Some(Kept { name, source, bytes: meta.len(), used: last, file })
+        Some(Kept { name, source, bytes: meta.len(), used: meta.modified().ok()?, file })
     };
     let mut all: Vec<Kept> = files(folder, ENDS[0])?.into_iter().filter_map(kept).collect();
     all.sort_by(|a, b| (&a.name, &a.file).cmp(&(&b.name, &b.file)));

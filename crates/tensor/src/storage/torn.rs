@@ -147,7 +147,7 @@ mod tests {
             std::fs::write(&path, [7; 300_000]).expect("write");
             let storage = Storage::map(&path).expect("map");
             let other = Storage::map(&path).expect("map");
-            assert!(storage.is_unwritten());
+            assert!(storage.is_unwritten() && storage.is_whole());
             cut.set_len(len).expect("a length");
             let sums: Vec<u64> = std::thread::scope(|s| {
                 let all: Vec<_> = (0..4).map(|_| s.spawn(|| storage.iter().map(|&b| u64::from(b)).sum())).collect();
@@ -157,7 +157,7 @@ mod tests {
             assert_eq!((storage[0], storage[299_999]), (first, 0));
             // It stays so when the file is whole again.
             cut.set_len(300_000).expect("a length");
-            assert!(!storage.is_unwritten() && !storage.is_unchanged());
+            assert!(!storage.is_unwritten() && !storage.is_unchanged() && !storage.is_whole());
             drop(storage);
             assert_eq!(other[299_999], 0);
         }
